@@ -1,0 +1,1 @@
+"""Carry out an order, journal the outcome."""

@@ -1,0 +1,1 @@
+"""The command `watchdog-mesh`: one short function a verb."""

@@ -1,0 +1,1 @@
+"""The host: systemd, processes, and what this machine can do."""

@@ -1,0 +1,1 @@
+"""The kernel: cgroups, BPF programs and their attachments. One door per foreign thing."""

@@ -1,0 +1,1 @@
+"""How watchers act as one: the Coordinator and its backends."""

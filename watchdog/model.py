@@ -1,0 +1,108 @@
+"""The words everything else is written in: statuses, actions, severities and the documents others read.
+
+Names and JSON keys are the mission's and do not change; new facts are added beside them. Times are aware
+datetimes in UTC (RFC 3339 in JSON); durations and ages are seconds of CLOCK_BOOTTIME, which every watcher
+of a host shares and which no clock step moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """What the mesh believes of a peer."""
+
+    HEALTHY = "HEALTHY"
+    DEGRADED = "DEGRADED"
+    OFFLINE = "OFFLINE"
+    ISOLATED = "ISOLATED"
+
+
+class Action(StrEnum):
+    """What the ladder can ask for."""
+
+    ALERT = "alert"
+    RESTART = "restart"
+    ISOLATE = "isolate"
+    ALERT_ARCHITECT = "alert_architect"
+
+
+class Severity(StrEnum):
+    """How loud an escalation is."""
+
+    MEDIUM = "MEDIUM"
+    HIGH = "HIGH"
+    CRITICAL = "CRITICAL"
+
+    @property
+    def rank(self) -> int:
+        """0 for the mildest; compare severities by it."""
+        return list(Severity).index(self)
+
+
+class EventState(StrEnum):
+    """Whether an escalation begins or ends something."""
+
+    FIRING = "FIRING"
+    RESOLVED = "RESOLVED"
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The result of one probe. A silent peer is a value, not an exception."""
+
+    peer: str
+    healthy: bool
+    detail: str
+    """One short sentence for people: "HTTP 200", "no answer within 5 s", "connection refused"."""
+    response_time_ms: float | None = None
+    """From the first byte sent to the last byte read; None when nothing answered."""
+    verified: bool = False
+    """The answer proved whose it is (docs/architecture.md, The heartbeat)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """One peer as the status document shows it: a copy, never a live object."""
+
+    name: str
+    endpoint: str
+    status: Status
+    last_seen: datetime | None
+    missed_count: int
+    restart_count: int
+    last_restart: datetime | None
+    response_time_ms: float | None
+    detail: str = ""
+    verified: bool = False
+    isolated_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """Something the mesh did or wants people to know, as handlers and webhooks receive it."""
+
+    timestamp: datetime
+    peer_name: str
+    action: Action
+    reason: str
+    severity: Severity
+    state: EventState = EventState.FIRING
+    watcher: str = ""
+    episode: int = 0
+    """Counts a peer's troubles on this host; every event of one trouble carries the same number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters of one monitor since it was created."""
+
+    total_checks: int
+    total_misses: int
+    total_restarts: int
+    total_isolations: int
+    started_at: datetime | None
+    peer_count: int

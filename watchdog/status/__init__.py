@@ -1,0 +1,1 @@
+"""What the mesh tells others: JSON, health and metrics over HTTP."""
