@@ -62,6 +62,8 @@ class Heartbeat:
     """From the first byte sent to the last byte read; None when nothing answered."""
     verified: bool = False
     """The answer proved whose it is (docs/architecture.md, The heartbeat)."""
+    impostor: bool = False
+    """Somebody else answered in the peer's place: never healthy, an alarm, and no reason to restart the peer."""
 
 
 @dataclass(frozen=True, slots=True)
