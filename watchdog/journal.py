@@ -41,6 +41,7 @@ CREATE TABLE peer (                 -- what the mesh knows of each peer
     name TEXT PRIMARY KEY,
     episode INTEGER NOT NULL DEFAULT 0,
     episode_open INTEGER NOT NULL DEFAULT 0,
+    episode_since TEXT,
     severity TEXT NOT NULL DEFAULT 'MEDIUM',
     restart_count INTEGER NOT NULL DEFAULT 0,
     last_restart TEXT,
@@ -66,9 +67,18 @@ CREATE TABLE orders (
     expires_s REAL NOT NULL,
     boot TEXT NOT NULL,
     state TEXT NOT NULL,            -- open, done, failed
-    outcome TEXT NOT NULL DEFAULT ''
+    outcome TEXT NOT NULL DEFAULT '',
+    ended TEXT
 );
 CREATE INDEX orders_by_peer ON orders (peer, token);
+CREATE TABLE silence (
+    peer TEXT PRIMARY KEY,
+    until TEXT NOT NULL,            -- what people read, and what counts after a reboot
+    until_s REAL NOT NULL,          -- what counts on this boot: no clock step moves it
+    boot TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    by TEXT NOT NULL
+);
 CREATE TABLE isolation (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     peer TEXT,                      -- NULL for a target that is no configured peer
