@@ -243,7 +243,7 @@ def _entry(at: str, index: int, entry: Any) -> str:
 
 
 def _wanted(kind: Any, message: str) -> str:
-    choices = list(kind) if isinstance(kind, type) and issubclass(kind, Enum) else get_args(kind)
+    choices: list[Any] = list(kind) if isinstance(kind, type) and issubclass(kind, Enum) else list(get_args(kind))
     if choices and all(isinstance(choice, str) for choice in choices):
         return f"want {' or '.join(choices)}"
     return message.replace("Expected ", "want ").replace("`", "")

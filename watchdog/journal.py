@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -114,11 +114,18 @@ CREATE INDEX delivery_pending ON delivery (receiver, event_seq) WHERE state = 'p
 class Journal:
     """One open journal. Safe to share between threads; close it when done."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+
+    @classmethod
+    def in_memory(cls) -> Journal:
+        """A journal that remembers nothing after its process, for a Monitor embedded without one."""
+        journal = cls(None)
+        journal._prepare()
+        return journal
 
     @classmethod
     def open(cls, state: Path) -> Journal:
@@ -158,25 +165,34 @@ class Journal:
                 tx.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _connection(self) -> sqlite3.Connection:
+        """This thread's connection; in memory there is one for all."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(
-                self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
-            )
-            connection.row_factory = sqlite3.Row
-            with self._lock:
-                self._opened.append(connection)
+            connection = self._opened[0] if self._opened and self.path is None else self._connect()
             self._local.connection = connection
             self._local.depth = 0
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
         return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path or ":memory:", isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
+        )
+        connection.row_factory = sqlite3.Row
+        with self._lock:
+            self._opened.append(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """In memory the one connection is one thread's at a time; SQLite itself sees to that in a file."""
+        return self._lock if self.path is None else nullcontext()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, and on disk when it returns. A transaction inside another is part of that one."""
-        with self._translated():
+        with self._alone(), self._translated():
             connection = self._connection()
             if self._local.depth:
                 yield connection
@@ -195,7 +211,7 @@ class Journal:
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         """Rows of one query."""
-        with self._translated():
+        with self._alone(), self._translated():
             return self._connection().execute(sql, values).fetchall()
 
     @contextmanager

@@ -11,6 +11,7 @@ stretch takes one restart off the count. Until then a relapse climbs on where it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import Enum
 
 from watchdog.model import Action, Heartbeat, Status
@@ -66,7 +67,13 @@ class PeerRecord:
     episode_open: bool = False
     restart_count: int = 0
     forgiven_s: float | None = None
-    isolated: bool = False
+    last_restart: datetime | None = None
+    isolated_since: datetime | None = None
+
+    @property
+    def isolated(self) -> bool:
+        """Its traffic is cut."""
+        return self.isolated_since is not None
 
 
 class Demand(Enum):

@@ -82,6 +82,9 @@ class Coordinator(Protocol):
     def record(self, peer: str, at: Moment) -> PeerRecord:
         """What the mesh knows of `peer`; a peer never heard of has an empty record."""
 
+    def records(self, at: Moment) -> dict[str, PeerRecord]:
+        """The records of every peer the mesh has ever acted on; all others are empty."""
+
     def suspect(self, watcher: str, peer: str, missed_count: int, at: Moment) -> None:
         """Say that `watcher` finds `peer` missing; repeated at every miss."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.journal import Journal
@@ -13,6 +13,7 @@ from watchdog.model import Action, Severity
 
 ISOLATED_STATES = ("isolated", "releasing")
 """States of an isolation in which the peer's traffic is cut: from the first proof to the end of the release."""
+EVER_HEARD_OF = "SELECT name FROM peer UNION SELECT peer FROM isolation WHERE peer IS NOT NULL"
 
 
 class LocalCoordinator:
@@ -24,6 +25,10 @@ class LocalCoordinator:
     def record(self, peer: str, at: Moment) -> PeerRecord:
         with self._journal.transaction() as tx:
             return _record(tx, peer, at)
+
+    def records(self, at: Moment) -> dict[str, PeerRecord]:
+        with self._journal.transaction() as tx:
+            return {row["name"]: _record(tx, row["name"], at) for row in tx.execute(EVER_HEARD_OF).fetchall()}
 
     def suspect(self, watcher: str, peer: str, missed_count: int, at: Moment) -> None:
         with self._journal.transaction() as tx:
@@ -53,7 +58,7 @@ class LocalCoordinator:
 
     def close_episode(self, peer: str, at: Moment, fresh_s: float) -> tuple[int, Severity] | None:
         with self._journal.transaction() as tx:
-            if _isolated(tx, peer) or any(s.peer == peer for s in self.suspicions(at, fresh_s)):
+            if _isolated_since(tx, peer) or any(s.peer == peer for s in self.suspicions(at, fresh_s)):
                 return None
             closed = tx.execute(
                 "UPDATE peer SET episode_open = 0 WHERE name = ? AND episode_open RETURNING episode, severity", (peer,)
@@ -173,7 +178,8 @@ def _record(tx: sqlite3.Connection, peer: str, at: Moment) -> PeerRecord:
         episode_open=bool(row) and bool(row["episode_open"]),
         restart_count=row["restart_count"] if row else 0,
         forgiven_s=row["forgiven_s"] if row and row["forgiven_boot"] == at.boot else None,
-        isolated=_isolated(tx, peer),
+        last_restart=from_rfc3339(row["last_restart"]) if row and row["last_restart"] else None,
+        isolated_since=_isolated_since(tx, peer),
     )
 
 
@@ -190,8 +196,8 @@ def _suspecting(tx: sqlite3.Connection, peer: str, at: Moment) -> list[sqlite3.R
     return tx.execute("SELECT * FROM observation WHERE peer = ? AND boot = ?", (peer, at.boot)).fetchall()
 
 
-def _isolated(tx: sqlite3.Connection, peer: str) -> bool:
-    found = tx.execute(
-        "SELECT 1 FROM isolation WHERE peer = ? AND state IN (?, ?) LIMIT 1", (peer, *ISOLATED_STATES)
+def _isolated_since(tx: sqlite3.Connection, peer: str) -> datetime | None:
+    row = tx.execute(
+        "SELECT since FROM isolation WHERE peer = ? AND state IN (?, ?) LIMIT 1", (peer, *ISOLATED_STATES)
     ).fetchone()
-    return found is not None
+    return from_rfc3339(row["since"]) if row else None

@@ -1,0 +1,118 @@
+"""When a watcher may trust its own eyes, and when the mesh may isolate: pure rules.
+
+Why: one sick watcher must harm nobody. A watcher that loses half of its peers at once has most likely lost itself;
+and an isolation by mistake is as bad as a missed one, so it needs more than one word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+LEAST_GONE = 2
+"""One silent peer of two is the ordinary case: doubt begins with two."""
+CLEAN_TICKS_WANTED = 2
+STORM_TICKS = 2
+CLOCK_JUMP_S = 5.0
+"""The wall clock and the monotonic clock drifted this far apart between two ticks: somebody set the clock."""
+LATE_SHARE = 0.5
+"""A tick later than this share of the interval means that this watcher did not run when it should have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One tick as its watcher saw it."""
+
+    peers: int
+    """Peers that were probed and are not isolated."""
+    newly_gone: int
+    """Peers that answered in the round before, or were never probed, and did not answer in this one."""
+    gone: int
+    """Peers that did not answer in this one."""
+    late_s: float = 0.0
+    interval_s: float = 30.0
+    clock_jump_s: float = 0.0
+    suspended_s: float = 0.0
+    own_endpoint: str = ""
+    """What is wrong with this agent's own endpoint; empty when it answers or is not known."""
+
+
+def too_many(gone: int, peers: int) -> bool:
+    """Half or more of the peers, and at least two."""
+    return gone >= LEAST_GONE and gone * 2 >= peers
+
+
+def may_still_doubt(newly_gone: int, unknown: int, peers: int) -> bool:
+    """Whether answers that are still out could make this the round of a sick watcher."""
+    return too_many(newly_gone + unknown, peers)
+
+
+def reasons_to_doubt(seen: Round) -> list[str]:
+    """Why this watcher should not trust what it saw in one round; empty when it may."""
+    reasons = []
+    if too_many(seen.newly_gone, seen.peers):
+        reasons.append(f"{seen.newly_gone} of {seen.peers} peers went silent in one tick")
+    if seen.own_endpoint:
+        reasons.append(f"the own agent's endpoint is gone: {seen.own_endpoint}")
+    if abs(seen.clock_jump_s) > CLOCK_JUMP_S:
+        reasons.append(f"the clock jumped by {seen.clock_jump_s:+.0f} s")
+    if seen.suspended_s > seen.interval_s * LATE_SHARE:
+        reasons.append(f"the machine was suspended for {seen.suspended_s:.0f} s")
+    if seen.late_s > seen.interval_s * LATE_SHARE:
+        reasons.append(f"this watcher was {seen.late_s:.0f} s late")
+    return reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Whether a watcher trusts itself, and since how many clean ticks."""
+
+    reason: str = ""
+    clean_ticks: int = 0
+
+    @property
+    def doubting(self) -> bool:
+        """In SELF_DOUBT: it acts on nobody and its votes are withdrawn."""
+        return bool(self.reason)
+
+
+def judge_round(doubt: Doubt, seen: Round) -> Doubt:
+    """Enter doubt at once, leave it after two clean ticks in a row.
+
+    While in doubt a tick is clean only when fewer than half of the peers (or a single one) are gone at all.
+    """
+    reasons = reasons_to_doubt(seen)
+    if reasons:
+        return Doubt("; ".join(reasons))
+    if not doubt.doubting:
+        return doubt
+    if too_many(seen.gone, seen.peers):
+        return Doubt(doubt.reason)
+    clean_ticks = doubt.clean_ticks + 1
+    return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else Doubt(doubt.reason, clean_ticks)
+
+
+def is_storm(suspect: int, peers: int) -> bool:
+    """More than a third of the peers, and at least two, became suspect within two ticks."""
+    return suspect >= LEAST_GONE and suspect * 3 > peers
+
+
+def may_isolate(
+    *, watchers: Collection[str], votes: Collection[str], accused_by_peer: Collection[str], evidence: str
+) -> str:
+    """Why an isolation may not be ordered; empty when it may.
+
+    watchers: those configured to have a vote on the peer, the peer excluded. votes: those of them that freshly
+    suspect it. accused_by_peer: watchers the peer's own watcher freshly suspects. evidence: hard local evidence
+    against the peer (its unit failed, its main process is gone, its port is somebody else's), or empty.
+    """
+    counted = set(votes) & set(watchers)
+    if not counted:
+        return "no configured watcher votes for it"
+    if evidence:
+        return ""
+    if len(counted) == 1 and counted <= set(accused_by_peer):
+        return f"{counted.pop()} and the peer accuse each other, and nobody else has a word"
+    if len(counted) * 2 <= len(watchers):
+        return f"{len(counted)} of {len(watchers)} watchers vote for it, and nothing on this host proves it"
+    return ""
