@@ -1,0 +1,192 @@
+"""The status document: what this watcher tells others, built in one place.
+
+`/`, `watchdog-mesh status --json`, the page and the metrics all start from one `MeshView`, a copy taken at one
+moment, so that they never disagree. The keys self, peers and stats and those inside peers and stats are fixed;
+new facts stand beside them. tests/unit/test_status_document.py holds a copy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from watchdog.clock import rfc3339
+from watchdog.model import PeerStatus, Stats, Status
+
+SCHEMA = "watchdog-mesh/status/1"
+
+EXIT_HEALTHY = 0
+EXIT_IMPAIRED = 1
+EXIT_ISOLATED = 2
+EXIT_UNKNOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class WatcherHealth:
+    """How this watcher itself is. `ok` is false when its loop is late; `reason` then says so in a sentence."""
+
+    ok: bool
+    reason: str
+    loop_age_s: float
+    """Seconds since the loop last finished a round; not finite when it never did."""
+    started_at: datetime | None
+
+
+class Dropped(NamedTuple):
+    """What an isolation has dropped since it began, each way as seen from the peer."""
+
+    ingress_packets: int = 0
+    ingress_bytes: int = 0
+    egress_packets: int = 0
+    egress_bytes: int = 0
+
+
+NOTHING_DROPPED = Dropped()
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationView:
+    """One isolation in force, as the kernel and the journal together show it."""
+
+    peer: str
+    """The configured peer; empty when a bare unit, process or cgroup was isolated."""
+    unit: str
+    cgroup: str
+    since: datetime
+    level: str
+    reason: str
+    dropped: Dropped = NOTHING_DROPPED
+    drift: str = ""
+    """What differs between the journal's intent and the kernel; empty when they agree."""
+
+
+class Backlog(NamedTuple):
+    """Notifications that one receiver has not taken yet."""
+
+    pending: int
+    oldest_age_s: float | None
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MeshView:
+    """Everything the status shows, copied at `generated_at`."""
+
+    self_name: str
+    peers: Sequence[PeerStatus]
+    stats: Stats
+    health: WatcherHealth
+    isolations: Sequence[IsolationView]
+    outbox: Mapping[str, Backlog]
+    generated_at: datetime
+
+
+def build(view: MeshView) -> dict[str, Any]:
+    """The status document, ready for JSON: times are RFC 3339 UTC or null, every number is finite or null."""
+    return {
+        "schema": SCHEMA,
+        "generated_at": rfc3339(view.generated_at),
+        "self": view.self_name,
+        "healthy": view.health.ok,
+        "watcher": _watcher(view.health),
+        "peers": [_peer(peer) for peer in view.peers],
+        "stats": _stats(view.stats),
+        "isolations": [_isolation(isolation) for isolation in view.isolations],
+        "outbox": {receiver: _backlog(backlog) for receiver, backlog in view.outbox.items()},
+    }
+
+
+def exit_status(peers: Iterable[PeerStatus]) -> int:
+    """What `watchdog-mesh status` ends with: the worst of all peers.
+
+    In this order, worst first: 2 a peer is isolated; 1 one is degraded or offline; 3 one was never heard and never
+    missed, so that nothing is known of it; 0 all are healthy. No peers at all is 0.
+    """
+    found = {_exit_of(peer) for peer in peers}
+    return next((code for code in (EXIT_ISOLATED, EXIT_IMPAIRED, EXIT_UNKNOWN) if code in found), EXIT_HEALTHY)
+
+
+def is_unknown(peer: PeerStatus) -> bool:
+    """Nothing speaks against this peer, and nothing for it either: never heard, never missed."""
+    return peer.status is Status.HEALTHY and peer.last_seen is None and peer.missed_count == 0
+
+
+def finite(number: float | None) -> float | None:
+    """The number, or None for what JSON cannot say (infinities, NaN)."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else rfc3339(moment)
+
+
+def _exit_of(peer: PeerStatus) -> int:
+    if peer.status is Status.ISOLATED:
+        return EXIT_ISOLATED
+    if peer.status is not Status.HEALTHY:
+        return EXIT_IMPAIRED
+    return EXIT_UNKNOWN if is_unknown(peer) else EXIT_HEALTHY
+
+
+def _watcher(health: WatcherHealth) -> dict[str, Any]:
+    return {
+        "ok": health.ok,
+        "reason": health.reason,
+        "loop_age_s": finite(health.loop_age_s),
+        "started_at": _time(health.started_at),
+    }
+
+
+def _peer(peer: PeerStatus) -> dict[str, Any]:
+    return {
+        "name": peer.name,
+        "endpoint": peer.endpoint,
+        "status": peer.status.value,
+        "last_seen": _time(peer.last_seen),
+        "missed_count": peer.missed_count,
+        "restart_count": peer.restart_count,
+        "last_restart": _time(peer.last_restart),
+        "response_time_ms": finite(peer.response_time_ms),
+        "detail": peer.detail,
+        "verified": peer.verified,
+        "isolated_since": _time(peer.isolated_since),
+    }
+
+
+def _stats(stats: Stats) -> dict[str, Any]:
+    return {
+        "total_checks": stats.total_checks,
+        "total_misses": stats.total_misses,
+        "total_restarts": stats.total_restarts,
+        "total_isolations": stats.total_isolations,
+        "started_at": _time(stats.started_at),
+        "peer_count": stats.peer_count,
+    }
+
+
+def _isolation(isolation: IsolationView) -> dict[str, Any]:
+    dropped = isolation.dropped
+    return {
+        "peer": isolation.peer,
+        "unit": isolation.unit,
+        "cgroup": isolation.cgroup,
+        "since": rfc3339(isolation.since),
+        "level": isolation.level,
+        "reason": isolation.reason,
+        "dropped": {
+            "ingress": {"packets": dropped.ingress_packets, "bytes": dropped.ingress_bytes},
+            "egress": {"packets": dropped.egress_packets, "bytes": dropped.egress_bytes},
+        },
+        "drift": isolation.drift,
+    }
+
+
+def _backlog(backlog: Backlog) -> dict[str, Any]:
+    return {
+        "pending": backlog.pending,
+        "oldest_age_s": finite(backlog.oldest_age_s),
+        "last_error": backlog.last_error,
+    }

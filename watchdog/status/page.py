@@ -1,0 +1,213 @@
+"""The status as a page for people: read at 3 am, worst first, in words and colour, without scripts.
+
+Nothing on it can be clicked or sent. Whatever a peer may have written (its answers end up in details and reasons)
+is escaped, and characters that would not print are shown as escapes, so that none can reorder the text around it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from html import escape
+
+from watchdog.clock import rfc3339
+from watchdog.model import PeerStatus, Stats, Status
+from watchdog.status.document import Backlog, Dropped, IsolationView, MeshView, WatcherHealth, is_unknown
+from watchdog.status.style import CSS
+
+REFRESH_S = 5
+TEXT_CHARS_MAX = 400
+UNKNOWN = "NOT HEARD YET"
+WORST_FIRST = (Status.ISOLATED.value, Status.OFFLINE.value, Status.DEGRADED.value, UNKNOWN, Status.HEALTHY.value)
+UNITS_S = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+BYTES_STEP = 1024
+
+_CSS_HASH = base64.b64encode(hashlib.sha256(CSS.encode()).digest()).decode("ascii")
+CONTENT_SECURITY_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_CSS_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def render(view: MeshView) -> str:
+    """The whole page."""
+    body = (
+        _header(view),
+        _verdict(view),
+        _isolations(view.isolations, view.generated_at),
+        _peers(view.peers, view.generated_at),
+        _outbox(view.outbox),
+        _footer(view.stats, view.health, view.generated_at),
+    )
+    return _page(f"{_headline(view.peers, view.health)} - {view.self_name}", "".join(body))
+
+
+def render_unavailable(reason: str) -> str:
+    """The page when there is nothing to show; it goes on asking."""
+    return _page(
+        "NO STATUS",
+        '<header><h1>Watchdog Mesh</h1></header><p class="verdict OFFLINE"><b>NO STATUS</b> '
+        f"The watcher cannot say how the mesh is: {_text(reason)}</p>",
+    )
+
+
+def age(seconds: float) -> str:
+    """An age in its two largest units: "3 min 20 s"; "now" under a second, also when clocks disagree."""
+    left = int(seconds)
+    for place, (size, unit) in enumerate(UNITS_S):
+        if left >= size:
+            many, rest = divmod(left, size)
+            next_size, next_unit = UNITS_S[place + 1] if place + 1 < len(UNITS_S) else (1, "")
+            few = rest // next_size if next_unit else 0
+            return f"{many} {unit} {few} {next_unit}" if few else f"{many} {unit}"
+    return "now"
+
+
+def size(count_bytes: int) -> str:
+    """Bytes in the largest unit that leaves at least one."""
+    amount = float(count_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < BYTES_STEP:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= BYTES_STEP
+    return f"{amount:.1f} TiB"
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="refresh" content="{REFRESH_S}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{_text(title)}</title><style>{CSS}</style></head>\n<body>{body}</body></html>\n"
+    )
+
+
+def _header(view: MeshView) -> str:
+    return (
+        f"<header><h1>Watchdog Mesh</h1><p>seen by <b>{_text(view.self_name)}</b> at "
+        f"{view.generated_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC</p></header>"
+    )
+
+
+def _verdict(view: MeshView) -> str:
+    worst = next((word for word in WORST_FIRST if word in map(_word, view.peers)), UNKNOWN)
+    lines = f'<p class="verdict {_css_class(worst)}"><b>{_headline(view.peers, view.health)}</b></p>'
+    if not view.health.ok:
+        lines += (
+            '<p class="verdict OFFLINE"><b>THIS WATCHER IS NOT WELL</b> '
+            f"{_text(view.health.reason)}. What is shown below may be old.</p>"
+        )
+    return lines
+
+
+def _headline(peers: Iterable[PeerStatus], health: WatcherHealth) -> str:
+    counts = Counter(map(_word, peers))
+    if not counts:
+        return "NO PEERS"
+    if set(counts) == {Status.HEALTHY.value}:
+        return f"ALL {counts.total()} HEALTHY" if health.ok else f"{counts.total()} HEALTHY WHEN LAST SEEN"
+    return ", ".join(f"{counts[word]} {word}" for word in WORST_FIRST if counts[word])
+
+
+def _peers(peers: Iterable[PeerStatus], now: datetime) -> str:
+    worst_first = sorted(peers, key=lambda peer: (WORST_FIRST.index(_word(peer)), peer.name))
+    rows = "".join(_peer(peer, now) for peer in worst_first)
+    head = "".join(
+        f'<th scope="col">{name}</th>' for name in ("Peer", "Status", "Last heard", "Misses", "Restarts", "Answer")
+    )
+    return f"<h2>Peers</h2><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _peer(peer: PeerStatus, now: datetime) -> str:
+    word = _word(peer)
+    restarted = f"<small>last {_ago(peer.last_restart, now)}</small>" if peer.last_restart else ""
+    took = f"<small>in {peer.response_time_ms:.1f} ms</small>" if peer.response_time_ms is not None else ""
+    unverified = "" if peer.verified else "<small>not verified: the answer does not prove whose it is</small>"
+    return (
+        f'<tr class="{_css_class(word)}">'
+        f'<th scope="row">{_text(peer.name)}<small>{_text(peer.endpoint)}</small></th>'
+        f'<td><span class="word">{word}</span></td>'
+        f'<td data-label="Last heard">{_ago(peer.last_seen, now)}</td>'
+        f'<td data-label="Misses">{peer.missed_count}</td>'
+        f'<td data-label="Restarts">{peer.restart_count}{restarted}</td>'
+        f'<td data-label="Answer">{_text(peer.detail)}{took}{unverified}</td></tr>'
+    )
+
+
+def _isolations(isolations: Iterable[IsolationView], now: datetime) -> str:
+    cards = "".join(_isolation(isolation, now) for isolation in isolations)
+    return f"<h2>Isolated</h2>{cards}" if cards else ""
+
+
+def _isolation(isolation: IsolationView, now: datetime) -> str:
+    drift = (
+        f'<p class="drift"><b>DRIFT</b> The kernel does not hold what was ordered: {_text(isolation.drift)}</p>'
+        if isolation.drift
+        else ""
+    )
+    facts = {
+        "Reason": _text(isolation.reason),
+        "Since": f"{_text(rfc3339(isolation.since))} ({_ago(isolation.since, now)})",
+        "Level": _text(isolation.level),
+        "Dropped": _dropped(isolation.dropped),
+        "Unit": _text(isolation.unit or "none"),
+        "Cgroup": _text(isolation.cgroup),
+    }
+    lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
+    name = _text(isolation.peer or isolation.unit or isolation.cgroup)
+    return f'<section class="ISOLATED"><h3>{name}</h3>{drift}<dl>{lines}</dl></section>'
+
+
+def _dropped(dropped: Dropped) -> str:
+    return (
+        f"to it {dropped.ingress_packets:,} packets, {size(dropped.ingress_bytes)}; "
+        f"from it {dropped.egress_packets:,} packets, {size(dropped.egress_bytes)}"
+    )
+
+
+def _outbox(outbox: Mapping[str, Backlog]) -> str:
+    waiting = "".join(_backlog(name, backlog) for name, backlog in sorted(outbox.items()) if backlog.pending)
+    return f"<h2>Notifications not delivered</h2><ul>{waiting}</ul>" if waiting else ""
+
+
+def _backlog(receiver: str, backlog: Backlog) -> str:
+    oldest = f", the oldest for {age(backlog.oldest_age_s)}" if backlog.oldest_age_s is not None else ""
+    error = f": {_text(backlog.last_error)}" if backlog.last_error else ""
+    return f"<li><b>{_text(receiver)}</b> {backlog.pending} waiting{oldest}{error}</li>"
+
+
+def _footer(stats: Stats, health: WatcherHealth, now: datetime) -> str:
+    return (
+        f"<footer>{stats.total_checks:,} probes, {stats.total_misses:,} misses, {stats.total_restarts:,} restarts, "
+        f"{stats.total_isolations:,} isolations of {stats.peer_count:,} peers. "
+        f"This watcher started {_ago(health.started_at, now)}. The page asks again every {REFRESH_S} s.</footer>"
+    )
+
+
+def _word(peer: PeerStatus) -> str:
+    return UNKNOWN if is_unknown(peer) else peer.status.value
+
+
+def _css_class(word: str) -> str:
+    return "UNKNOWN" if word == UNKNOWN else word
+
+
+def _ago(then: datetime | None, now: datetime) -> str:
+    if then is None:
+        return "never"
+    words = age((now - then).total_seconds())
+    said = words if words == "now" else f"{words} ago"
+    return f'<time datetime="{rfc3339(then)}" title="{rfc3339(then)}">{said}</time>'
+
+
+def _text(words: str) -> str:
+    """Words from anywhere as harmless HTML."""
+    short = words if len(words) <= TEXT_CHARS_MAX else words[:TEXT_CHARS_MAX] + "..."
+    return escape("".join(char if char.isprintable() else _visible(char) for char in short))
+
+
+def _visible(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,141 @@
+"""The door to waitress. Imported only where a server starts.
+
+Two lanes of threads: /healthz has its own, so that requests which build a whole view, however many and however slow,
+never make this watcher look hung to the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+HEALTH_PATH = "/healthz"
+HEALTH_THREADS = 2
+VIEW_THREADS = 4
+CONNECTIONS_MAX = 128
+BACKLOG = 128
+IDLE_S = 35
+"""Outlives a pause between two probes at the default interval, so that a prober keeps its connection."""
+REQUEST_S = 10
+"""How long a client may take to send one request."""
+SWEEP_S = 1
+HEADER_BYTES_MAX = 16 * 1024
+BODY_BYTES_MAX = 1024
+RESPONSE_BYTES_MAX = 64 * 1024 * 1024
+"""Above what 10,000 peers need: answers wait in memory, never in temporary files, for the disk may be full."""
+SELECT_S = 1
+
+
+# waitress warns whenever a request waits for a thread; a quiet mesh writes nothing.
+_queue_log = logging.getLogger(f"{__name__}.queue")
+_queue_log.setLevel(logging.ERROR)
+
+
+class _Lane(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
+    queue_logger = _queue_log
+
+
+class _Lanes:
+    """Takes waitress's tasks (connections with a whole request) and hands each to the threads it belongs to."""
+
+    def __init__(self) -> None:
+        self._health = _Lane()
+        self._views = _Lane()
+        self._health.set_thread_count(HEALTH_THREADS)
+        self._views.set_thread_count(VIEW_THREADS)
+
+    def add_task(self, channel: HTTPChannel) -> None:
+        is_health = channel.requests[0].path == HEALTH_PATH
+        (self._health if is_health else self._views).add_task(channel)
+
+    def shutdown(self, timeout_s: float) -> bool:
+        """Whether every thread has ended."""
+        until_s = time.monotonic() + timeout_s
+        for lane in (self._health, self._views):
+            lane.shutdown(timeout=max(until_s - time.monotonic(), 0))
+        return not (self._health.threads or self._views.threads)
+
+
+class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
+    """waitress's server, which also cuts clients that drip a request: each byte counts as activity to waitress."""
+
+    def maintenance(self, now: float) -> None:
+        super().maintenance(now)
+        for channel in self.active_channels.values():
+            started_s = getattr(channel, "request_started_s", None)
+            if channel.request is None or channel.requests:
+                channel.request_started_s = None
+            elif started_s is None:
+                channel.request_started_s = now
+            elif now - started_s > REQUEST_S:
+                channel.will_close = True
+
+
+class Serving:
+    """A bound, listening socket being served by a daemon thread until `stop`."""
+
+    def __init__(self, app: WSGIApplication, listener: socket.socket) -> None:
+        self._map: dict[int, Any] = {}
+        self._lanes = _Lanes()
+        self._stopping = threading.Event()
+        self._server = _Server(
+            app,
+            map=self._map,
+            dispatcher=self._lanes,
+            adj=_adjustments(listener),
+            bind_socket=False,
+            sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
+            _sock=listener,
+        )
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Close the listener and every connection, after at most `timeout_s` for answers still being made."""
+        self._server.accepting = False
+        ended = self._lanes.shutdown(timeout_s)
+        self._stopping.set()
+        self._server.pull_trigger()
+        self._thread.join()
+        # A thread that is still in a slow view writes to the trigger's pipe later: closed, its number could by
+        # then be another file's.
+        if ended:
+            self._server.trigger.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            wasyncore.loop(timeout=SELECT_S, use_poll=True, map=self._map, count=1)
+        for channel in list(self._server.active_channels.values()):
+            channel.handle_close()
+        wasyncore.dispatcher.close(self._server)
+
+
+def _adjustments(listener: socket.socket) -> Adjustments:
+    return Adjustments(
+        sockets=[listener],
+        ident=None,
+        backlog=BACKLOG,
+        connection_limit=CONNECTIONS_MAX,
+        channel_timeout=IDLE_S,
+        cleanup_interval=SWEEP_S,
+        max_request_header_size=HEADER_BYTES_MAX,
+        max_request_body_size=BODY_BYTES_MAX,
+        outbuf_overflow=RESPONSE_BYTES_MAX,
+        outbuf_high_watermark=RESPONSE_BYTES_MAX,
+        log_socket_errors=False,
+        expose_tracebacks=False,
+        asyncore_use_poll=True,
+        clear_untrusted_proxy_headers=False,
+    )
