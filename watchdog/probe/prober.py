@@ -1,0 +1,144 @@
+"""One GET to one heartbeat. Thread-safe: a round calls `probe` from as many threads as it likes."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from watchdog.heartbeat import NONCE_HEADER
+from watchdog.model import Heartbeat
+from watchdog.probe.exchange import Exchange, Late, Missed, begin
+from watchdog.probe.judge import Expected, Progress, Verdict, judge
+from watchdog.probe.resolver import Lookup, Resolver
+from watchdog.probe.target import OwnerCheck, Ownership, Target
+from watchdog.probe.words import shown
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest
+
+NONCE_BYTES = 16
+SPARE_POOLS = 8
+"""Beside one a target: for those whose TLS files or endpoint just changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back, whole and in time."""
+
+    status: int
+    location: str
+    body: bytes
+    response_time_ms: float | None
+
+
+class Prober:
+    """Keeps one connection a target, what each told of its progress, and nothing else."""
+
+    def __init__(
+        self, targets_hint: int, *, owner_check: OwnerCheck | None = None, lookup: Lookup = socket.getaddrinfo
+    ) -> None:
+        """`targets_hint`: how many targets there will be; with more, connections are opened anew."""
+        from watchdog.probe import transport  # requests costs 60 ms to import
+
+        transport.silence()
+        self._transport = transport
+        self._adapter = transport.BoundedAdapter(targets_hint + SPARE_POOLS)
+        self._resolver = Resolver(lookup)
+        self._owner_check = owner_check
+        self._lock = threading.Lock()
+        self._requests: dict[Target, PreparedRequest] = {}
+        self._progress: dict[Target, Progress | None] = {}
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._adapter.close()
+
+    def __enter__(self) -> Prober:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def probe(self, target: Target) -> Heartbeat:
+        """Ask `target` once. Takes at most target.timeout_s, and whatever it does is a Heartbeat.
+
+        Raises CannotProbe or ConfigurationError when this watcher could not try, for want of descriptors or of
+        a readable certificate: no word on the peer. What the owner check raises passes.
+        """
+        nonce = secrets.token_hex(NONCE_BYTES) if target.key is not None else None
+        try:
+            reply = self._ask(target, nonce)
+        except Missed as missed:
+            return Heartbeat(target.name, healthy=False, detail=str(missed))
+        expected = Expected(
+            target.agent or target.name,
+            target.max_loop_age_s,
+            key=target.key,
+            nonce=nonce,
+            require_identity=target.require_identity,
+        )
+        if reply.status != HTTPStatus.OK:
+            return self._heartbeat(target, reply, Verdict(False, _refusal(reply, expected)))
+        with self._lock:
+            verdict = judge(self._progress.get(target), reply.body, expected)
+            self._progress[target] = verdict.progress
+        return self._heartbeat(target, reply, self._check_owner(target, verdict))
+
+    def _ask(self, target: Target, nonce: str | None) -> Reply:
+        request = self._request(target)
+        if nonce is not None:
+            request = request.copy()
+            request.headers[NONCE_HEADER] = nonce
+        exchange = Exchange(target.timeout_s, self._resolver)
+        begin(exchange)
+        try:
+            status, location, body = self._fetch(exchange, request, target)
+            return Reply(status, location, body, exchange.response_time_ms())
+        finally:
+            begin(None)
+
+    def _fetch(self, exchange: Exchange, request: PreparedRequest, target: Target) -> tuple[int, str, bytes]:
+        """Once more on a new connection when the peer closed the kept one between two rounds: that is no miss."""
+        try:
+            return self._transport.fetch(self._adapter, request, target)
+        except Late:
+            raise
+        except Missed:
+            if exchange.opened or exchange.answered:
+                raise
+        return self._transport.fetch(self._adapter, request, target)
+
+    def _request(self, target: Target) -> PreparedRequest:
+        request = self._requests.get(target)
+        if request is None:
+            request = self._requests[target] = self._transport.prepare(target)
+        return request
+
+    def _check_owner(self, target: Target, verdict: Verdict) -> Verdict:
+        owner = self._owner_check(target) if self._owner_check is not None and verdict.healthy else None
+        if owner is None or owner.ownership is not Ownership.OUTSIDE:
+            return verdict
+        return Verdict(False, owner.detail or "its port is owned by somebody else", impostor=True)
+
+    def _heartbeat(self, target: Target, reply: Reply, verdict: Verdict) -> Heartbeat:
+        return Heartbeat(
+            target.name,
+            healthy=verdict.healthy,
+            detail=verdict.detail,
+            response_time_ms=reply.response_time_ms,
+            verified=verdict.verified,
+            impostor=verdict.impostor,
+        )
+
+
+def _refusal(reply: Reply, expected: Expected) -> str:
+    """An answer other than 200 in words; a hung agent's own 503 says how long it hangs."""
+    if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST and reply.location:
+        return f"HTTP {reply.status}: answered a redirect to {shown(reply.location)}"
+    verdict = judge(None, reply.body, expected)
+    told = f": {verdict.detail}" if verdict.verified and not verdict.healthy else ""
+    return f"HTTP {reply.status}{told}"

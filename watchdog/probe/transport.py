@@ -1,0 +1,153 @@
+"""requests and urllib3, made to open BoundedSockets and to look at nothing they need not. The only import of both."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import urllib3.exceptions
+from requests import PreparedRequest, Request, Response
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from watchdog import __version__
+from watchdog.probe.exchange import BODY_MAX_BYTES, BoundedSocket, CannotProbe, Missed, bounds, open_socket, under_way
+from watchdog.probe.target import Target
+from watchdog.probe.tls import Contexts
+from watchdog.probe.words import shown
+
+REQUEST_HEADERS = {
+    "User-Agent": f"watchdog-mesh/{__version__}",
+    "Accept": "application/json, */*",
+    "Accept-Encoding": "identity",
+    "Cache-Control": "no-cache",
+}
+NOISY_LOGGERS = ("urllib3.connection", "urllib3.connectionpool")
+STATUS_LINE_SHOWN_CHARS = 40
+
+
+class _Bounded:
+    """`_new_conn` is urllib3's own hook and not public: `connect` notices when it is no longer called."""
+
+    def _new_conn(self) -> BoundedSocket:
+        host, port = self.host, self.port  # type: ignore[attr-defined]
+        return open_socket(bounds(), host.strip("[]"), port)
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        if not bounds().opened:
+            self.close()  # type: ignore[attr-defined]
+            raise CannotProbe(
+                f"urllib3 {version('urllib3')} opens connections in a way that has no deadline",
+                hint="install a release of urllib3 that this version of watchdog-mesh was tested with",
+            )
+
+
+class BoundedHTTPConnection(_Bounded, HTTPConnection):
+    pass
+
+
+class BoundedHTTPSConnection(_Bounded, HTTPSConnection):
+    pass
+
+
+class BoundedHTTPPool(HTTPConnectionPool):
+    ConnectionCls = BoundedHTTPConnection
+
+
+class BoundedHTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = BoundedHTTPSConnection
+
+
+class BoundedAdapter(HTTPAdapter):
+    """Used without a Session: there is no environment, proxy, cookie, redirect or netrc to turn off."""
+
+    POOLS: ClassVar[Mapping[str, type[HTTPConnectionPool]]] = {"http": BoundedHTTPPool, "https": BoundedHTTPSPool}
+
+    def __init__(self, pools: int) -> None:
+        self._contexts = Contexts()
+        super().__init__(pool_connections=pools, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = dict(self.POOLS)
+
+    def build_connection_pool_key_attributes(self, request: PreparedRequest, verify: Any, cert: Any = None) -> Any:
+        host, attributes = super().build_connection_pool_key_attributes(request, True)
+        if host["scheme"] == "https":
+            attributes["ssl_context"] = self._contexts.get((verify, *cert))
+        return host, attributes
+
+    def cert_verify(self, *_: object, **__: object) -> None:
+        """All is in the context; requests would add the public authorities to a private one."""
+
+    def build_response(self, req: PreparedRequest, resp: Any) -> Response:
+        """requests would parse cookies here."""
+        response = Response()
+        response.request = req
+        response.raw = resp
+        response.status_code = resp.status
+        return response
+
+
+def prepare(target: Target) -> PreparedRequest:
+    """The GET that asks `target`, to be sent any number of times."""
+    return Request("GET", target.endpoint, headers=REQUEST_HEADERS).prepare()
+
+
+def fetch(adapter: BoundedAdapter, request: PreparedRequest, target: Target) -> tuple[int, str, bytes]:
+    """Status, Location header and body. Raises Missed for whatever the peer can do wrong."""
+    files = (target.client_cert, target.client_key)
+    try:
+        # urllib3 wants a timeout too; ours ends before it.
+        response = adapter.send(request, stream=True, timeout=bounds().left_s(), verify=target.ca_file, cert=files)  # type: ignore[arg-type]
+        try:
+            return response.raw.status, response.raw.headers.get("Location", ""), _read_body(response.raw)
+        finally:
+            response.raw.close()  # a connection whose answer was read to its end is in the pool by now
+    except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError) as error:
+        raise Missed(_words(error)) from error
+
+
+def _read_body(raw: urllib3.HTTPResponse) -> bytes:
+    """As it came: a compressed body is not expanded, so nothing grows."""
+    body = bytearray()
+    while chunk := raw.read(BODY_MAX_BYTES + 1 - len(body), decode_content=False):
+        body += chunk
+        if len(body) > BODY_MAX_BYTES:
+            raise Missed(f"its body is larger than {BODY_MAX_BYTES // 1024} KiB")
+    return bytes(body)
+
+
+def _words(error: BaseException) -> str:
+    """What the peer did, from the innermost error a library wrapped."""
+    for cause in _causes(error):
+        match cause:
+            case http.client.RemoteDisconnected():
+                return "closed the connection without an answer"
+            case http.client.BadStatusLine() | http.client.UnknownProtocol():
+                return f"does not speak HTTP: {shown(str(cause), STATUS_LINE_SHOWN_CHARS)}"
+            case http.client.IncompleteRead() | urllib3.exceptions.IncompleteRead():
+                return "closed the connection in the middle of its answer"
+    innermost = list(_causes(error))[-1]
+    return f"its answer is no valid HTTP: {shown(str(innermost))}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def silence() -> None:
+    """Keep urllib3 from logging what a peer sent, with a traceback, while it serves a probe; only then."""
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).addFilter(_not_ours)
+
+
+def _not_ours(_: logging.LogRecord) -> bool:
+    return under_way() is None
