@@ -50,7 +50,7 @@ def test_says_what_matters() -> None:
         "7 min 20 s ago",
         "to it 41,230 packets, 3.1 MiB; from it 12 packets, 720 B",
         "architect 2 waiting, the oldest for 7 min 10 s: HTTP 503",
-        "not verified",
+        "2026-03-01 02:52:40 UTC",
     ):
         assert words in text
 
@@ -82,6 +82,14 @@ def test_headline(peers: list[object], ok: bool, headline: str) -> None:
     text = Reader(render(incident(peers=peers, isolations=[], health=health(ok=ok)))).text
     assert headline in text
     assert ("THIS WATCHER IS NOT WELL" in text) is not ok
+
+
+@pytest.mark.parametrize(
+    ("verified", "response_time_ms", "said"), [(True, 1.5, False), (False, 1.5, True), (False, None, False)]
+)
+def test_an_answer_that_proves_nothing_is_named(verified: bool, response_time_ms: float | None, said: bool) -> None:
+    one = peer("a", verified=verified, response_time_ms=response_time_ms)
+    assert ("not verified" in render(incident(peers=[one]))) is said
 
 
 @pytest.mark.parametrize("html", [render(hostile()), render_unavailable(HOSTILE)])

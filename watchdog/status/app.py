@@ -45,7 +45,7 @@ NOTHING_LOADS = "default-src 'none'; frame-ancestors 'none'"
 class Response:
     """What is sent back, whole: headers beside those that every answer carries."""
 
-    status: HTTPStatus
+    status: int
     content_type: str
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
@@ -92,7 +92,7 @@ def plain_heartbeat(view: Callable[[], MeshView]) -> Heartbeat:
     return answer
 
 
-def as_json(status: HTTPStatus, facts: Mapping[str, Any], *headers: tuple[str, str]) -> Response:
+def as_json(status: int, facts: Mapping[str, Any], *headers: tuple[str, str]) -> Response:
     """The facts as one JSON document, ASCII only, so that no terminal is steered by it."""
     body = json.dumps(facts, indent=2, allow_nan=False).encode("ascii") + b"\n"
     return Response(status, JSON_TYPE, body, headers)
@@ -119,7 +119,7 @@ class _App:
             *SECURITY_HEADERS,
             *response.headers,
         ]
-        start_response(f"{response.status.value} {response.status.phrase}", headers)
+        start_response(f"{response.status:d} {HTTPStatus(response.status).phrase}", headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
 
     def _respond(self, environ: WSGIEnvironment) -> Response:

@@ -88,7 +88,7 @@ def _page(title: str, body: str) -> str:
 def _header(view: MeshView) -> str:
     return (
         f"<header><h1>Watchdog Mesh</h1><p>seen by <b>{_text(view.self_name)}</b> at "
-        f"{view.generated_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC</p></header>"
+        f"{_clock(view.generated_at)}</p></header>"
     )
 
 
@@ -125,7 +125,10 @@ def _peer(peer: PeerStatus, now: datetime) -> str:
     word = _word(peer)
     restarted = f"<small>last {_ago(peer.last_restart, now)}</small>" if peer.last_restart else ""
     took = f"<small>in {peer.response_time_ms:.1f} ms</small>" if peer.response_time_ms is not None else ""
-    unverified = "" if peer.verified else "<small>not verified: the answer does not prove whose it is</small>"
+    heard = peer.response_time_ms is not None
+    unverified = (
+        "<small>not verified: the answer does not prove whose it is</small>" if heard and not peer.verified else ""
+    )
     return (
         f'<tr class="{_css_class(word)}">'
         f'<th scope="row">{_text(peer.name)}<small>{_text(peer.endpoint)}</small></th>'
@@ -150,7 +153,7 @@ def _isolation(isolation: IsolationView, now: datetime) -> str:
     )
     facts = {
         "Reason": _text(isolation.reason),
-        "Since": f"{_text(rfc3339(isolation.since))} ({_ago(isolation.since, now)})",
+        "Since": f"{_clock(isolation.since)} ({_ago(isolation.since, now)})",
         "Level": _text(isolation.level),
         "Dropped": _dropped(isolation.dropped),
         "Unit": _text(isolation.unit or "none"),
@@ -201,6 +204,10 @@ def _ago(then: datetime | None, now: datetime) -> str:
     words = age((now - then).total_seconds())
     said = words if words == "now" else f"{words} ago"
     return f'<time datetime="{rfc3339(then)}" title="{rfc3339(then)}">{said}</time>'
+
+
+def _clock(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _text(words: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SETTING = "status.listen"
 PORT_MAX = 65_535
 STOP_S = 2.0
+REQUEST_TIMEOUT_S = 10.0
 
 BIND_HINTS = {
     errno.EADDRINUSE: "another process has this port (see: ss -ltnp); stop it or set another one in {setting}",
@@ -26,10 +27,14 @@ BIND_HINTS = {
 
 
 class StatusServer:
-    """`app` at `listen` ("127.0.0.1:9470", "[::1]:9470"; port 0 lets the kernel choose, see `port`)."""
+    """`app` at `listen` ("127.0.0.1:9470", "[::1]:9470"; port 0 lets the kernel choose, see `port`).
 
-    def __init__(self, app: WSGIApplication, listen: str) -> None:
+    A client that takes longer than `request_timeout_s` to send its request is cut.
+    """
+
+    def __init__(self, app: WSGIApplication, listen: str, *, request_timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._app = app
+        self._request_timeout_s = request_timeout_s
         self._host, self._wanted_port = parse_listen(listen)
         self._port: int | None = None
         self._serving: Serving | None = None
@@ -52,7 +57,7 @@ class StatusServer:
         from watchdog.status.serving import Serving
 
         self._port = listener.getsockname()[1]
-        self._serving = Serving(self._app, listener)
+        self._serving = Serving(self._app, listener, self._request_timeout_s)
 
     def stop(self, timeout_s: float = STOP_S) -> None:
         """Stop listening and close every connection. May be called twice, and before `start`."""

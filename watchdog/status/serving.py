@@ -10,7 +10,7 @@ import logging
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
@@ -28,8 +28,6 @@ CONNECTIONS_MAX = 128
 BACKLOG = 128
 IDLE_S = 35
 """Outlives a pause between two probes at the default interval, so that a prober keeps its connection."""
-REQUEST_S = 10
-"""How long a client may take to send one request."""
 SWEEP_S = 1
 HEADER_BYTES_MAX = 16 * 1024
 BODY_BYTES_MAX = 1024
@@ -57,19 +55,31 @@ class _Lanes:
         self._views.set_thread_count(VIEW_THREADS)
 
     def add_task(self, channel: HTTPChannel) -> None:
-        is_health = channel.requests[0].path == HEALTH_PATH
+        # A request that could not be parsed has no path.
+        is_health = getattr(channel.requests[0], "path", None) == HEALTH_PATH
         (self._health if is_health else self._views).add_task(channel)
 
-    def shutdown(self, timeout_s: float) -> bool:
-        """Whether every thread has ended."""
+    def shutdown(self, timeout_s: float) -> None:
         until_s = time.monotonic() + timeout_s
         for lane in (self._health, self._views):
             lane.shutdown(timeout=max(until_s - time.monotonic(), 0))
-        return not (self._health.threads or self._views.threads)
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
     """waitress's server, which also cuts clients that drip a request: each byte counts as activity to waitress."""
+
+    def __init__(self, app: WSGIApplication, listener: socket.socket, lanes: _Lanes, request_timeout_s: float) -> None:
+        self._request_timeout_s = request_timeout_s
+        self._trigger_lock = threading.Lock()
+        self._is_closed = False
+        super().__init__(
+            app,
+            dispatcher=lanes,
+            adj=_adjustments(listener),
+            bind_socket=False,
+            sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
+            _sock=listener,
+        )
 
     def maintenance(self, now: float) -> None:
         super().maintenance(now)
@@ -79,47 +89,49 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
                 channel.request_started_s = None
             elif started_s is None:
                 channel.request_started_s = now
-            elif now - started_s > REQUEST_S:
+            elif now - started_s > self._request_timeout_s:
                 channel.will_close = True
+
+    def pull_trigger(self) -> None:
+        """Wake the loop. A thread that leaves a slow view after `close` finds the pipe's number in another's hands."""
+        with self._trigger_lock:
+            if not self._is_closed:
+                super().pull_trigger()
+
+    def close(self) -> None:
+        for channel in list(self.active_channels.values()):
+            channel.handle_close()
+        with self._trigger_lock:
+            self._is_closed = True
+            super().close()
+
+    def serve_once(self) -> None:
+        """Wait for something to happen on any socket, and handle it."""
+        wasyncore.loop(timeout=SELECT_S, use_poll=True, map=self._map, count=1)
 
 
 class Serving:
     """A bound, listening socket being served by a daemon thread until `stop`."""
 
-    def __init__(self, app: WSGIApplication, listener: socket.socket) -> None:
-        self._map: dict[int, Any] = {}
+    def __init__(self, app: WSGIApplication, listener: socket.socket, request_timeout_s: float) -> None:
         self._lanes = _Lanes()
         self._stopping = threading.Event()
-        self._server = _Server(
-            app,
-            map=self._map,
-            dispatcher=self._lanes,
-            adj=_adjustments(listener),
-            bind_socket=False,
-            sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
-            _sock=listener,
-        )
+        self._server = _Server(app, listener, self._lanes, request_timeout_s)
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
         """Close the listener and every connection, after at most `timeout_s` for answers still being made."""
         self._server.accepting = False
-        ended = self._lanes.shutdown(timeout_s)
+        self._lanes.shutdown(timeout_s)
         self._stopping.set()
         self._server.pull_trigger()
         self._thread.join()
-        # A thread that is still in a slow view writes to the trigger's pipe later: closed, its number could by
-        # then be another file's.
-        if ended:
-            self._server.trigger.close()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            wasyncore.loop(timeout=SELECT_S, use_poll=True, map=self._map, count=1)
-        for channel in list(self._server.active_channels.values()):
-            channel.handle_close()
-        wasyncore.dispatcher.close(self._server)
+            self._server.serve_once()
+        self._server.close()
 
 
 def _adjustments(listener: socket.socket) -> Adjustments:

@@ -22,7 +22,7 @@ h2 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; } h3 { font-size: 1.1rem; margi
 .verdict { margin: .5rem 0; padding: .8rem 1rem; border-left: .5rem solid var(--on); background: var(--under); }
 .verdict b { color: var(--on); font-size: 1.5rem; margin-right: .4rem; }
 table { width: 100%; border-collapse: collapse; }
-thead th { color: var(--soft); font-weight: 600; font-size: .85rem; }
+thead th { color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
 th, td { text-align: left; vertical-align: top; padding: .55rem .8rem .55rem 0; border-bottom: 1px solid var(--line); }
 th:nth-child(1), th:nth-child(2) { min-width: 9rem; } td:nth-child(3), td:nth-child(5) { white-space: nowrap; }
 tbody th { padding-left: .7rem; border-left: .3rem solid var(--on); } thead th:first-child { padding-left: 1rem; }
