@@ -1,0 +1,54 @@
+"""A lock file that processes share, with a deadline."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from watchdog.errors import WatchdogError
+
+RETRY_S = 0.02
+"""flock has no deadline of its own, and an alarm would hit the caller's whole process."""
+
+_MODE = 0o600
+
+
+class LockBusy(WatchdogError):
+    """Somebody else held the lock until the deadline."""
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float) -> Iterator[int]:
+    """Hold the lock file, made where it is missing; LockBusy after `timeout_s`.
+
+    Yields its descriptor: a child that inherits it keeps the lock after we are gone.
+    """
+    fd = _opened(path)
+    try:
+        _take(fd, path, time.monotonic() + timeout_s)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
+    except OSError as error:
+        raise WatchdogError(f"cannot open the lock {path}: {error.strerror}", hint="set paths.run") from error
+
+
+def _take(fd: int, path: Path, deadline_s: float) -> None:
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline_s:
+                raise LockBusy(f"{path} is held by another process", hint=f"see which: fuser -v {path}") from error
+        time.sleep(RETRY_S)

@@ -1,0 +1,211 @@
+"""Slots: ready program sets with maps of their own, pinned, each waiting for one isolation to take it."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchdog.errors import KernelRefused
+from watchdog.kernel import libbpf
+from watchdog.kernel.bpffs import PRIVATE_MODE
+from watchdog.kernel.libbpf import BpfRefused
+from watchdog.kernel.programs import COUNT_MAP, SETS, Hook, Program
+from watchdog.kernel.sources import source_key
+
+TRAFFIC_FIELDS = 2
+"""struct wd_traffic in bpf/wd.h: packets, bytes."""
+
+_MAP_NAMES = {name for each in SETS for name in each.maps}
+
+_SLOT_NAME = re.compile(r"slot-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What was dropped in one direction since the slot was zeroed."""
+
+    packets: int
+    bytes: int
+    """Network header and above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What was dropped in both directions."""
+
+    ingress: Traffic
+    egress: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One ready program set; ids stay valid as long as the programs are pinned or attached."""
+
+    path: Path
+    programs: Mapping[str, int]
+    """Program ids by name."""
+    map_id: int
+    """Its wd_count."""
+
+    @property
+    def program_ids(self) -> tuple[int, ...]:
+        """The ids of all its programs."""
+        return tuple(self.programs.values())
+
+    def pin(self, program: Program) -> Path:
+        """The pin of one program: what a unit's drop-in names."""
+        return self.path / program.name
+
+
+def slot_name(number: int) -> str:
+    """The directory name of a slot."""
+    return f"slot-{number}"
+
+
+def slot_number(path: Path) -> int | None:
+    """Which slot a directory is; None where its name is no slot's."""
+    match = _SLOT_NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def list_slots(pins: Path, key: str | None = None) -> list[Slot]:
+    """The whole slots of this version's sources (or of another `key`), by number."""
+    folder = pins / (key or source_key())
+    numbered = sorted((n, path) for path in _entries(folder) if (n := slot_number(path)) is not None)
+    return [slot for _, path in numbered if (slot := _whole_slot(path)) is not None]
+
+
+def pinned_programs(slot_dir: Path) -> dict[int, Path]:
+    """Program ids to pins, of whatever lies in one slot's directory: damaged, or of a version with other programs."""
+    found = ((pin, _program_id_or_none(pin)) for pin in _entries(slot_dir))
+    return {program_id: pin for pin, program_id in found if program_id is not None}
+
+
+def slot_at(path: Path) -> Slot:
+    """The slot pinned at `path`; BpfRefused where a pin is missing."""
+    programs = {program.name: _pinned_program_id(path / program.name) for each in SETS for program in each.programs}
+    return Slot(path, programs, _pinned_map_id(path / COUNT_MAP))
+
+
+def counters(slot: Slot) -> Counters:
+    """What the slot's programs have dropped since it was zeroed; works without its pins."""
+    return _read_counters(slot.map_id)
+
+
+def counters_of_programs(program_ids: Iterable[int]) -> Counters | None:
+    """The same by program ids alone, for what another process attached; None where none of them counts here."""
+    found = {map_id for program_id in program_ids for map_id in _count_maps(program_id)}
+    each = [_read_counters(map_id) for map_id in sorted(found)]
+    if not each:
+        return None
+    return Counters(_sum(c.ingress for c in each), _sum(c.egress for c in each))
+
+
+def zero(slot: Slot) -> None:
+    """Start counting anew: before an isolation takes the slot."""
+    with libbpf.map_by_id(slot.map_id) as fd:
+        for hook in (Hook.INGRESS, Hook.EGRESS):
+            libbpf.map_zero(fd, hook, TRAFFIC_FIELDS)
+
+
+def repin(path: Path, program_ids: Iterable[int]) -> Slot:
+    """Put back the pins of a slot whose programs are still attached, found by their ids.
+
+    Pins that are right stay. BpfRefused where a program is gone; KernelRefused where the ids are no slot.
+    """
+    try:
+        path.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelRefused(f"cannot make {path}: {error.strerror}") from error
+    for program_id in program_ids:
+        with libbpf.prog_by_id(program_id) as fd:
+            info = libbpf.prog_info(fd)
+            _put_pin(path / info.name, fd, info.id)
+        for map_id in info.map_ids:
+            with libbpf.map_by_id(map_id) as fd:
+                _put_pin(path / libbpf.map_info(fd).name, fd, map_id)
+    return slot_at(path)
+
+
+def remove(path: Path) -> None:
+    """Remove the pins in one slot's directory and the directory; what is gone already is success."""
+    for pin in _entries(path):
+        pin.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        path.rmdir()
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    try:
+        yield from sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _whole_slot(path: Path) -> Slot | None:
+    try:
+        return slot_at(path)
+    except BpfRefused as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise
+
+
+def _pinned_program_id(pin: Path) -> int:
+    with libbpf.obj_get(pin) as fd:
+        return libbpf.prog_info(fd).id
+
+
+def _program_id_or_none(pin: Path) -> int | None:
+    try:
+        with libbpf.obj_get(pin) as fd:
+            return libbpf.prog_info(fd).id if libbpf.is_program(fd) else None
+    except BpfRefused as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise
+
+
+def _pinned_map_id(pin: Path) -> int:
+    with libbpf.obj_get(pin) as fd:
+        return libbpf.map_info(fd).id
+
+
+def _put_pin(pin: Path, fd: int, object_id: int) -> None:
+    try:
+        found = _pinned_map_id(pin) if pin.name in _MAP_NAMES else _pinned_program_id(pin)
+    except BpfRefused:
+        found = None
+    if found != object_id:
+        pin.unlink(missing_ok=True)
+        libbpf.obj_pin(fd, pin)
+
+
+def _count_maps(program_id: int) -> list[int]:
+    try:
+        map_ids = libbpf.prog_info_of(program_id).map_ids
+    except BpfRefused as error:
+        if error.code == errno.ENOENT:
+            return []
+        raise
+    return [map_id for map_id in map_ids if _map_name(map_id) == COUNT_MAP]
+
+
+def _map_name(map_id: int) -> str:
+    with libbpf.map_by_id(map_id) as fd:
+        return libbpf.map_info(fd).name
+
+
+def _read_counters(map_id: int) -> Counters:
+    with libbpf.map_by_id(map_id) as fd:
+        ingress, egress = (Traffic(*libbpf.map_sum(fd, hook, TRAFFIC_FIELDS)) for hook in (Hook.INGRESS, Hook.EGRESS))
+    return Counters(ingress, egress)
+
+
+def _sum(parts: Iterable[Traffic]) -> Traffic:
+    listed = list(parts)
+    return Traffic(sum(p.packets for p in listed), sum(p.bytes for p in listed))
