@@ -7,15 +7,21 @@ cgroup v2 mounted anywhere (alone or beside v1), overlayfs, util-linux and syste
 
 from __future__ import annotations
 
+import base64
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INIT = Path(__file__).with_name("init.sh")
@@ -24,10 +30,20 @@ COVERED = tuple(Path(path) for path in ("/proc", "/sys", "/dev", "/run", "/tmp")
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 10.0
 NAMESPACES = ("--cgroup", "--pid", "--mount", "--uts", "--ipc", "--net")
+CALL_LIMIT_S = 60.0
+CALL = """
+import base64, pickle, sys
+function, words, names = pickle.loads(base64.b64decode(sys.stdin.read()))
+try:
+    answer = True, function(*words, **names)
+except Exception as error:
+    answer = False, error
+print(base64.b64encode(pickle.dumps(answer)).decode())
+"""
 JOIN = 'echo 0 >"$0/cgroup.procs" && exec nsenter "$@"'
 
 
-class TestbedFailed(Exception):  # noqa: N818 -- as in watchdog.errors
+class TestbedFailed(Exception):
     """The test bed did not start, or a command in it failed: says which and what it printed."""
 
     __test__ = False
@@ -172,8 +188,8 @@ class Testbed:
             "PYTHONDONTWRITEBYTECODE": "1",
             **(env or {}),
         }
-        names = ["-t", str(self.init_pid), "-m", "-p", "-C", "-n", "-u", "-i", "--wd=/root", "--"]
-        return [*names, "env", "-i", *(f"{k}={v}" for k, v in variables.items()), *map(str, argv)]
+        names = ["-t", str(self.init_pid), "-m", "-p", "-C", "-n", "-u", "-i", "--"]
+        return [*names, "env", "-i", "-C", "/root", *(f"{k}={v}" for k, v in variables.items()), *map(str, argv)]
 
     def _nsenter(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Before the session's cgroup is there."""
@@ -213,6 +229,15 @@ class Testbed:
             raise TestbedFailed(f"{argv} ended with {process.returncode}:\n{out}\n{err}")
         return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
 
+    def call(self, function: Callable[P, T], *words: P.args, **names: P.kwargs) -> T:
+        """Call a function of the package in a process inside; returns and raises what it does."""
+        sent = base64.b64encode(pickle.dumps((function, words, names))).decode()
+        done = self.run([*self.python, "-c", CALL], CALL_LIMIT_S, stdin=sent)
+        worked, value = pickle.loads(base64.b64decode(done.stdout))
+        if not worked:
+            raise value
+        return cast(T, value)
+
     def systemctl(
         self, *arguments: str, timeout_s: float = 30.0, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
@@ -238,8 +263,10 @@ class Testbed:
 
     def remove_unit(self, name: str) -> None:
         """Stop a unit, remove its file and drop-ins. Removing what is gone is success."""
-        self.systemctl("kill", "--signal=KILL", name, check=False)
-        self.systemctl("stop", name, check=False)
+        self.systemctl("stop", "--no-block", name, check=False)
+        deadline_s = time.monotonic() + STOP_LIMIT_S
+        while self.show(name, "ActiveState") not in ("inactive", "failed") and time.monotonic() < deadline_s:
+            self.systemctl("kill", "--signal=KILL", name, check=False)  # also what ExecStop= runs
         self.run(["rm", "-rf", f"/run/systemd/system/{name}", f"/run/systemd/system/{name}.d"])
         self.systemctl("daemon-reload")
         self.systemctl("reset-failed", name, check=False)
