@@ -64,6 +64,10 @@ class Heartbeat:
     """The answer proved whose it is (docs/architecture.md, The heartbeat)."""
     impostor: bool = False
     """Somebody else answered in the peer's place: never healthy, an alarm, and no reason to restart the peer."""
+    evidence: str = ""
+    """What this host itself says against a silent peer ("unit shield.service is failed"); empty when nothing."""
+    unit_down: bool = False
+    """systemd itself reports the peer's unit failed or dead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,21 @@ and an isolation by mistake is as bad as a missed one, so it needs more than one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from watchdog.ladder import Policy
 
 LEAST_GONE = 2
 """One silent peer of two is the ordinary case: doubt begins with two."""
 CLEAN_TICKS_WANTED = 2
 STORM_TICKS = 2
+STORM_SHARE = 3
+"""A storm is more than one peer in this many."""
+MOST_SCORE = 8
+SLOW_SHARE = 0.1
+"""A tick later than this share of the interval raises the local health score; any other tick lowers it."""
 CLOCK_JUMP_S = 5.0
 """The wall clock and the monotonic clock drifted this far apart between two ticks: somebody set the clock."""
 LATE_SHARE = 0.5
@@ -35,6 +43,8 @@ class Round:
     suspended_s: float = 0.0
     own_endpoint: str = ""
     """What is wrong with this agent's own endpoint; empty when it answers or is not known."""
+    coordinator: str = ""
+    """What is wrong with the coordinator; empty when it answers."""
 
 
 def too_many(gone: int, peers: int) -> bool:
@@ -54,6 +64,8 @@ def reasons_to_doubt(seen: Round) -> list[str]:
         reasons.append(f"{seen.newly_gone} of {seen.peers} peers went silent in one tick")
     if seen.own_endpoint:
         reasons.append(f"the own agent's endpoint is gone: {seen.own_endpoint}")
+    if seen.coordinator:
+        reasons.append(f"the mesh's memory is out of reach: {seen.coordinator}")
     if abs(seen.clock_jump_s) > CLOCK_JUMP_S:
         reasons.append(f"the clock jumped by {seen.clock_jump_s:+.0f} s")
     if seen.suspended_s > seen.interval_s * LATE_SHARE:
@@ -93,8 +105,34 @@ def judge_round(doubt: Doubt, seen: Round) -> Doubt:
 
 
 def is_storm(suspect: int, peers: int) -> bool:
-    """More than a third of the peers, and at least two, became suspect within two ticks."""
-    return suspect >= LEAST_GONE and suspect * 3 > peers
+    """More than a third of the peers, and at least two."""
+    return suspect >= LEAST_GONE and suspect * STORM_SHARE > peers
+
+
+def judge_storm(storm: Doubt, newly_suspect: int, gone: int, peers: int) -> Doubt:
+    """A storm begins when that many became suspect within two ticks, and ends after two ticks with fewer gone."""
+    if is_storm(newly_suspect, peers):
+        return Doubt(f"{newly_suspect} of {peers} peers became suspect within {STORM_TICKS} ticks")
+    if not storm.doubting or is_storm(gone, peers):
+        return Doubt(storm.reason)
+    clean_ticks = storm.clean_ticks + 1
+    return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else Doubt(storm.reason, clean_ticks)
+
+
+def score_after(score: int, late_s: float, interval_s: float) -> int:
+    """The local health score (0 well, 8 worst) after a tick: a slow watcher sees slow peers everywhere.
+
+    The idea is Lifeguard's (memberlist's awareness score).
+    """
+    slow = late_s > interval_s * SLOW_SHARE
+    return min(score + 1, MOST_SCORE) if slow else max(score - 1, 0)
+
+
+def stretched(policy: Policy, score: int) -> Policy:
+    """The ladder's policy of a watcher with that score: thresholds times 1 + score / 2."""
+    if not score:
+        return policy
+    return replace(policy, missed_before_restart=math.ceil(policy.missed_before_restart * (1 + score / 2)))
 
 
 def may_isolate(
