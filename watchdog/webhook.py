@@ -103,26 +103,20 @@ def post(receiver: Receiver, event_id: str, at: datetime, body: bytes, *, timeou
 
     Redirects are not followed: a signed event goes where the configuration says. Never raises for what a receiver does.
     """
-    from watchdog.http import Client, NoReply
+    from watchdog import posting
 
-    try:
-        client = Client(
-            tls=receiver.url.lower().startswith("https:"),
-            ca_file=receiver.ca_file,
-            client_cert=receiver.client_cert,
-            client_key=receiver.client_key,
-        )
-    except ConfigurationError as error:  # a file that was there at the start is not there now: it may come back
-        return Retry(error.message)
-    try:
-        headers = headers_for(event_id, at, body, receiver.secrets)
-        limit_s = receiver.timeout_s if timeout_s is None else timeout_s
-        reply = client.exchange("POST", receiver.url, timeout_s=limit_s, headers=headers, body=body)
-    finally:
-        client.close()
-    if isinstance(reply, NoReply):
-        return Retry(reply.why)
-    return judge(reply.status, reply.headers, reply.body, at)
+    answered = posting.post(
+        receiver.url,
+        headers_for(event_id, at, body, receiver.secrets),
+        body,
+        timeout_s=receiver.timeout_s if timeout_s is None else timeout_s,
+        ca_file=receiver.ca_file,
+        client_cert=receiver.client_cert,
+        client_key=receiver.client_key,
+    )
+    if isinstance(answered, str):
+        return Retry(answered)
+    return judge(answered.status, answered.headers, answered.body, at)
 
 
 def headers_for(event_id: str, at: datetime, body: bytes, secrets: Sequence[bytes]) -> dict[str, str]:
@@ -130,7 +124,6 @@ def headers_for(event_id: str, at: datetime, body: bytes, secrets: Sequence[byte
     timestamp = str(int(at.timestamp()))
     headers = {
         "Content-Type": "application/json",
-        "Connection": "close",
         "webhook-id": event_id,
         "webhook-timestamp": timestamp,
     }
