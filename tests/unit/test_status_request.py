@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from watchdog.status.request import headers_of, host_of, is_known_host, prefers_html
+from watchdog.status.request import host_of, is_known_host, prefers_html
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 
@@ -77,8 +77,3 @@ def test_only_known_hosts_are_answered(header: str, hosts: tuple[str, ...], know
 @pytest.mark.parametrize(("protocol", "known"), [("HTTP/1.0", True), ("HTTP/1.1", False)])
 def test_without_host_only_what_no_browser_speaks(protocol: str, known: bool) -> None:
     assert is_known_host({"SERVER_PROTOCOL": protocol}, ()) is known
-
-
-def test_headers_by_their_names() -> None:
-    environ = {"HTTP_X_WATCHDOG_NONCE": "abc", "REQUEST_METHOD": "GET", "wsgi.version": (1, 0)}
-    assert headers_of(environ) == {"x-watchdog-nonce": "abc"}

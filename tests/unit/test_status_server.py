@@ -7,10 +7,10 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,11 +18,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.status_views import health, hostile, incident, large
 from tests.unit.test_status_document import GOLDEN
 from watchdog.errors import ConfigurationError, KernelRefused, WatchdogError
-from watchdog.status.app import Response, as_json, create_app
+from watchdog.heartbeat import Pulse
+from watchdog.model import Heartbeat
+from watchdog.probe import Prober, Target
+from watchdog.status.app import create_app
 from watchdog.status.document import MeshView
 from watchdog.status.page import CONTENT_SECURITY_POLICY
 from watchdog.status.server import StatusServer, parse_listen
+from watchdog.status.serving import CONNECTIONS_MAX
 
+KEY = b"a key of more than sixteen bytes"
 PROMPT_S = 2.0
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
@@ -90,35 +95,58 @@ def test_metrics(server: StatusServer) -> None:
     assert list(text_string_to_metric_families(answer.body.decode()))
 
 
-def test_healthz_is_a_heartbeat_that_makes_progress() -> None:
-    checks = iter(range(100, 200))
-    stats = incident().stats
-    with serving_view(lambda: incident(stats=replace(stats, total_checks=next(checks)))) as server:
-        first, second = (ask(server, "/healthz").facts for _ in range(2))
-    assert {"agent", "instance", "seq", "loop_age_s"} <= set(first)
-    assert first["agent"] == "immune"
-    assert first["instance"] == second["instance"]
-    assert (first["seq"], second["seq"]) == (100, 101)
-
-
-def test_healthz_of_a_late_loop() -> None:
-    with serving_view(lambda: incident(health=health(ok=False))) as server:
+@pytest.mark.parametrize(("ok", "status", "word"), [(True, 200, "ok"), (False, 503, "hung")])
+def test_healthz_from_the_view_alone(ok: bool, status: int, word: str) -> None:
+    with serving_view(lambda: incident(health=health(ok=ok))) as server:
         answer = ask(server, "/healthz")
         assert ask(server, "/").status == 200
-    assert answer.status == 503
-    assert answer.facts["reason"] == "the loop is 95 s late"
+    assert answer.status == status
+    assert (answer.facts["agent"], answer.facts["status"]) == ("immune", word)
+    assert "seq" not in answer.facts
 
 
-def test_healthz_by_another_hand_sees_the_request() -> None:
-    def heartbeat(headers: Mapping[str, str]) -> Response:
-        return as_json(200, {"nonce": headers["x-nonce"]})
+def no_view() -> MeshView:
+    raise AssertionError("/healthz needs no view")
 
-    def view() -> MeshView:
-        raise AssertionError("not needed for /healthz")
 
-    app = create_app(view, heartbeat=heartbeat)
-    with StatusServer(app, "127.0.0.1:0") as server:
-        assert ask(server, "/healthz", **{"X-Nonce": "abc"}).facts == {"nonce": "abc"}
+@contextmanager
+def probed(pulse: Pulse, **expected: object) -> Iterator[Callable[[], Heartbeat]]:
+    """Another watcher's prober at /healthz."""
+    app = create_app(no_view, heartbeat=pulse.answer)
+    with StatusServer(app, "127.0.0.1:0") as server, Prober(1) as prober:
+        target = Target("immune", f"http://127.0.0.1:{server.port}/healthz", **expected)  # type: ignore[arg-type]
+        yield lambda: prober.probe(target)
+
+
+def test_another_watcher_verifies_this_one() -> None:
+    pulse = Pulse("immune", key=KEY)
+    with probed(pulse, key=KEY) as probe:
+        for _ in range(3):
+            pulse.beat()
+            beat = probe()
+            assert (beat.healthy, beat.verified, beat.impostor) == (True, True, False), beat.detail
+
+
+def test_another_watcher_sees_this_one_stand_still() -> None:
+    with probed(Pulse("immune")) as probe:
+        assert probe().healthy
+        assert "stands still" in probe().detail
+
+
+def test_another_watcher_sees_a_late_loop() -> None:
+    now_s = iter([0.0, 61.0, 61.0])
+    pulse = Pulse("immune", clock=lambda: next(now_s))
+    with probed(pulse) as probe:
+        beat = probe()
+    assert not beat.healthy
+    assert beat.detail.startswith("HTTP 503")
+    assert "61.0 s" in beat.detail
+
+
+def test_another_watcher_sees_an_impostor() -> None:
+    pulse = Pulse("immune", key=b"another key of many bytes")
+    with probed(pulse, key=KEY) as probe:
+        assert probe().impostor
 
 
 @pytest.mark.parametrize("path", ["/", "/page", "/healthz", "/metrics", "/nothing"])
@@ -234,11 +262,8 @@ def test_healthz_does_not_wait_for_slow_views() -> None:
         hold.wait(30)
         return incident()
 
-    def heartbeat(_: object) -> Response:
-        return as_json(200, {"ok": True})
-
     with ExitStack() as cleanup:
-        server = cleanup.enter_context(StatusServer(create_app(view, heartbeat=heartbeat), "127.0.0.1:0"))
+        server = cleanup.enter_context(StatusServer(create_app(view, heartbeat=Pulse("immune").answer), "127.0.0.1:0"))
         pool = cleanup.enter_context(ThreadPoolExecutor(16))
         cleanup.callback(hold.set)
         slow = [pool.submit(ask, server, "/metrics") for _ in range(16)]
@@ -262,6 +287,18 @@ def test_slow_readers_and_writers_block_nobody() -> None:
         assert ask(server, "/healthz").status == 200
         assert time.monotonic() < until_s
         assert len(ask(server, "/").facts["peers"]) == 5000  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("request_bytes", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_a_crowd_of_connections_leaves_room(request_bytes: bytes) -> None:
+    with ExitStack() as cleanup:
+        server = cleanup.enter_context(serving_view(lambda: large(200)))
+        for _ in range(CONNECTIONS_MAX + 20):
+            client = cleanup.enter_context(socket.create_connection((server.host, server.port)))
+            client.sendall(request_bytes)
+        until_s = time.monotonic() + 5
+        assert ask(server, "/healthz").status == 200
+        assert time.monotonic() < until_s
 
 
 def test_dripping_a_request_ends() -> None:

@@ -12,24 +12,26 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from watchdog.errors import WatchdogError
+from watchdog.heartbeat import NONCE_HEADER
 from watchdog.status.document import MeshView, build, finite
-from watchdog.status.request import headers_of, is_known_host, prefers_html
+from watchdog.status.request import is_known_host, prefers_html
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from watchdog.heartbeat import Answer
+
 log = logging.getLogger(__name__)
 
+NONCE_KEY = "HTTP_" + NONCE_HEADER.upper().replace("-", "_")
 JSON_TYPE = "application/json"
 HTML_TYPE = "text/html; charset=utf-8"
-INSTANCE_BYTES = 8
 METHODS = ("GET", "HEAD")
 SECURITY_HEADERS = (
     ("Cache-Control", "no-store"),
@@ -52,8 +54,8 @@ class Response:
     policy: str = NOTHING_LOADS
 
 
-Heartbeat = Callable[[Mapping[str, str]], Response]
-"""Answers /healthz from the request's headers, whose names are in lower case."""
+Heartbeat = Callable[[str | None], "Answer"]
+"""Answers /healthz from the request's nonce, as `watchdog.heartbeat.Pulse.answer` does."""
 Handler = Callable[["WSGIEnvironment"], Response]
 
 
@@ -62,34 +64,12 @@ def create_app(
 ) -> WSGIApplication:
     """The application around `view`, which is called once a request, from any thread.
 
-    `heartbeat` answers /healthz in place of `plain_heartbeat(view)`. `hosts` are the names and addresses beside
-    loopback by which clients may ask (the configured listen host): a web page that rebinds its own name to us is
-    refused with 421.
+    `heartbeat` answers /healthz: pass the `answer` of the Pulse that this watcher's loop beats, so that other
+    watchers can verify it; without one the answer tells how the view's health is and proves nothing. `hosts` are the
+    names and addresses beside loopback by which clients may ask (the configured listen host): a web page that
+    rebinds its own name to us is refused with 421.
     """
-    return _App(view, heartbeat or plain_heartbeat(view), frozenset(hosts))
-
-
-def plain_heartbeat(view: Callable[[], MeshView]) -> Heartbeat:
-    """A heartbeat in the format that watchers know, from the view alone: it proves nothing by a key.
-
-    seq is the number of probes made: it stands still when the loop does.
-    """
-    instance = secrets.token_hex(INSTANCE_BYTES)
-
-    def answer(_: Mapping[str, str]) -> Response:
-        seen = view()
-        status = HTTPStatus.OK if seen.health.ok else HTTPStatus.SERVICE_UNAVAILABLE
-        facts = {
-            "agent": seen.self_name,
-            "instance": instance,
-            "seq": seen.stats.total_checks,
-            "loop_age_s": finite(seen.health.loop_age_s),
-            "healthy": seen.health.ok,
-            "reason": seen.health.reason,
-        }
-        return as_json(status, facts)
-
-    return answer
+    return _App(view, heartbeat, frozenset(hosts))
 
 
 def as_json(status: int, facts: Mapping[str, Any], *headers: tuple[str, str]) -> Response:
@@ -99,7 +79,7 @@ def as_json(status: int, facts: Mapping[str, Any], *headers: tuple[str, str]) ->
 
 
 class _App:
-    def __init__(self, view: Callable[[], MeshView], heartbeat: Heartbeat, hosts: frozenset[str]) -> None:
+    def __init__(self, view: Callable[[], MeshView], heartbeat: Heartbeat | None, hosts: frozenset[str]) -> None:
         self._view = view
         self._heartbeat = heartbeat
         self._hosts = hosts
@@ -146,12 +126,27 @@ class _App:
         return _as_page(HTTPStatus.OK, page.render(self._view()))
 
     def _healthz(self, environ: WSGIEnvironment) -> Response:
-        return self._heartbeat(headers_of(environ))
+        if self._heartbeat is None:
+            return _unproved(self._view())
+        answer = self._heartbeat(environ.get(NONCE_KEY))
+        return Response(answer.status, JSON_TYPE, answer.body)
 
     def _metrics(self, _: WSGIEnvironment) -> Response:
         from watchdog.status import metrics
 
         return Response(HTTPStatus.OK, metrics.CONTENT_TYPE, metrics.render(self._view()))
+
+
+def _unproved(view: MeshView) -> Response:
+    """A plain endpoint's answer: with a seq it would claim to be a heartbeat, and a view does not know the loop's."""
+    status = HTTPStatus.OK if view.health.ok else HTTPStatus.SERVICE_UNAVAILABLE
+    facts = {
+        "status": "ok" if view.health.ok else "hung",
+        "agent": view.self_name,
+        "loop_age_s": finite(view.health.loop_age_s),
+        "reason": view.health.reason,
+    }
+    return as_json(status, facts)
 
 
 def _unavailable(environ: WSGIEnvironment, error: Exception) -> Response:

@@ -14,15 +14,6 @@ HTML = "text/html"
 JSON = "application/json"
 
 
-def headers_of(environ: WSGIEnvironment) -> dict[str, str]:
-    """The request's headers, names in lower case as HTTP/2 has them."""
-    return {
-        key.removeprefix("HTTP_").replace("_", "-").lower(): value
-        for key, value in environ.items()
-        if key.startswith("HTTP_")
-    }
-
-
 def is_known_host(environ: WSGIEnvironment, hosts: Collection[str]) -> bool:
     """Whether the client asked for us by loopback or by one of `hosts`.
 

@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 HEALTH_PATH = "/healthz"
 HEALTH_THREADS = 2
-VIEW_THREADS = 4
+VIEW_THREADS = 2
 CONNECTIONS_MAX = 128
+CROWD = CONNECTIONS_MAX // 2
+"""With more connections than this, idle ones that are not new are closed: /healthz must find a place."""
+CROWD_ANSWER_S = 30
+"""And those that wait for an answer this long: a client that gave up is not seen while its view is being built."""
 BACKLOG = 128
 IDLE_S = 35
 """Outlives a pause between two probes at the default interval, so that a prober keeps its connection."""
-SWEEP_S = 1
+SWEEP_S = 1.0
 HEADER_BYTES_MAX = 16 * 1024
 BODY_BYTES_MAX = 1024
 RESPONSE_BYTES_MAX = 64 * 1024 * 1024
@@ -66,12 +70,18 @@ class _Lanes:
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
-    """waitress's server, which also cuts clients that drip a request: each byte counts as activity to waitress."""
+    """waitress's server, which also cuts clients that drip a request or crowd out the others.
+
+    To waitress each byte counts as activity, and a connection that waits holds its place.
+    """
 
     def __init__(self, app: WSGIApplication, listener: socket.socket, lanes: _Lanes, request_timeout_s: float) -> None:
         self._request_timeout_s = request_timeout_s
         self._trigger_lock = threading.Lock()
         self._is_closed = False
+        self._swept_at_s = 0.0
+        self._connected_s: dict[HTTPChannel, float] = {}
+        self._asking_s: dict[HTTPChannel, float] = {}
         super().__init__(
             app,
             dispatcher=lanes,
@@ -81,16 +91,27 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             _sock=listener,
         )
 
-    def maintenance(self, now: float) -> None:
-        super().maintenance(now)
-        for channel in self.active_channels.values():
-            started_s = getattr(channel, "request_started_s", None)
-            if channel.request is None or channel.requests:
-                channel.request_started_s = None
-            elif started_s is None:
-                channel.request_started_s = now
-            elif now - started_s > self._request_timeout_s:
-                channel.will_close = True
+    def serve_once(self) -> None:
+        """Wait for something to happen on any socket, handle it, and cut who is overdue."""
+        wasyncore.loop(timeout=SELECT_S, use_poll=True, map=self._map, count=1)
+        now_s = time.monotonic()
+        if now_s - self._swept_at_s >= SWEEP_S:
+            self._swept_at_s = now_s
+            self._sweep(now_s)
+
+    def _sweep(self, now_s: float) -> None:
+        """Times are counted from the first sweep that saw them."""
+        channels = list(self.active_channels.values())
+        waiting = [channel for channel in channels if not channel.requests]
+        asking = [channel for channel in waiting if channel.request is not None]
+        self._connected_s = {channel: self._connected_s.get(channel, now_s) for channel in channels}
+        self._asking_s = {channel: self._asking_s.get(channel, now_s) for channel in asking}
+        overdue = {channel for channel in asking if now_s - self._asking_s[channel] > self._request_timeout_s}
+        if len(channels) > CROWD:
+            overdue |= {channel for channel in waiting if now_s - self._connected_s[channel] >= SWEEP_S}
+            overdue |= {channel for channel in channels if now_s - self._connected_s[channel] > CROWD_ANSWER_S}
+        for channel in overdue:
+            channel.handle_close()
 
     def pull_trigger(self) -> None:
         """Wake the loop. A thread that leaves a slow view after `close` finds the pipe's number in another's hands."""
@@ -104,10 +125,6 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
         with self._trigger_lock:
             self._is_closed = True
             super().close()
-
-    def serve_once(self) -> None:
-        """Wait for something to happen on any socket, and handle it."""
-        wasyncore.loop(timeout=SELECT_S, use_poll=True, map=self._map, count=1)
 
 
 class Serving:
