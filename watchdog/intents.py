@@ -7,7 +7,7 @@ that says where things were going: `isolating` goes on to isolated, `releasing` 
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -112,7 +112,7 @@ class Intents:
         self, intent: Intent, state: State, at: datetime, *, where: Where | None = None, **facts: object
     ) -> Intent:
         """Move an intent on; `facts` go to the audit trail."""
-        moved = Intent(intent.id, state, where or intent.where, intent.why, intent.held_by, intent.since, at)
+        moved = replace(intent, state=state, where=where or intent.where, changed=at)
         with self._journal.transaction() as tx:
             tx.execute(
                 "UPDATE isolation SET state = ?, target = ?, changed = ? WHERE id = ?",
@@ -120,6 +120,15 @@ class Intents:
             )
             if state is not intent.state or facts:
                 self._audit(moved, at, **facts)
+        return moved
+
+    def hold_by(self, intent: Intent, held_by: With, at: datetime) -> Intent:
+        """Note that other programs hold an intent now: those of before did not survive a reboot."""
+        body = msgspec.json.encode(_Body(intent.why, held_by)).decode()
+        moved = replace(intent, held_by=held_by, changed=at)
+        with self._journal.transaction() as tx:
+            tx.execute("UPDATE isolation SET body = ?, changed = ? WHERE id = ?", (body, rfc3339(at), intent.id))
+            self._audit(moved, at)
         return moved
 
     def in_force(self) -> list[Intent]:

@@ -1,0 +1,65 @@
+"""The safety rails: what is refused without --force, as pure rules over what was found out (DESIGN: decision 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MOST_NAMED = 8
+"""Strangers named in a refusal; the rest are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found out about a target before it is isolated."""
+
+    is_root_cgroup: bool = False
+    holds_init: bool = False
+    holds_watcher: bool = False
+    """This very process, or a watcher of this mesh."""
+    holds_caller: bool = False
+    """The session that typed the command: a shell, a terminal, an ssh connection among our ancestors."""
+    holds_sshd: bool = False
+    strangers: Sequence[str] = ()
+    """Processes in the cgroup that are not the agent's, described."""
+    isolated_now: Sequence[str] = ()
+    """Other targets that are isolated."""
+    max_isolated: int = 1
+    peers_left: int | None = None
+    """Configured peers that would still be on the network; None when the target is none of them."""
+
+
+def objections(facts: Facts) -> list[str]:
+    """Why this target is not isolated without --force; empty when nothing speaks against it."""
+    found = []
+    if facts.is_root_cgroup:
+        found.append("it is the root cgroup: the whole host would be cut off")
+    if facts.holds_init:
+        found.append("it holds PID 1")
+    if facts.holds_watcher:
+        found.append("it holds a watcher of this mesh: nobody would be left to see to it")
+    if facts.holds_caller:
+        found.append("it holds the session this command was given in: the way back would be cut")
+    if facts.holds_sshd:
+        found.append("it holds sshd: the way into this host would be cut")
+    if facts.strangers:
+        found.append(f"it holds processes that are not the agent's: {_listed(facts.strangers)}")
+    if facts.peers_left == 0:
+        found.append("it is the last peer that is still on the network")
+    if len(facts.isolated_now) >= facts.max_isolated:
+        found.append(
+            f"{len(facts.isolated_now)} of at most {facts.max_isolated} are isolated already: "
+            f"{', '.join(facts.isolated_now)}"
+        )
+    return found
+
+
+def never(facts: Facts) -> list[str]:
+    """What not even --force allows: it would take the host with it, and the way to undo it."""
+    return ["it is the root cgroup: the whole host would be cut off"] if facts.is_root_cgroup else []
+
+
+def _listed(strangers: Sequence[str]) -> str:
+    named = "; ".join(strangers[:MOST_NAMED])
+    more = len(strangers) - MOST_NAMED
+    return f"{named}; and {more} more" if more > 0 else named
