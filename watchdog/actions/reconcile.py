@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from watchdog.actions import isolation
 from watchdog.actions.place import Place
@@ -94,7 +95,7 @@ def _adopt_strays(place: Place, now: datetime) -> list[Repair]:
 
 
 def _adopt(
-    cgroup: Cgroup, programs: dict[Hook, int], units: dict[object, InstalledFilters], place: Place, now: datetime
+    cgroup: Cgroup, programs: dict[Hook, int], units: dict[Path | None, InstalledFilters], place: Place, now: datetime
 ) -> Repair:
     held_by = With(
         slot=_slot_of_program(programs.get(Hook.INGRESS, 0), place),
