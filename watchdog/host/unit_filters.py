@@ -1,9 +1,18 @@
 """Packet filters that a unit keeps over its restarts: a runtime drop-in that names our pinned programs.
 
 A unit's restart makes a new cgroup, and what was attached to the old one is gone; systemd attaches what
-IPIngressFilterPath= and IPEgressFilterPath= name (systemd.resource-control(5)) before every start. A
-drop-in whose pin is missing keeps the unit from starting at all: closed, not open, so a drop-in is removed
-before its pins are. `systemctl set-property` refuses these two names, hence a file.
+IPIngressFilterPath= and IPEgressFilterPath= name (systemd.resource-control(5)) before every start.
+`systemctl set-property` refuses these two names, hence a file.
+
+Traps, all seen with systemd 252:
+- A drop-in whose pin is missing keeps the unit from starting at all: closed, not open. Remove a drop-in
+  before its pins.
+- At every daemon-reload, whoever asks for it, systemd detaches the programs it attached and attaches them
+  again, and a packet or two pass in between (59 in 60 reloads); attaching the same program directly beside
+  changes nothing, since a program is attached once and systemd takes it. So the drop-in must name other
+  programs than those attached directly, which then hold meanwhile (0 in 60).
+- After the drop-in is gone, systemd detaches only where another unit of the same slice has filters, else the
+  programs stay attached. Detach them by program id afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +25,7 @@ from pathlib import Path
 
 from watchdog.errors import HostCannot, SystemdFailed, UsageError
 from watchdog.host import systemd
-from watchdog.host.systemd import RELOAD_TIMEOUT_S, UnitState
+from watchdog.host.systemd import QUERY_TIMEOUT_S, RELOAD_TIMEOUT_S, UnitState
 
 BASE = Path("/run/systemd/system")
 FILE_NAME = "50-watchdog-mesh.conf"
@@ -48,7 +57,7 @@ def install_filters(
 ) -> Path:
     """Have systemd attach two pinned cgroup_skb programs to a unit, now and before each later start.
 
-    Returns the drop-in's path. Programs that are attached already are not attached twice. Raises UsageError
+    Returns the drop-in's path. Raises UsageError
     for a missing unit or pin; SystemdFailed when systemd does not take the setting (the drop-in is removed
     again) or does not answer in time (the drop-in stays: a cut that may hold is not undone by a timeout).
     """
@@ -104,27 +113,29 @@ def _taken(state: UnitState, ingress_pin: Path, egress_pin: Path) -> bool:
 def remove_filters(unit: str, *, base: Path = BASE, timeout_s: float = RELOAD_TIMEOUT_S) -> bool:
     """Take the drop-in of a unit away; whether there was one. Works for a unit that is gone, and twice.
 
-    systemd then detaches the programs, also when it was us who attached them first, but not always: the
-    caller looks at the hooks afterwards. SystemdFailed when systemd still has the setting, or does not
-    answer: the file is gone by then, and calling again finishes the work.
+    The programs may stay attached (see above): the caller looks at the hooks afterwards. SystemdFailed when
+    systemd still has the setting, or does not answer: the file is gone by then, and calling again finishes
+    the work.
     """
     name = systemd.normalise(unit)
-    before = _ask(name)
-    path = drop_in(before.id if before else name, base)
-    removed = _unlink(path)
-    if before is None or not (removed or str(path) in before.drop_in_paths):
+    removed = _unlink(drop_in(name, base))
+    before = _ask(name, min(timeout_s, QUERY_TIMEOUT_S))
+    if before is None:
         return removed
+    path = drop_in(before.id or name, base)  # another file than above when `unit` is an alias
+    removed = _unlink(path) or removed
+    if not removed and str(path) not in before.drop_in_paths:
+        return False
     systemd.daemon_reload(timeout_s)
-    after = systemd.query(name)
-    if str(path) in after.drop_in_paths:
+    if str(path) in systemd.query(name).drop_in_paths:
         raise SystemdFailed(f"systemd still uses {path} after a reload", hint="systemctl daemon-reload")
     return True
 
 
-def _ask(name: str) -> UnitState | None:
+def _ask(name: str, timeout_s: float) -> UnitState | None:
     """None on a host whose systemd is not running: nothing there can hold a setting."""
     try:
-        return systemd.query(name)
+        return systemd.query(name, timeout_s)
     except HostCannot:
         return None
 
