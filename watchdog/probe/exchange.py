@@ -159,14 +159,18 @@ class BoundedSocket(socket.socket):
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """A connection that breaks here is left to the reader: the peer may have answered before it closed."""
+        if not data:  # the kernel would report a broken connection for nothing at all
+            return
         exchange = bounds()
         self.settimeout(exchange.left_s())
         if exchange.sent_at_s is None:
             exchange.sent_at_s = time.monotonic()
         try:
             super().sendall(data, flags)
-        except TimeoutError as error:
-            raise exchange.late() from error
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        except OSError as error:
+            raise _missed(exchange, error) from error
 
 
 def _missed(exchange: Exchange, error: OSError) -> Missed:

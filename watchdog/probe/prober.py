@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import socket
 import threading
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -20,19 +19,11 @@ from watchdog.probe.words import shown
 if TYPE_CHECKING:
     from requests import PreparedRequest
 
+    from watchdog.probe.transport import Reply
+
 NONCE_BYTES = 16
 SPARE_POOLS = 8
 """Beside one a target: for those whose TLS files or endpoint just changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back, whole and in time."""
-
-    status: int
-    location: str
-    body: bytes
-    response_time_ms: float | None
 
 
 class Prober:
@@ -71,7 +62,7 @@ class Prober:
         """
         nonce = secrets.token_hex(NONCE_BYTES) if target.key is not None else None
         try:
-            reply = self._ask(target, nonce)
+            reply, response_time_ms = self._ask(target, nonce)
         except Missed as missed:
             return Heartbeat(target.name, healthy=False, detail=str(missed))
         expected = Expected(
@@ -82,13 +73,20 @@ class Prober:
             require_identity=target.require_identity,
         )
         if reply.status != HTTPStatus.OK:
-            return self._heartbeat(target, reply, Verdict(False, _refusal(reply, expected)))
-        with self._lock:
-            verdict = judge(self._progress.get(target), reply.body, expected)
-            self._progress[target] = verdict.progress
-        return self._heartbeat(target, reply, self._check_owner(target, verdict))
+            verdict = Verdict(False, _refusal(reply, expected))
+        else:
+            verdict = self._check_owner(target, self._judge(target, reply, expected))
+        return Heartbeat(
+            target.name,
+            healthy=verdict.healthy,
+            detail=verdict.detail,
+            response_time_ms=response_time_ms,
+            verified=verdict.verified,
+            impostor=verdict.impostor,
+        )
 
-    def _ask(self, target: Target, nonce: str | None) -> Reply:
+    def _ask(self, target: Target, nonce: str | None) -> tuple[Reply, float | None]:
+        """What came back and how many milliseconds it took. Raises Missed."""
         request = self._request(target)
         if nonce is not None:
             request = request.copy()
@@ -96,27 +94,34 @@ class Prober:
         exchange = Exchange(target.timeout_s, self._resolver)
         begin(exchange)
         try:
-            status, location, body = self._fetch(exchange, request, target)
-            return Reply(status, location, body, exchange.response_time_ms())
+            reply = self._fetch(exchange, request, target)
+            return reply, exchange.response_time_ms()
         finally:
             begin(None)
 
-    def _fetch(self, exchange: Exchange, request: PreparedRequest, target: Target) -> tuple[int, str, bytes]:
+    def _request(self, target: Target) -> PreparedRequest:
+        request = self._requests.get(target)
+        if request is None:  # two threads may both prepare the first: the same thing
+            request = self._requests[target] = self._transport.prepare(target.endpoint)
+        return request
+
+    def _fetch(self, exchange: Exchange, request: PreparedRequest, target: Target) -> Reply:
         """Once more on a new connection when the peer closed the kept one between two rounds: that is no miss."""
+        files = (target.ca_file, target.client_cert, target.client_key)
         try:
-            return self._transport.fetch(self._adapter, request, target)
+            return self._transport.fetch(self._adapter, request, files)
         except Late:
             raise
         except Missed:
             if exchange.opened or exchange.answered:
                 raise
-        return self._transport.fetch(self._adapter, request, target)
+        return self._transport.fetch(self._adapter, request, files)
 
-    def _request(self, target: Target) -> PreparedRequest:
-        request = self._requests.get(target)
-        if request is None:
-            request = self._requests[target] = self._transport.prepare(target)
-        return request
+    def _judge(self, target: Target, reply: Reply, expected: Expected) -> Verdict:
+        with self._lock:
+            verdict = judge(self._progress.get(target), reply.body, expected)
+            self._progress[target] = verdict.progress
+            return verdict
 
     def _check_owner(self, target: Target, verdict: Verdict) -> Verdict:
         owner = self._owner_check(target) if self._owner_check is not None and verdict.healthy else None
@@ -124,21 +129,12 @@ class Prober:
             return verdict
         return Verdict(False, owner.detail or "its port is owned by somebody else", impostor=True)
 
-    def _heartbeat(self, target: Target, reply: Reply, verdict: Verdict) -> Heartbeat:
-        return Heartbeat(
-            target.name,
-            healthy=verdict.healthy,
-            detail=verdict.detail,
-            response_time_ms=reply.response_time_ms,
-            verified=verdict.verified,
-            impostor=verdict.impostor,
-        )
-
 
 def _refusal(reply: Reply, expected: Expected) -> str:
     """An answer other than 200 in words; a hung agent's own 503 says how long it hangs."""
-    if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST and reply.location:
-        return f"HTTP {reply.status}: answered a redirect to {shown(reply.location)}"
+    location = reply.headers.get("Location")
+    if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST and location:
+        return f"HTTP {reply.status}: answered a redirect to {shown(location)}"
     verdict = judge(None, reply.body, expected)
     told = f": {verdict.detail}" if verdict.verified and not verdict.healthy else ""
     return f"HTTP {reply.status}{told}"

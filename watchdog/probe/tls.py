@@ -62,7 +62,7 @@ class BoundedContext(ssl.SSLContext):
 def _missed(error: ssl.SSLError) -> Missed:
     if isinstance(error, ssl.SSLCertVerificationError):
         return Missed(f"its certificate is not trusted: {shown(error.verify_message)}")
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return Missed("closed the connection in the TLS handshake")
     return Missed(WORDS.get(error.reason) or f"TLS failed: {shown(error.reason or str(error))}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
 
@@ -16,8 +17,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from watchdog import __version__
 from watchdog.probe.exchange import BODY_MAX_BYTES, BoundedSocket, CannotProbe, Missed, bounds, open_socket, under_way
-from watchdog.probe.target import Target
-from watchdog.probe.tls import Contexts
+from watchdog.probe.tls import Contexts, Files
 from watchdog.probe.words import shown
 
 REQUEST_HEADERS = {
@@ -28,6 +28,16 @@ REQUEST_HEADERS = {
 }
 NOISY_LOGGERS = ("urllib3.connection", "urllib3.connectionpool")
 STATUS_LINE_SHOWN_CHARS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back, whole and in time."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names are found whatever their case."""
+    body: bytes
 
 
 class _Bounded:
@@ -94,19 +104,19 @@ class BoundedAdapter(HTTPAdapter):
         return response
 
 
-def prepare(target: Target) -> PreparedRequest:
-    """The GET that asks `target`, to be sent any number of times."""
-    return Request("GET", target.endpoint, headers=REQUEST_HEADERS).prepare()
+def prepare(url: str) -> PreparedRequest:
+    """A GET, to be sent any number of times."""
+    return Request("GET", url, headers=REQUEST_HEADERS).prepare()
 
 
-def fetch(adapter: BoundedAdapter, request: PreparedRequest, target: Target) -> tuple[int, str, bytes]:
-    """Status, Location header and body. Raises Missed for whatever the peer can do wrong."""
-    files = (target.client_cert, target.client_key)
+def fetch(adapter: BoundedAdapter, request: PreparedRequest, files: Files) -> Reply:
+    """One exchange within this thread's bounds. Raises Missed for whatever the peer can do wrong."""
+    options: Any = {"verify": files[0], "cert": files[1:]}  # handed to build_connection_pool_key_attributes as they are
     try:
-        # urllib3 wants a timeout too; ours ends before it.
-        response = adapter.send(request, stream=True, timeout=bounds().left_s(), verify=target.ca_file, cert=files)  # type: ignore[arg-type]
+        # urllib3 gets a timeout too, for what it does with a socket before ours does.
+        response = adapter.send(request, stream=True, timeout=bounds().left_s(), **options)
         try:
-            return response.raw.status, response.raw.headers.get("Location", ""), _read_body(response.raw)
+            return Reply(response.status_code, response.raw.headers, _read_body(response.raw))
         finally:
             response.raw.close()  # a connection whose answer was read to its end is in the pool by now
     except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError) as error:
@@ -132,7 +142,7 @@ def _words(error: BaseException) -> str:
             case http.client.BadStatusLine() | http.client.UnknownProtocol():
                 return f"does not speak HTTP: {shown(str(cause), STATUS_LINE_SHOWN_CHARS)}"
             case http.client.IncompleteRead() | urllib3.exceptions.IncompleteRead():
-                return "closed the connection in the middle of its answer"
+                return "its answer breaks off in the middle"
     innermost = list(_causes(error))[-1]
     return f"its answer is no valid HTTP: {shown(str(innermost))}"
 
