@@ -15,6 +15,7 @@ import heapq
 import logging
 import queue
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -109,7 +110,7 @@ class Monitor:
         self.self_name = self_name
         self.policy = policy or Policy()
         self._journal = journal or Journal.in_memory()
-        self._outbox = outbox or Outbox(self._journal, ())
+        self._outbox = outbox or Outbox(self._journal, (), host=socket.gethostname())
         self._actions = actions
         self._prober = prober
         self._own = own
@@ -332,7 +333,11 @@ class Monitor:
 
     def _ask(self, target: Target) -> None:
         assert self._prober is not None
-        beat = self._prober.probe(target)
+        try:
+            beat = self._prober.probe(target)
+        except WatchdogError as error:
+            self._cannot_probe(target.name, error)
+            return
         if not beat.healthy and self._actions is not None and self._is_suspect(target.name):
             said, unit_down = self._actions.evidence(target.name)
             beat = Heartbeat(
@@ -347,13 +352,25 @@ class Monitor:
             )
         self._inbox.put(lambda at: self._hear(target.name, beat, at))
 
+    def _cannot_probe(self, peer: str, error: WatchdogError) -> None:
+        """This watcher could not even ask: that is no miss of the peer's."""
+
+        def skip(_: Moment) -> None:
+            self._watcher.skip(peer)
+            raise error
+
+        self._inbox.put(skip)
+
     def _is_suspect(self, peer: str) -> bool:
         shown = self.get_peer_status(peer)
         return shown is not None and shown.missed_count + 1 >= self.policy.missed_before_restart
 
     def _ask_own(self, target: Target) -> None:
         assert self._prober is not None
-        beat = self._prober.probe(target)
+        try:
+            beat = self._prober.probe(target)
+        except WatchdogError as error:
+            beat = Heartbeat(target.name, healthy=False, detail=error.one_line())
         self._inbox.put(lambda _: self._watcher.hear_own(beat))
 
     def _do(self, order: Order) -> None:
@@ -418,7 +435,7 @@ class Monitor:
             log.info("%s is %s: %s", peer, shown.status, shown.detail or "nothing heard yet")
 
     def _publish(self, escalation: Escalation, key: str, at: Moment) -> bool:
-        if not self._outbox.publish(escalation, key, at.utc):
+        if not self._outbox.publish(escalation, key, at):
             return False
         self._escalations.put(escalation)
         return True

@@ -170,6 +170,11 @@ class Watcher:
             return []
         return self._carry_out_held(at)
 
+    def skip(self, peer: str) -> None:
+        """This watcher could not ask the peer: it is not heard in this round, and no miss is counted."""
+        assert self._tick is not None, "a round has begun"
+        self._tick.waiting.discard(peer)
+
     def end_round(self, at: Moment, coordinator_trouble: str = "") -> list[Order]:
         """All answers of the tick are in: doubt or trust, then act on what was held back."""
         tick = self._tick

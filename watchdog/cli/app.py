@@ -1,0 +1,132 @@
+"""The verbs, and how each finds its configuration, its journal and its words. Verbs are imported when called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from watchdog import __version__
+from watchdog.actions.place import Place
+from watchdog.cli.output import Output
+from watchdog.config import Config, find, load
+from watchdog.errors import Exit, NotRoot, UsageError, WatchdogError
+from watchdog.journal import Journal
+
+VERBS = {
+    "run": "watch the peers for one agent, until told to stop",
+    "status": "peers, isolations and receivers as they are now",
+    "isolate": "cut one agent off the network, in the kernel",
+    "release": "let an isolated agent back",
+    "verify": "ask the kernel whether an isolation holds",
+    "silence": "let nothing act on a peer for a time",
+    "history": "what was ordered, done and seen",
+    "doctor": "what this host can do, and what to do about what is missing",
+    "notify": "try the receivers of notifications",
+    "reconcile": "bring the kernel back to what is meant",
+    "config": "check a configuration, or print an example",
+}
+
+
+class Verbs(click.Group):
+    """Each verb is `verb` in its own module, which is imported only when it is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        verb: click.Command = importlib.import_module(f"watchdog.cli.{cmd_name}").verb
+        return verb
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, no_args_is_help=True
+)
+@click.version_option(__version__, prog_name="watchdog-mesh")
+def cli() -> None:
+    """SOC agents that watch each other: heartbeat, restart, and isolation in the kernel.
+
+    Exit status: 0 the wanted state holds, 1 failed, 2 usage or configuration, 3 refused by a safety rail,
+    4 partial, 5 this host cannot, 6 not root. `status` has its own.
+    """
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common(command: F) -> F:
+    """--config and --json, which every verb has."""
+    command = click.option(
+        "--config", "config_path", type=click.Path(path_type=Path), help="The configuration's path."
+    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document instead of words.")(command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit status. Every error of ours and of click's ends in one line."""
+    output = Output(as_json="--json" in arguments)
+    try:
+        status = cli.main(list(arguments), prog_name="watchdog-mesh", standalone_mode=False)
+        return int(status or Exit.OK)
+    except WatchdogError as error:
+        output.error(error)
+        return int(error.exit_status)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return Exit.USAGE
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "watchdog-mesh"
+        output.error(UsageError(error.format_message().rstrip("."), hint=f"see {command} --help"))
+        return Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        output.error(WatchdogError("interrupted"))
+        return Exit.FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at exit
+        return Exit.OK
+
+
+def need_root() -> None:
+    """Raises NotRoot for anybody else."""
+    if os.geteuid() != 0:
+        raise NotRoot("only root may do this", hint="run it again with sudo")
+
+
+def configured(config_path: Path | None) -> Config:
+    """The configuration; without a file at the default place what needs no peers works with defaults."""
+    path = find(config_path)
+    if config_path is None and not path.exists():
+        from watchdog.config import Config, Paths, with_environment
+
+        paths = with_environment({}, os.environ).get("paths", {})
+        return Config(paths=Paths(**{key: Path(value) for key, value in paths.items()}))
+    return load(path)
+
+
+@contextmanager
+def place_of(config: Config) -> Iterator[Place]:
+    """The host's journal and places, as configured."""
+    with closing_journal(config) as journal:
+        yield Place(journal=journal, pins=config.paths.bpffs, run=config.paths.run)
+
+
+@contextmanager
+def closing_journal(config: Config) -> Iterator[Journal]:
+    """The journal, opened and closed."""
+    journal = Journal.open(config.paths.state)
+    try:
+        yield journal
+    finally:
+        journal.close()

@@ -1,0 +1,75 @@
+"""What a command says: words for people, one JSON document for machines, and every error in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from watchdog.errors import ConfigurationError, WatchdogError
+
+SCHEMA_PREFIX = "watchdog-mesh"
+
+
+class Output:
+    """One command's output. With `as_json` exactly one document goes to standard output, whatever happens."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def words(self, *lines: str) -> None:
+        """Lines for people; nothing with --json."""
+        if not self.as_json:
+            print(*lines, sep="\n")
+
+    def document(self, kind: str, version: int, facts: Mapping[str, Any]) -> None:
+        """The JSON document of one kind; nothing without --json."""
+        if self.as_json:
+            print(json.dumps({"schema": f"{SCHEMA_PREFIX}/{kind}/{version}", **facts}, indent=2, default=str))
+
+    def error(self, error: WatchdogError) -> None:
+        """One line on standard error; with --json a document on standard output instead."""
+        if self.as_json:
+            facts: dict[str, Any] = {
+                "error": error.message,
+                "hint": error.hint,
+                "exit_status": int(error.exit_status),
+            }
+            if isinstance(error, ConfigurationError):
+                facts["problems"] = list(error.problems)
+            self.document("error", 1, facts)
+        else:
+            print(f"watchdog-mesh: {one_line(error.one_line())}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Text as one line of printable characters: what peers and units say must not steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
+    """A table on a terminal, or plain aligned columns into a pipe."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        shown.add_column(name, overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(one_line(cell), style=STYLES.get(cell, "")) for cell in row))
+    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(shown)
+
+
+STYLES = {
+    "HEALTHY": "green",
+    "DEGRADED": "yellow",
+    "OFFLINE": "red",
+    "ISOLATED": "bold magenta",
+    "UNKNOWN": "bright_black",
+    "ok": "green",
+    "FAIL": "bold red",
+    "PASS": "green",
+}
