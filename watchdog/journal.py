@@ -108,6 +108,13 @@ CREATE TABLE delivery (
     PRIMARY KEY (receiver, event_seq)
 );
 CREATE INDEX delivery_pending ON delivery (receiver, event_seq) WHERE state = 'pending';
+CREATE INDEX delivery_by_event ON delivery (event_seq);
+CREATE TABLE gone (                 -- receivers that answered 410, until their URL changes or a test arrives
+    receiver TEXT PRIMARY KEY,
+    url_hash TEXT NOT NULL,         -- a URL's path may be a secret
+    at TEXT NOT NULL,
+    why TEXT NOT NULL
+);
 """
 
 

@@ -25,7 +25,7 @@ import hashlib
 import hmac
 import json
 import re
-import uuid
+import secrets as randomness
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,6 +44,7 @@ TOLERANCE_S = 300.0
 BODY_LIMIT_BYTES = 20_000
 REASON_LIMIT = 2_000  # characters; one is at most 6 bytes of JSON (\u001b)
 NAME_LIMIT = 200
+ID_BYTES = 16
 SAID_LIMIT = 80
 RETRY_AFTER_LIMIT_S = 3600.0
 """Longer than this no receiver silences us, whatever it asks for."""
@@ -228,7 +229,7 @@ def read_secret(path: Path) -> bytes:
 
 def new_id(kind: str = "evt") -> str:
     """A webhook-id no other event has; without a full stop, which would let one signed text be read as another."""
-    return f"{kind}_{uuid.uuid4().hex}"
+    return f"{kind}_{randomness.token_hex(ID_BYTES)}"
 
 
 def event_body(escalation: Escalation, host: str, incident: str = "") -> bytes:
