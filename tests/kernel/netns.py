@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +66,31 @@ def join(near: Netns, far: Netns) -> VethPair:
     """A veth between two namespaces, made inside `near` so that it never is in the initial one."""
     pair = VethPair(near, far)
     near.ip("link", "add", "va", "type", "veth", "peer", "name", "vb", "netns", str(far.pid))
-    for netns, device, v4, v6 in ((near, "va", pair.near_v4, pair.near_v6), (far, "vb", pair.far_v4, pair.far_v6)):
+    ends = ((near, "va", pair.near_v4, pair.near_v6), (far, "vb", pair.far_v4, pair.far_v6))
+    for netns, device, v4, v6 in ends:
         netns.ip("addr", "add", f"{v4}/24", "dev", device)
         netns.ip("addr", "add", f"{v6}/64", "dev", device, "nodad")
         netns.ip("link", "set", device, "up")
+    for (netns, device, _, _), (other, other_device, v4, v6) in zip(ends, reversed(ends), strict=True):
+        _introduce(netns, device, _mac(other, other_device), v4, v6)
+    for netns, device, _, _ in ends:
+        _await_up(netns, device)
     return pair
+
+
+def _introduce(netns: Netns, device: str, mac: str, *addresses: str) -> None:
+    """Without it the first IPv6 packet can wait a second: a solicitation sent too early is lost."""
+    for address in addresses:
+        netns.ip("neigh", "replace", address, "lladdr", mac, "dev", device, "nud", "permanent")
+
+
+def _mac(netns: Netns, device: str) -> str:
+    found: str = json.loads(netns.ip("-json", "link", "show", device))[0]["address"]
+    return found
+
+
+def _await_up(netns: Netns, device: str) -> None:
+    deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+    while json.loads(netns.ip("-json", "link", "show", device))[0]["operstate"] != "UP":
+        assert time.monotonic() < deadline_s, f"{device} does not come up"
+        time.sleep(0.01)
