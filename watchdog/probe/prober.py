@@ -8,6 +8,7 @@ import threading
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from watchdog.errors import ConfigurationError
 from watchdog.heartbeat import NONCE_HEADER
 from watchdog.model import Heartbeat
 from watchdog.probe.exchange import Exchange, Late, Missed, begin
@@ -57,8 +58,8 @@ class Prober:
     def probe(self, target: Target) -> Heartbeat:
         """Ask `target` once. Takes at most target.timeout_s, and whatever it does is a Heartbeat.
 
-        Raises CannotProbe or ConfigurationError when this watcher could not try, for want of descriptors or of
-        a readable certificate: no word on the peer. What the owner check raises passes.
+        Raises CannotProbe or ConfigurationError when this watcher could not try, for want of descriptors, of a
+        readable certificate or of a usable URL: no word on the peer. What the owner check raises passes.
         """
         nonce = secrets.token_hex(NONCE_BYTES) if target.key is not None else None
         try:
@@ -102,7 +103,10 @@ class Prober:
     def _request(self, target: Target) -> PreparedRequest:
         request = self._requests.get(target)
         if request is None:  # two threads may both prepare the first: the same thing
-            request = self._requests[target] = self._transport.prepare(target.endpoint)
+            try:
+                request = self._requests[target] = self._transport.prepare(target.endpoint)
+            except (OSError, ValueError) as error:  # whatever requests raises is an OSError
+                raise ConfigurationError(f"cannot probe {target.name!r} at {target.endpoint!r}: {error}") from error
         return request
 
     def _fetch(self, exchange: Exchange, request: PreparedRequest, target: Target) -> Reply:
