@@ -173,9 +173,9 @@ def _capped(wait_s: float) -> float:
 def _date(value: str) -> datetime | None:
     try:
         parsed = parsedate_to_datetime(value)
+        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     except (ValueError, TypeError, IndexError, OverflowError):  # its parser lets all of these out
         return None
-    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def verify(
