@@ -106,6 +106,7 @@ class Monitor:
         own: Target | None = None,
         restart_timeout_s: float = DEFAULT_RESTART_TIMEOUT_S,
         on_turn: Callable[[], None] | None = None,
+        on_round: Callable[[], None] | None = None,
     ) -> None:
         self.self_name = self_name
         self.policy = policy or Policy()
@@ -115,6 +116,7 @@ class Monitor:
         self._prober = prober
         self._own = own
         self._on_turn = on_turn or (lambda: None)
+        self._on_round = on_round or (lambda: None)
         self._watcher = Watcher(
             self_name,
             self.policy,
@@ -286,6 +288,7 @@ class Monitor:
         )
         self._probe_all(at.s)
         self._attempt(lambda now: self._carry_out(self._watcher.end_round(now, self._trouble)))
+        self._on_round()
         return at, monotonic_s
 
     def _probe_all(self, begun_s: float) -> None:
@@ -425,6 +428,7 @@ class Monitor:
     def _settle(self, order: Order, outcome: Outcome, at: Moment) -> None:
         self._watcher.settle(order, at, failed=outcome.failed, outcome=outcome.detail)
         self._show(order.peer)
+        self._on_round()
 
     def _show(self, peer: str) -> None:
         shown = self._watcher.status_of(peer)

@@ -1,0 +1,76 @@
+"""Carries out a watcher's orders on this host: restart by systemd or by command, isolation in the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from watchdog import clock, config
+from watchdog.actions import isolation, locate
+from watchdog.actions.locate import Named
+from watchdog.actions.place import Place
+from watchdog.actions.restart import RestartTarget, restart
+from watchdog.config import Config
+from watchdog.errors import WatchdogError
+from watchdog.host import systemd
+from watchdog.intents import Why
+from watchdog.mesh.coordinator import Order
+from watchdog.monitor import Outcome
+
+DOWN = ("failed", "inactive", "deactivating")
+EVIDENCE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class HostActions:
+    """The actions of one watcher of this host."""
+
+    settings: Config
+    place: Place
+
+    def restart(self, order: Order) -> Outcome:
+        """Restart the peer's agent and see that it came up."""
+        peer = self._peer(order)
+        if peer.unit is None and peer.restart is None:
+            return Outcome(failed=True, detail="the configuration names neither a unit nor a restart command for it")
+        result = restart(_restart_target(peer), self.settings.restart_timeout)
+        return Outcome(failed=not result.worked, detail=result.detail)
+
+    def isolate(self, order: Order) -> Outcome:
+        """Cut the peer off; the outcome says what does not hold, if anything."""
+        self._peer(order)
+        why = Why(
+            order.reason, level=self.settings.isolation.level, by={"watcher": order.watcher, "token": order.token}
+        )
+        try:
+            found = locate.locate(Named(peer=order.peer), self.settings, self.place)
+            locate.check_rails(found, self.settings, self.place, force=False)
+            result = isolation.isolate(found.where, why, self.place, clock.utc_now())
+        except WatchdogError as error:
+            return Outcome(failed=True, detail=error.one_line())
+        partial = f"; but {'; '.join(result.gaps)}" if result.gaps else ""
+        return Outcome(failed=False, detail=f"isolated in the kernel: {order.reason}{partial}")
+
+    def evidence(self, peer: str) -> tuple[str, bool]:
+        """What systemd says against a silent peer: hard local evidence, as far as this host can see."""
+        configured = self.settings.peer(peer)
+        if configured is None or configured.unit is None:
+            return "", False
+        try:
+            state = systemd.query(configured.unit, EVIDENCE_TIMEOUT_S)
+        except WatchdogError:
+            return "", False  # no evidence is no evidence: a hung systemctl says nothing about the peer
+        if state.active_state in DOWN:
+            return f"{state.id} is {state.in_words()}", True
+        return "", False
+
+    def _peer(self, order: Order) -> config.Peer:
+        peer = self.settings.peer(order.peer)
+        assert peer is not None, "orders are given for configured peers only"
+        return peer
+
+
+def _restart_target(peer: config.Peer) -> RestartTarget:
+    if peer.restart is None:
+        return RestartTarget(unit=peer.unit)
+    found_by_process = peer.selector is not None and peer.selector[0] not in locate.WHOLE_CGROUP
+    return RestartTarget(command=peer.restart, agent=locate.selector_of(peer) if found_by_process else None)

@@ -1,0 +1,220 @@
+"""`watchdog-mesh run`: one watcher of this host, from its configuration to its last breath.
+
+Isolations survive it: stopping or killing a watcher opens nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from watchdog import clock, journal, webhook
+from watchdog.actions import reconcile
+from watchdog.actions.orders import HostActions
+from watchdog.actions.ownership import Ownerships
+from watchdog.actions.place import Place
+from watchdog.actions.reconcile import Repair
+from watchdog.config import Config, Peer
+from watchdog.errors import JournalCorrupt, WatchdogError
+from watchdog.heartbeat import Pulse, read_key
+from watchdog.host.readiness import KeepAlive, notify
+from watchdog.journal import Journal
+from watchdog.keeper import Keeper
+from watchdog.kernel import builder
+from watchdog.model import Action, Escalation, Severity
+from watchdog.monitor import Monitor
+from watchdog.outbox import Outbox
+from watchdog.probe.prober import Prober
+from watchdog.probe.target import Target
+from watchdog.sender import Sender
+from watchdog.status import published
+from watchdog.status.app import create_app
+from watchdog.status.document import Backlog, MeshView, build
+from watchdog.status.server import StatusServer, parse_listen
+from watchdog.webhook import Receiver
+
+PRIVATE_MODE = 0o700
+SENDER_STOP_S = 5.0
+LOOP_LATE_S = 10.0
+"""The monitor's loop turns every second; /healthz says 503 when it has not for this long."""
+READY_SLOTS = 2
+"""Program sets ready before an incident: one for the mesh's budget of one isolation, one for an operator's."""
+
+log = logging.getLogger("watchdog")
+
+
+class Daemon:
+    """Everything one watcher runs; `start` and `stop` are mirror images."""
+
+    def __init__(self, settings: Config, own: Peer | None, place: Place, trouble: str = "") -> None:
+        assert settings.self_name is not None, "for_watcher() says whose watcher this is"
+        self.name = settings.self_name
+        self.settings = settings
+        self.place = place
+        self._trouble = trouble
+        self._keep_alive = KeepAlive()
+        self.outbox = Outbox(place.journal, receivers(settings), host=socket.gethostname())
+        self.sender = Sender(self.outbox, settings.paths.run)
+        self.keeper = Keeper(place, self._tell_repair)
+        self.pulse = Pulse(self.name, max_loop_age_s=LOOP_LATE_S)
+        self.monitor = Monitor(
+            self.name,
+            settings.policy,
+            journal=place.journal,
+            outbox=self.outbox,
+            actions=HostActions(settings, place),
+            prober=Prober(len(settings.peers) + 1, owner_check=Ownerships(settings).check),
+            voters_on=settings.voters_on,
+            own=target_of(own, settings.timeout) if own else None,
+            restart_timeout_s=settings.restart_timeout,
+            on_turn=self._turn,
+            on_round=self._publish,
+        )
+        for peer in settings.peers:
+            self.monitor.register_peer(peer.name, peer.endpoint, target_of(peer, settings.timeout))
+        self.monitor.on_escalation(self._log_and_send)
+        host, _ = parse_listen(settings.status.listen)
+        app = create_app(self.view, heartbeat=self.pulse.answer, hosts=(host,))
+        self.server = StatusServer(app, settings.status.listen)
+
+    def start(self) -> None:
+        """Bring the kernel back to what is meant, then watch."""
+        if self._trouble:
+            self._announce("journal", self._trouble)
+        self._ready_or_alarm()
+        self.server.start()
+        self.sender.start()
+        self.keeper.start()
+        self.monitor.start()
+
+    def stop(self) -> None:
+        """Stop watching. What is isolated stays isolated."""
+        self.monitor.stop()
+        self.keeper.stop()
+        self.sender.stop(SENDER_STOP_S)
+        self.server.stop()
+
+    def view(self) -> MeshView:
+        """The monitor's view, with what the keeper and the outbox know."""
+        pending = self.outbox.pending(clock.utc_now())
+        backlogs = {name: Backlog(each.pending, each.oldest_age_s, each.last_error) for name, each in pending.items()}
+        return replace(self.monitor.view(), isolations=self.keeper.views, outbox=backlogs)
+
+    def _ready_or_alarm(self) -> None:
+        """Have programs ready before they are needed, and restore what was isolated. A host that cannot is told."""
+        try:
+            builder.ensure_slots(self.place.pins, self.place.build_lock, READY_SLOTS)
+            for repair in reconcile.reconcile(self.place, clock.utc_now()):
+                self._tell_repair(repair)
+            self.keeper.sweep()
+        except WatchdogError as error:
+            self._announce("not-ready", f"this host cannot isolate now: {error.one_line()}")
+
+    def _turn(self) -> None:
+        self.pulse.beat()
+        self._keep_alive.turn(clock.now_s())
+
+    def _publish(self) -> None:
+        try:
+            published.publish(self.settings.paths.run, self.name, build(self.view()))
+        except OSError as error:
+            log.error("cannot write the status to %s: %s", self.settings.paths.run, error.strerror)
+
+    def _log_and_send(self, escalation: Escalation) -> None:
+        log.warning("%s %s %s: %s", escalation.severity, escalation.peer_name, escalation.action, escalation.reason)
+        self.sender.notify()
+
+    def _tell_repair(self, repair: Repair) -> None:
+        text = f"{repair.target}: {repair.found}; {repair.done}"
+        self._announce(f"repair/{clock.utc_now().timestamp()}", text, peer=repair.target)
+
+    def _announce(self, key: str, reason: str, peer: str = "") -> None:
+        """A CRITICAL event of this host itself."""
+        at = clock.moment()
+        log.error("%s", reason)
+        escalation = Escalation(
+            timestamp=at.utc,
+            peer_name=peer or f"{self.name} (watcher)",
+            action=Action.ALERT,
+            reason=reason,
+            severity=Severity.CRITICAL,
+            watcher=self.name,
+        )
+        self.outbox.publish(escalation, f"{self.name}/{at.boot}/{key}", at)
+        self.sender.notify()
+
+
+def run(settings: Config, own: Peer | None) -> None:
+    """Watch until SIGTERM or SIGINT. `settings` is as for_watcher() gives it; `own` is its agent's own entry."""
+    assert settings.self_name is not None
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with ExitStack() as stack:
+        settings.paths.run.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        stack.enter_context(published.only_one(settings.paths.run, settings.self_name))
+        opened, trouble = stack.enter_context(opened_or_set_aside(settings.paths.state))
+        place = Place(journal=opened, pins=settings.paths.bpffs, run=settings.paths.run)
+        daemon = Daemon(settings, own, place, trouble)
+        daemon.start()
+        stack.callback(daemon.stop)
+        notify("READY=1")
+        log.info("%s watches %d peers", settings.self_name, len(settings.peers))
+        stop.wait()
+        notify("STOPPING=1")
+
+
+@contextmanager
+def opened_or_set_aside(state: Path) -> Iterator[tuple[Journal, str]]:
+    """The journal, and what is to be told when it was damaged: it is kept beside, and a new one begun.
+
+    A watcher that refused to start would leave its peers unwatched. What was isolated is found in the kernel.
+    """
+    trouble = ""
+    try:
+        opened = Journal.open(state)
+    except JournalCorrupt as error:
+        kept = journal.set_aside(state, clock.utc_now())
+        trouble = f"{error.message.partition(';')[0]}; it is kept as {kept}, and a new one was begun"
+        opened = Journal.open(state)
+    try:
+        yield opened, trouble
+    finally:
+        opened.close()
+
+
+def receivers(settings: Config) -> list[Receiver]:
+    """The configured webhooks with their secrets read."""
+    return [
+        Receiver(
+            name=hook.name,
+            url=hook.url,
+            secrets=tuple(webhook.read_secret(path) for path in (hook.secret_file, hook.previous_secret_file) if path),
+            min_severity=hook.min_severity,
+            timeout_s=hook.timeout,
+            ca_file=hook.ca_file,
+        )
+        for hook in settings.webhooks
+    ]
+
+
+def target_of(peer: Peer, timeout_s: float) -> Target:
+    """How a configured peer is probed."""
+    key = read_key(peer.key_file) if peer.key_file else None
+    return Target(
+        name=peer.name,
+        endpoint=peer.endpoint,
+        timeout_s=timeout_s,
+        ca_file=peer.ca_file,
+        client_cert=peer.client_cert,
+        client_key=peer.client_key,
+        agent=peer.agent,
+        key=key,
+        require_identity=peer.agent is not None,
+    )

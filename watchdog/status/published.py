@@ -1,0 +1,93 @@
+"""What each watcher of a host last said of itself, in a file: `status` needs no daemon, and no socket to one.
+
+A watcher holds the lock on its file's neighbour as long as it lives, whatever kills it: a file without a held lock is
+history, and says so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from watchdog.errors import WatchdogError
+
+PREFIX = "watcher-"
+PRIVATE_MODE = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One watcher's last status document, and whether it is still running."""
+
+    watcher: str
+    alive: bool
+    document: Mapping[str, Any]
+    """Empty when it never wrote one."""
+
+
+@contextmanager
+def only_one(run: Path, watcher: str) -> Iterator[None]:
+    """Be the only watcher of that name on this host. Raises WatchdogError when there is one."""
+    path = _lock_path(run, watcher)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WatchdogError(
+                f"a watcher named {watcher} runs already on this host",
+                hint=f"stop it first: fuser {path} says which process it is",
+            ) from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def publish(run: Path, watcher: str, document: Mapping[str, Any]) -> None:
+    """Write the document, whole or not at all. Raises OSError."""
+    path = _document_path(run, watcher)
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(document), encoding="utf-8")
+    beside.replace(path)
+
+
+def read_all(run: Path) -> list[Published]:
+    """Every watcher that ever ran on this host since it booted, by name."""
+    names = sorted({path.stem.removeprefix(PREFIX) for path in run.glob(f"{PREFIX}*.lock")})
+    return [Published(name, _is_held(_lock_path(run, name)), _read(_document_path(run, name))) for name in names]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _lock_path(run: Path, watcher: str) -> Path:
+    return run / f"{PREFIX}{watcher}.lock"
+
+
+def _document_path(run: Path, watcher: str) -> Path:
+    return run / f"{PREFIX}{watcher}.json"
