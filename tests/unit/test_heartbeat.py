@@ -31,7 +31,7 @@ def answer_of(pulse: Pulse, nonce: str | None = None) -> dict[str, Any]:
 
 
 def test_what_is_signed_never_changes() -> None:
-    """Agents in other languages have copied this: docs/heartbeat.md."""
+    """Agents in other languages rely on it. openssl(1) is the other opinion."""
     mac = signature(b"k" * 32, nonce="n", agent="shield", instance="i", seq="7", loop_age_s="0.25")
     command = ["openssl", "dgst", "-sha256", "-hmac", "k" * 32]
     lines = b"watchdog-heartbeat-1\nn\nshield\ni\n7\n0.25"

@@ -21,6 +21,7 @@ from watchdog.probe import Prober, Target
 TIMEOUT_S = 0.5
 SLACK_S = 0.2
 RSS_GROWTH_MAX_KIB = 5 * 1024
+CHUNKED = hostile.OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture
@@ -65,10 +66,8 @@ def probe(prober: Prober, url: str, timeout_s: float = TIMEOUT_S) -> Heartbeat:
         (hostile.answering(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), "HTTP 503"),
         (hostile.answering(b"HTTP/1.1 204 No Content\r\n\r\n"), "HTTP 204"),
         (hostile.answering(hostile.OK_HEAD + b"Content-Length: 1, 2\r\n\r\nok"), "its answer is no valid HTTP: "),
-        (
-            hostile.answering(hostile.OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
-            "its answer breaks off in the middle",
-        ),
+        (hostile.answering(CHUNKED + b"zz\r\n"), "its answer breaks off in the middle"),
+        (hostile.answering(CHUNKED + b"-3\r\nabc\r\n"), "its answer is no valid HTTP: read length must be"),
     ],
 )
 def test_a_bad_answer_is_a_miss(prober: Prober, behave: hostile.Behaviour, detail: str) -> None:
@@ -241,6 +240,7 @@ def answers() -> st.SearchStrategy[bytes]:
             b"Connection: ",
             b"\r\n",
             b"0\r\n",
+            b"-3\r\nabc\r\n",
             b"2\r\n",
         ]
     )

@@ -126,11 +126,18 @@ def fetch(adapter: BoundedAdapter, request: PreparedRequest, files: Files) -> Re
 def _read_body(raw: urllib3.HTTPResponse) -> bytes:
     """As it came: a compressed body is not expanded, so nothing grows."""
     body = bytearray()
-    while chunk := raw.read(BODY_MAX_BYTES + 1 - len(body), decode_content=False):
+    while chunk := _read_some(raw, BODY_MAX_BYTES + 1 - len(body)):
         body += chunk
         if len(body) > BODY_MAX_BYTES:
             raise Missed(f"its body is larger than {BODY_MAX_BYTES // 1024} KiB")
     return bytes(body)
+
+
+def _read_some(raw: urllib3.HTTPResponse, max_bytes: int) -> bytes:
+    try:
+        return raw.read(max_bytes, decode_content=False)
+    except ValueError as error:  # http.client takes "-3" for a chunk's size and reads that many bytes
+        raise Missed(f"its answer is no valid HTTP: {error}") from error
 
 
 def _words(error: BaseException) -> str:
