@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.testbed import REPOSITORY, Testbed, TestbedFailed, hidden, kill
+from tests.systemd.testbed import REPOSITORY, Testbed, TestbedFailed, hidden
 
 pytestmark = pytest.mark.systemd
 
@@ -47,7 +47,7 @@ def test_a_hung_command_ends_at_its_deadline(testbed: Testbed) -> None:
 
 def test_popen_runs_beside_and_is_killed_with_its_children(testbed: Testbed) -> None:
     with testbed.popen(["sh", "-c", "sleep 601 & wait"]) as process:
-        kill(process)
+        testbed.kill(process)
     assert "sleep\x00601" not in testbed.run(["sh", "-c", "cat /proc/*/cmdline"], check=False).stdout
 
 

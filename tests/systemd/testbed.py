@@ -207,6 +207,14 @@ class Testbed:
         command = ["sh", "-c", JOIN, str(session), *self._enter(argv, env)]
         return subprocess.Popen(command, **settings)  # type: ignore[call-overload, no-any-return]
 
+    @staticmethod
+    def kill(process: subprocess.Popen[str], number: signal.Signals = signal.SIGKILL) -> None:
+        """Signal what `popen` started inside, with what it started itself. Twice does no harm."""
+        if process.returncode is None:  # not reaped: the number still is this group's
+            os.killpg(process.pid, number)
+            if number is signal.SIGKILL:
+                process.wait()
+
     def run(
         self,
         argv: Sequence[str | Path],
@@ -224,7 +232,7 @@ class Testbed:
             except subprocess.TimeoutExpired as error:
                 raise TestbedFailed(f"{argv} did not end within {timeout_s} s") from error
             finally:
-                kill(process)
+                self.kill(process)
         if check and process.returncode != 0:
             raise TestbedFailed(f"{argv} ended with {process.returncode}:\n{out}\n{err}")
         return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
@@ -270,16 +278,6 @@ class Testbed:
         self.run(["rm", "-rf", f"/run/systemd/system/{name}", f"/run/systemd/system/{name}.d"])
         self.systemctl("daemon-reload")
         self.systemctl("reset-failed", name, check=False)
-
-
-def kill(process: subprocess.Popen[str], number: signal.Signals = signal.SIGKILL) -> None:
-    """Signal what `popen` started inside, with what it started itself."""
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
-    if number is signal.SIGKILL:
-        process.wait()
 
 
 def remove_stale_cgroups(v2_root: Path) -> None:

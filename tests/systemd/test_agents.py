@@ -1,0 +1,116 @@
+"""Agents that are units: found, restarted and told from squatters on a real systemd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.systemd.testbed import Testbed
+from watchdog.actions.restart import RestartTarget, restart
+from watchdog.errors import UsageError
+from watchdog.host.agents import AgentSelector, find
+from watchdog.host.ports import Owner, owner_in_cgroup
+
+pytestmark = pytest.mark.systemd
+
+UNIT = "wd-agent.service"
+CGROUP = f"/system.slice/{UNIT}"
+PORT = 9103
+SERVER = f"/usr/bin/python3 -m http.server --bind 127.0.0.1 {PORT}"
+DEADLINE_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def _unit(testbed: Testbed) -> Iterator[None]:
+    testbed.unit(UNIT, f"[Service]\nExecStart={SERVER}\n")
+    yield
+    testbed.remove_unit(UNIT)
+
+
+def start(bed: Testbed) -> None:
+    bed.systemctl("start", UNIT)
+    wait_for_port(bed)
+
+
+def wait_for_port(bed: Testbed) -> None:
+    connect = f"until (exec 3<>/dev/tcp/127.0.0.1/{PORT}) 2>/dev/null; do sleep 0.02; done"
+    bed.run(["bash", "-c", connect])
+
+
+def test_a_unit_is_found_with_its_main_process_first(testbed: Testbed) -> None:
+    start(testbed)
+    found = testbed.call(find, AgentSelector(unit="wd-agent"))
+    assert str(found[0].pid) == testbed.show(UNIT, "MainPID")
+    assert testbed.call(find, AgentSelector(port=PORT)) == found
+    assert testbed.call(find, AgentSelector(cgroup=CGROUP)) == found
+
+
+def test_a_unit_that_is_not_running(testbed: Testbed) -> None:
+    with pytest.raises(UsageError, match="has no processes: it is inactive"):
+        testbed.call(find, AgentSelector(unit=UNIT))
+    with pytest.raises(UsageError, match="no unit"):
+        testbed.call(find, AgentSelector(unit="wd-none"))
+
+
+def test_the_port_is_answered_from_the_unit_or_by_a_squatter(testbed: Testbed) -> None:
+    start(testbed)
+    assert testbed.call(owner_in_cgroup, PORT, "127.0.0.1", CGROUP).owner is Owner.INSIDE
+    testbed.systemctl("stop", UNIT)
+    with testbed.popen(SERVER.split(), stdout=-3, stderr=-3) as squatter:
+        try:
+            wait_for_port(testbed)
+            check = testbed.call(owner_in_cgroup, PORT, "127.0.0.1", CGROUP)
+            assert check.owner is Owner.OUTSIDE
+            assert "http.server" in check.detail
+        finally:
+            testbed.kill(squatter)
+
+
+def test_a_socket_that_systemd_passed_on_is_inside(testbed: Testbed) -> None:
+    accepts = "import socket, time; s = socket.socket(fileno=3); time.sleep(600)"
+    testbed.write("/run/wd-accepts.py", accepts.replace("; ", "\n"))
+    testbed.unit(UNIT, "[Service]\nExecStart=/usr/bin/python3 /run/wd-accepts.py\n")
+    testbed.unit("wd-agent.socket", f"[Socket]\nListenStream=127.0.0.1:{PORT}\n")
+    try:
+        testbed.systemctl("start", "wd-agent.socket")
+        before = testbed.call(owner_in_cgroup, PORT, "127.0.0.1", CGROUP)
+        assert before.owner is Owner.OUTSIDE  # nobody but systemd has it yet
+        testbed.systemctl("start", UNIT)
+        assert testbed.call(owner_in_cgroup, PORT, "127.0.0.1", CGROUP).owner is Owner.INSIDE
+    finally:
+        testbed.remove_unit("wd-agent.socket")
+
+
+def test_another_network_namespace_is_unknown(testbed: Testbed) -> None:
+    testbed.unit(UNIT, f"[Service]\nPrivateNetwork=yes\nExecStart={SERVER}\n")
+    testbed.systemctl("start", UNIT)
+    check = testbed.call(owner_in_cgroup, PORT, "127.0.0.1", CGROUP)
+    assert check.owner is Owner.UNKNOWN
+    assert "nothing in this network namespace listens" in check.detail
+
+
+def test_the_action_says_old_and_new(testbed: Testbed) -> None:
+    start(testbed)
+    old = int(testbed.show(UNIT, "MainPID"))
+    result = testbed.call(restart, RestartTarget(unit=UNIT), DEADLINE_S)
+    assert (result.worked, result.reason, result.old_pid) == (True, "", old)
+    assert result.new_pid == int(testbed.show(UNIT, "MainPID"))
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "reason"),
+    [
+        ("wd-none.service", None, "not-found"),
+        (UNIT, "[Service]\nExecStart=/bin/false\n", "exit-code"),
+        (UNIT, "[Service]\nType=notify\nExecStart=/bin/sleep 600\nTimeoutStartSec=60\n", "timeout"),
+    ],
+)
+def test_the_action_turns_every_failure_into_a_result(
+    testbed: Testbed, unit: str, text: str | None, reason: str
+) -> None:
+    if text is not None:
+        testbed.unit(unit, text)
+    result = testbed.call(restart, RestartTarget(unit=unit), 0.5)
+    assert (result.worked, result.reason) == (False, reason)
+    assert unit in result.detail

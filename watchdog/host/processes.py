@@ -1,0 +1,139 @@
+"""Processes, each known by its pid and start time together, since pids return. From /proc (proc(5))."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+PPID, STARTED = 1, 19
+"""Places of the fields ppid (4) and starttime (22) of /proc/PID/stat, counted after the command's name."""
+DEAD = ("Z", "X")
+"""States of a process that has ended: it runs nothing and waits to be reaped."""
+COMMAND_SHOWN = 60
+GONE = (FileNotFoundError, ProcessLookupError)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Process:
+    """One process, never another that got its number later."""
+
+    pid: int
+    started_ticks: int
+    """Clock ticks from boot to its start, exactly as the kernel counts them."""
+
+    def started_s(self) -> float:
+        """Its start in seconds of CLOCK_BOOTTIME."""
+        return self.started_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def of_pid(pid: int) -> Process | None:
+    """The running process with this number; None when there is none, or only a zombie."""
+    fields = _stat(pid)
+    if fields is None or fields[0] in DEAD:
+        return None
+    return Process(pid, int(fields[STARTED]))
+
+
+def still_same(process: Process) -> bool:
+    """Whether it is still running, and its number not another's."""
+    return of_pid(process.pid) == process
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat after the command's name, which may hold blanks and brackets itself."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except GONE:
+        return None
+    return text.rpartition(")")[2].split()
+
+
+def pids() -> list[int]:
+    """The numbers of all processes seen from here."""
+    return sorted(int(name) for name in os.listdir(PROC) if name.isdecimal())  # noqa: PTH208 -- half the time
+
+
+def cgroup_of(pid: int) -> str | None:
+    """Its cgroup, by its path below the v2 root ("/system.slice/x.service"); None for a process that is gone."""
+    try:
+        lines = (PROC / str(pid) / "cgroup").read_text(errors="surrogateescape").splitlines()
+    except GONE:
+        return None
+    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), None)
+
+
+def is_below(cgroup: str | None, top: str) -> bool:
+    """Whether a cgroup is `top` or in it."""
+    return cgroup is not None and (cgroup == top or cgroup.startswith(top.rstrip("/") + "/"))
+
+
+def in_cgroup(top: str) -> list[Process]:
+    """The processes in a cgroup and in those below it, given by its path below the v2 root."""
+    return _running(pid for pid in pids() if is_below(cgroup_of(pid), top))
+
+
+def _running(numbers: Iterable[int]) -> list[Process]:
+    return [process for process in map(of_pid, numbers) if process is not None]
+
+
+def ancestors(pid: int) -> list[Process]:
+    """Its parent, the parent's parent and so on, up to PID 1."""
+    return _running(_parents(pid))
+
+
+def _parents(pid: int) -> Iterator[int]:
+    while (fields := _stat(pid)) is not None and (pid := int(fields[PPID])) > 0:
+        yield pid
+
+
+def descendants(process: Process) -> list[Process]:
+    """Its children, their children and so on. What was orphaned has another parent and is not among them."""
+    children: dict[int, list[int]] = {}
+    for pid in pids():
+        if (fields := _stat(pid)) is not None:
+            children.setdefault(int(fields[PPID]), []).append(pid)
+    if not still_same(process):
+        return []
+    return _running(_below(process.pid, children))
+
+
+def _below(pid: int, children: dict[int, list[int]]) -> Iterator[int]:
+    for child in children.get(pid, ()):
+        yield child
+        yield from _below(child, children)
+
+
+def name_of(pid: int) -> str:
+    """The kernel's short name for it, at most 15 characters; "" for a process that is gone."""
+    try:
+        return (PROC / str(pid) / "comm").read_text(errors="replace").rstrip("\n")
+    except GONE:
+        return ""
+
+
+def command_line(pid: int) -> list[str]:
+    """Its words, as it presents them: it can write anything there. Empty for kernel threads and the gone."""
+    try:
+        raw = (PROC / str(pid) / "cmdline").read_bytes()
+    except GONE:
+        return []
+    return [word.decode(errors="replace") for word in raw.rstrip(b"\0").split(b"\0")] if raw else []
+
+
+def describe(pid: int) -> str:
+    """For people: "pid 12 sshd: root@pts/0 (cgroup /x)". Never holds what a terminal would obey."""
+    cgroup = cgroup_of(pid)
+    if cgroup is None:
+        return f"pid {pid} (gone)"
+    shown = printable(" ".join(command_line(pid))) or f"[{printable(name_of(pid))}]"
+    if len(shown) > COMMAND_SHOWN:
+        shown = shown[: COMMAND_SHOWN - 3] + "..."
+    return f"pid {pid} {shown} (cgroup {printable(cgroup)})"
+
+
+def printable(text: str) -> str:
+    """The text with everything that is no plain character replaced."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
