@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,7 +152,10 @@ class Sender:
         """A thread's life: stand by for the lock, serve while it counts, never end for an error of the host's."""
         line = self._new_line(receiver, self._report)
         while not self._stopping:
-            with self._survived(f"to {receiver.name}"), served_alone(self._lock_dir, receiver.name) as counts:
+            with ExitStack() as held:
+                counts = None
+                with self._survived(f"to {receiver.name}"):
+                    counts = held.enter_context(served_alone(self._lock_dir, receiver.name))
                 if counts:
                     self._serve_locked(line, counts)
             self._sleep(self._poll_s)

@@ -34,14 +34,14 @@ class Received:
         return str(json.loads(self.body)["data"]["reason"])
 
 
-Manner = Callable[["_Handler"], None]
+Manner = Callable[["Handler"], None]
 """How a request is answered."""
 
 
 def answers(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Manner:
     """An ordinary answer."""
 
-    def answer(handler: _Handler) -> None:
+    def answer(handler: Handler) -> None:
         handler.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             handler.send_header(name, value)
@@ -54,12 +54,12 @@ def answers(status: int, headers: Mapping[str, str] | None = None, body: bytes =
 OK = answers(200)
 
 
-def hang(handler: _Handler) -> None:
+def hang(handler: Handler) -> None:
     """Take the request and say nothing until the server ends."""
     handler.hook.closing.wait()
 
 
-def drip_headers(handler: _Handler) -> None:
+def drip_headers(handler: Handler) -> None:
     """A byte at a time, for ever."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     while not handler.hook.closing.wait(DRIP_S):
@@ -69,7 +69,7 @@ def drip_headers(handler: _Handler) -> None:
 def drip_body(status: int) -> Manner:
     """The status at once, the body a byte at a time, for ever."""
 
-    def answer(handler: _Handler) -> None:
+    def answer(handler: Handler) -> None:
         handler.send_response(status)
         handler.send_header("Content-Length", str(HUGE_BYTES))
         handler.end_headers()
@@ -79,17 +79,17 @@ def drip_body(status: int) -> Manner:
     return answer
 
 
-def reset(handler: _Handler) -> None:
+def reset(handler: Handler) -> None:
     """Take the request and reset the connection."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
 
 
-def close(handler: _Handler) -> None:
+def close(handler: Handler) -> None:
     """Take the request and close the connection."""
 
 
-def garbage(handler: _Handler) -> None:
+def garbage(handler: Handler) -> None:
     """An answer that is no HTTP."""
     handler.wfile.write(b"\x00\xffSSH-2.0-nothing of yours\r\n\r\n")
 
@@ -97,7 +97,7 @@ def garbage(handler: _Handler) -> None:
 def huge(status: int) -> Manner:
     """A body that nobody wants to hold."""
 
-    def answer(handler: _Handler) -> None:
+    def answer(handler: Handler) -> None:
         handler.send_response(status)
         handler.send_header("Content-Length", str(HUGE_BYTES))
         handler.end_headers()
@@ -108,7 +108,9 @@ def huge(status: int) -> Manner:
     return answer
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
     protocol_version = "HTTP/1.1"
 
     @property
@@ -136,7 +138,7 @@ class Hook(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, *manners: Manner, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), Handler)
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.manners = list(manners or (OK,))
