@@ -262,6 +262,11 @@ class Journal:
         ever = self.read("SELECT seq FROM sqlite_sequence WHERE name = 'audit'")
         return check_chain([(row["seq"], row["record"], row["hash"]) for row in rows], ever[0]["seq"] if ever else 0)
 
+    def damage(self) -> list[str]:
+        """What SQLite itself finds wrong with the file, a sentence each; reads all of it."""
+        found = [str(row[0]) for row in self.read("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else found
+
     def close(self) -> None:
         """Close every thread's connection."""
         with self._lock:

@@ -94,7 +94,7 @@ def build(view: MeshView) -> dict[str, Any]:
         "watcher": _watcher(view.health),
         "peers": [_peer(peer) for peer in view.peers],
         "stats": _stats(view.stats),
-        "isolations": [_isolation(isolation) for isolation in view.isolations],
+        "isolations": [isolation_facts(isolation) for isolation in view.isolations],
         "outbox": {receiver: _backlog(backlog) for receiver, backlog in view.outbox.items()},
     }
 
@@ -167,7 +167,7 @@ def _stats(stats: Stats) -> dict[str, Any]:
     }
 
 
-def _isolation(isolation: IsolationView) -> dict[str, Any]:
+def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
     dropped = isolation.dropped
     return {
         "peer": isolation.peer,

@@ -1,0 +1,160 @@
+"""`doctor`: what this host can do, proved on a scratch cgroup, and what to do about what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from watchdog import config
+from watchdog.actions import isolation
+from watchdog.actions.place import Place
+from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.output import Output, one_line, table
+from watchdog.config import Config
+from watchdog.errors import Exit, HostCannot, WatchdogError
+from watchdog.host import systemd
+from watchdog.kernel import bpffs, cgroups, headers, libbpf, selftest
+from watchdog.kernel.selftest import Check
+
+
+@click.command()
+@common
+def verb(config_path: Path | None, as_json: bool) -> int:
+    """Say what this host can do, and what to do about what is missing.
+
+    Proves isolation on a scratch cgroup of its own: attach, drop, count, detach. Ends with 5 when this host
+    cannot isolate, 1 when something else is not as it should be.
+    """
+    output = Output(as_json=as_json)
+    need_root()
+    settings = configured(config_path)
+    checks = list(_host_checks(settings))
+    can_isolate = all(check.ok for check in checks)
+    checks += _other_checks(settings, config.find(config_path))
+    output.document("doctor", 1, {"can_isolate": can_isolate, "checks": [asdict(check) for check in checks]})
+    if not as_json:
+        table([("ok" if check.ok else "FAIL", check.name, check.detail) for check in checks], ("", "CHECK", "FOUND"))
+        output.words(*(f"{check.name}: {one_line(check.remedy)}" for check in checks if not check.ok and check.remedy))
+        output.words("This host can isolate." if can_isolate else "This host CANNOT isolate.")
+    if not can_isolate:
+        return Exit.HOST_CANNOT
+    return Exit.OK if all(check.ok for check in checks) else Exit.FAILED
+
+
+def _host_checks(settings: Config) -> Iterator[Check]:
+    """What an isolation needs, each asked of the host itself; the first that fails ends the list."""
+    for name, ask in _steps(settings):
+        check = _tried(name, ask)
+        yield check
+        if not check.ok:
+            return
+    with place_of(settings) as place:
+        yield from _proof(place)
+
+
+def _steps(settings: Config) -> list[tuple[str, Callable[[], str]]]:
+    return [
+        ("cgroup v2", lambda: str(cgroups.find_v2_root())),
+        ("libbpf", _libbpf),
+        ("bcc", _bcc),
+        ("kernel headers", _headers),
+        ("BPF filesystem", lambda: str(bpffs.prepare(settings.paths.bpffs))),
+        ("journal", lambda: _journal(settings)),
+    ]
+
+
+def _tried(name: str, ask: Callable[[], str]) -> Check:
+    try:
+        return Check(name, ok=True, detail=ask())
+    except WatchdogError as error:
+        return Check(name, ok=False, detail=error.message, remedy=error.hint)
+
+
+def _libbpf() -> str:
+    libbpf.require()
+    return "loaded"
+
+
+def _bcc() -> str:
+    """Whether the builder process will find bcc; it alone imports it."""
+    found = importlib.util.find_spec("bcc")
+    if found is None or found.origin is None:
+        raise HostCannot(
+            "this Python sees no bcc",
+            hint="apt-get install python3-bpfcc, and a virtual environment of /usr/bin/python3 with "
+            "--system-site-packages: scripts/setup does both",
+        )
+    return found.origin
+
+
+def _headers() -> str:
+    host = os.uname()
+    found = headers.find_headers(host.release, host.machine)
+    return f"{found.tree or headers.HeaderRoots().in_kernel} for Linux {host.release}"
+
+
+def _journal(settings: Config) -> str:
+    from watchdog.errors import JournalCorrupt
+    from watchdog.journal import Journal
+
+    journal = Journal.open(settings.paths.state)
+    try:
+        if damage := journal.damage():
+            raise JournalCorrupt(
+                f"the journal {journal.path} is damaged: {damage[0]}",
+                hint="watchdog-mesh reconcile --set-aside-journal",
+            )
+        return str(journal.path)
+    finally:
+        journal.close()
+
+
+def _proof(place: Place) -> list[Check]:
+    started_s = time.monotonic()
+    try:
+        with place.alone():
+            slot = isolation.take_slot(place)
+            checks = selftest.prove(slot)
+    except WatchdogError as error:
+        return [Check("programs", ok=False, detail=error.message, remedy=error.hint)]
+    took_s = time.monotonic() - started_s
+    return [Check("programs", ok=True, detail=f"ready and proved in {took_s:.1f} s"), *checks]
+
+
+def _other_checks(settings: Config, path: Path) -> list[Check]:
+    """What is not needed to isolate, and still should be right."""
+    running = systemd.running()
+    checks = [Check("systemd", ok=bool(running), detail=running.detail, remedy="" if running else NO_SYSTEMD)]
+    if running:
+        lasting = systemd.supports_filter_paths()
+        checks.append(Check("lasting filters", ok=bool(lasting), detail=lasting.detail))
+    if not path.exists():
+        return [*checks, Check("configuration", ok=False, detail=f"there is none at {path}", remedy=WRITE_ONE)]
+    checks.append(Check("configuration", ok=True, detail=f"{path}: {len(settings.peers)} peers"))
+    return checks + [check for peer in settings.peers if (check := _peer_check(peer, bool(running))) is not None]
+
+
+NO_SYSTEMD = "agents are then restarted by command, and an isolation does not follow a restart into a new cgroup"
+WRITE_ONE = "watchdog-mesh config example > /etc/watchdog-mesh/config.toml"
+
+
+def _peer_check(peer: config.Peer, systemd_runs: bool) -> Check | None:
+    name = f"peer {peer.name}"
+    if peer.selector is None:
+        remedy = f"set one of {', '.join(config.SELECTORS)} for it"
+        return Check(name, ok=False, detail="it cannot be found on this host, so not be isolated", remedy=remedy)
+    if peer.unit is None:
+        return None
+    if not systemd_runs:
+        return Check(name, ok=False, detail=f"{peer.unit} needs systemd, which does not run here")
+    try:
+        state = systemd.show(peer.unit)
+    except WatchdogError as error:
+        return Check(name, ok=False, detail=error.message, remedy=error.hint)
+    return Check(name, ok=True, detail=f"{state.id} is {state.in_words()}")

@@ -1,0 +1,55 @@
+"""`history`: the audit trail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from watchdog.cli.app import closing_journal, common, configured, need_root
+from watchdog.cli.output import Output, one_line, table
+from watchdog.errors import Exit
+
+SHOWN_BY_DEFAULT = 50
+SHOWN_APART = {"seq", "at", "kind"}
+TIME_LENGTH = len("2026-01-01T00:00:00")
+
+
+@click.command()
+@common
+@click.option("--last", "newest", type=click.IntRange(min=1), default=SHOWN_BY_DEFAULT, show_default=True)
+@click.option("--peer", help="Only what concerns this peer or target.")
+@click.option("--verify", "check", is_flag=True, help="Check that no record was cut, edited or moved.")
+def verb(config_path: Path | None, as_json: bool, newest: int, peer: str | None, check: bool) -> int:
+    """What was ordered, done and seen, the newest last."""
+    output = Output(as_json=as_json)
+    need_root()
+    with closing_journal(configured(config_path)) as journal:
+        if check:
+            return _check(output, journal.broken_records())
+        records = [record for record in journal.trail() if peer in (None, record.get("peer"), record.get("target"))]
+    records = records[-newest:]
+    output.document("history", 1, {"records": records})
+    if not as_json and records:
+        table([_row(record) for record in records], ("TIME (UTC)", "WHAT", "WHO OR WHOM", "DETAIL"))
+    elif not records:
+        output.words("Nothing has happened yet")
+    return Exit.OK
+
+
+def _check(output: Output, problems: list[str]) -> int:
+    output.document("history-check", 1, {"whole": not problems, "problems": problems})
+    output.words(*problems or ["The audit trail is whole: no record was cut, edited or moved"])
+    return Exit.FAILED if problems else Exit.OK
+
+
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    whom = str(record.get("target") or record.get("peer") or record.get("watcher") or "")
+    rest = {key: value for key, value in record.items() if key not in SHOWN_APART | {"target", "peer"} and value}
+    detail = ", ".join(f"{key} {value}" for key, value in sorted(rest.items(), key=_importance))
+    return str(record["at"])[:TIME_LENGTH], str(record["kind"]), whom, one_line(detail)
+
+
+def _importance(item: tuple[str, Any]) -> tuple[bool, str]:
+    return item[0] not in {"reason", "outcome", "found", "done"}, item[0]

@@ -1,0 +1,69 @@
+"""`isolate`: cut one agent off the network, now, with no daemon needed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from watchdog import clock
+from watchdog.actions import isolation, locate
+from watchdog.actions.isolation import Result
+from watchdog.cli import report
+from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.output import Output
+from watchdog.cli.target import named, target_options
+from watchdog.cli.tell import tell
+from watchdog.errors import Exit
+from watchdog.host.caller import who
+from watchdog.intents import Why
+from watchdog.model import Action, Severity
+
+
+@click.command()
+@target_options
+@common
+@click.option("--reason", required=True, help="Why; it goes to the journal and to the receivers.")
+@click.option("--incident", default="", help="The incident it belongs to.")
+@click.option("--force", is_flag=True, help="Although a safety rail speaks against it.")
+def verb(config_path: Path | None, as_json: bool, reason: str, incident: str, force: bool, **target: Any) -> int:
+    """Cut one agent off the network in the kernel, and see that it is.
+
+    It stays cut off over restarts of the agent and of this host until it is released.
+    """
+    output, wanted = Output(as_json=as_json), named(target)
+    need_root()
+    settings = configured(config_path)
+    with place_of(settings) as place:
+        located = locate.locate(wanted, settings, place)
+        overruled = locate.check_rails(located, settings, place, force=force)
+        why = Why(reason, incident, settings.isolation.level, asdict(who()))
+        result = isolation.isolate(located.where, why, place, clock.utc_now())
+        _say(output, result, overruled)
+        if result.changed:
+            tell(output, settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, reason)
+    return Exit.PARTIAL if result.gaps else Exit.OK
+
+
+def _say(output: Output, result: Result, overruled: list[str]) -> None:
+    output.document("isolate", 1, report.facts_of(result) | {"overruled": overruled})
+    name = result.intent.name
+    for objection in overruled:
+        output.words(f"Although {objection} (--force)")
+    if not result.changed:
+        output.words(f"{name} is isolated already, since {clock.rfc3339(result.intent.since)}; nothing was changed")
+    elif result.gaps:
+        output.words(f"{name} is cut off in part: {report.place_of(result)}")
+    else:
+        output.words(f"{name} is isolated: {report.place_of(result)}")
+    output.words(*(f"  not covered: {gap}" for gap in result.gaps))
+    output.words(f"  let it back with: watchdog-mesh release {_again(result)} --reason ...")
+
+
+def _again(result: Result) -> str:
+    where = result.intent.where
+    if where.peer:
+        return where.peer
+    return f"--unit {where.unit}" if where.unit else f"--cgroup {where.cgroup}"

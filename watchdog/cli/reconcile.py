@@ -1,0 +1,54 @@
+"""`reconcile`: bring the kernel back to what is meant."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from watchdog import clock, journal
+from watchdog.actions import reconcile
+from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.output import Output
+from watchdog.config import Config
+from watchdog.errors import Exit, JournalCorrupt, UsageError
+from watchdog.journal import Journal
+
+
+@click.command()
+@common
+@click.option("--boot", is_flag=True, help="At boot, before the agents: say less, and never fail the boot.")
+@click.option("--set-aside-journal", is_flag=True, help="Keep a damaged journal beside, and rebuild from the kernel.")
+def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal: bool) -> int:
+    """Carry every intent in the journal to its end, and adopt what the kernel has and no intent explains."""
+    output = Output(as_json=as_json)
+    need_root()
+    settings = configured(config_path)
+    if set_aside_journal:
+        _set_aside(settings, output)
+    with place_of(settings) as place:
+        if boot and not place.intents.in_force():
+            return Exit.OK
+        repairs = reconcile.reconcile(place, clock.utc_now())
+    output.document("reconcile", 1, {"repairs": [asdict(repair) for repair in repairs]})
+    output.words(*(f"{repair.target}: {repair.found}; {repair.done}" for repair in repairs))
+    if not repairs and not boot:
+        output.words("The kernel is as the journal means it; nothing was changed")
+    return Exit.FAILED if any(repair.failed for repair in repairs) else Exit.OK
+
+
+def _set_aside(settings: Config, output: Output) -> None:
+    """Only a journal that is damaged is moved: its history is the only one there is."""
+    try:
+        opened = Journal.open(settings.paths.state)
+        problems = opened.damage()
+        opened.close()
+    except JournalCorrupt as error:
+        problems = [error.message]
+    if not problems:
+        raise UsageError(
+            f"the journal in {settings.paths.state} is not damaged; it stays", hint="run reconcile without the option"
+        )
+    kept = journal.set_aside(settings.paths.state, clock.utc_now())
+    output.words(f"The damaged journal is kept as {kept}; a new one was begun")

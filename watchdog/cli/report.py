@@ -1,0 +1,56 @@
+"""How isolations are told: the same words and the same JSON for isolate, verify, release and status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from watchdog.actions.isolation import Result
+from watchdog.clock import rfc3339
+from watchdog.kernel.slots import Counters, Traffic
+
+
+def facts_of(result: Result) -> dict[str, Any]:
+    """One isolation as JSON."""
+    intent = result.intent
+    return {
+        "target": intent.name,
+        "peer": intent.where.peer or None,
+        "unit": intent.where.unit or None,
+        "cgroup": intent.where.cgroup or None,
+        "state": intent.state.value,
+        "level": intent.why.level,
+        "reason": intent.why.reason,
+        "incident": intent.why.incident or None,
+        "since": rfc3339(intent.since),
+        "changed": result.changed,
+        "holds": result.holds,
+        "gaps": list(result.gaps),
+        "dropped": _dropped(result.dropped),
+    }
+
+
+def _dropped(counters: Counters | None) -> dict[str, Any] | None:
+    if counters is None:
+        return None
+    return {way: _traffic(getattr(counters, way)) for way in ("ingress", "egress")}
+
+
+def _traffic(traffic: Traffic) -> dict[str, int]:
+    return {"packets": traffic.packets, "bytes": traffic.bytes}
+
+
+def place_of(result: Result) -> str:
+    """Where a target is, for people."""
+    where = result.intent.where
+    return ", ".join(part for part in (where.unit, where.cgroup) if part) or "no cgroup now"
+
+
+def dropped_in_words(result: Result) -> str:
+    """What was dropped, for people."""
+    if result.dropped is None:
+        return "nothing is known of what was dropped"
+    inward, outward = result.dropped.ingress, result.dropped.egress
+    return (
+        f"dropped so far: {outward.packets} packets ({outward.bytes} bytes) out, "
+        f"{inward.packets} packets ({inward.bytes} bytes) in"
+    )

@@ -1,0 +1,37 @@
+"""`run`: one watcher, in the foreground, as systemd wants it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from watchdog.cli.app import common, configured, need_root
+from watchdog.config import StatusServer, find, for_watcher
+from watchdog.errors import ConfigurationError, Exit
+
+
+@click.command()
+@common
+@click.option("--self", "own", metavar="NAME", help="Whose watcher this is, when the configuration does not say.")
+@click.option("--listen", metavar="ADDRESS:PORT", help="Serve the status here, whatever the configuration says.")
+def verb(config_path: Path | None, as_json: bool, own: str | None, listen: str | None) -> int:  # noqa: ARG001
+    """Watch the peers for one agent, until SIGTERM or SIGINT. What is isolated stays isolated."""
+    need_root()
+    path = find(config_path)
+    if not path.exists():
+        raise ConfigurationError(
+            f"there is no configuration at {path}", hint=f"write one: watchdog-mesh config example > {path}"
+        )
+    loaded = configured(path)
+    settings = for_watcher(loaded, own)
+    if listen:
+        settings = msgspec.structs.replace(settings, status=StatusServer(listen=listen))
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    from watchdog import daemon
+
+    daemon.run(settings, loaded.peer(settings.self_name or ""))
+    return Exit.OK

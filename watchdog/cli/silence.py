@@ -1,0 +1,64 @@
+"""`silence`: maintenance without alarms. Probing goes on, nothing acts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from watchdog import clock
+from watchdog.cli.app import closing_journal, common, configured, need_root
+from watchdog.cli.output import Output
+from watchdog.config import seconds
+from watchdog.errors import Exit, UsageError
+from watchdog.host.caller import who
+from watchdog.mesh.coordinator import Silence
+from watchdog.mesh.local import LocalCoordinator
+
+LONGEST_S = 24 * 3600.0
+"""A silence is for a piece of work; what lasts longer is a change of the configuration."""
+
+
+@click.command()
+@common
+@click.argument("peer")
+@click.option("--for", "span", metavar="TIME", help='How long, as "30m" or "2h"; at most a day.')
+@click.option("--reason", help="Why.")
+@click.option("--end", is_flag=True, help="End a silence now.")
+def verb(config_path: Path | None, as_json: bool, peer: str, span: str | None, reason: str | None, end: bool) -> int:
+    """Let nothing act on PEER for a time, and say nothing about it."""
+    output = Output(as_json=as_json)
+    need_root()
+    settings = configured(config_path)
+    if settings.peer(peer) is None:
+        known = ", ".join(each.name for each in settings.peers) or "none"
+        raise UsageError(f"there is no peer {peer!r} in the configuration", hint=f"known: {known}")
+    with closing_journal(settings) as journal:
+        coordinator, at = LocalCoordinator(journal), clock.moment()
+        if end:
+            ended = coordinator.unsilence(peer)
+            if ended:
+                journal.record(at.utc, "silence ended", peer=peer, by=who().in_words())
+            output.document("silence", 1, {"peer": peer, "until": None, "changed": ended})
+            output.words(f"{peer} is silenced no more" if ended else f"{peer} was not silenced")
+            return Exit.OK
+        if not span or not reason:
+            raise UsageError("a silence needs --for TIME and --reason TEXT", hint="or --end")
+        silence = Silence(peer, at.utc + timedelta(seconds=_span_s(span)), reason, who().in_words())
+        with journal.transaction():
+            coordinator.silence(silence, at)
+            journal.record(at.utc, "silenced", peer=peer, until=silence.until, reason=reason, by=silence.by)
+    output.document("silence", 1, {"peer": peer, "until": clock.rfc3339(silence.until), "changed": True})
+    output.words(f"{peer} is silenced until {clock.rfc3339(silence.until)}: probed, and nothing acts on it")
+    return Exit.OK
+
+
+def _span_s(span: str) -> float:
+    try:
+        wanted = seconds(span)
+    except ValueError as error:
+        raise UsageError(f"--for {span}: {error}") from error
+    if wanted > LONGEST_S:
+        raise UsageError(f"--for {span}: want at most 24h", hint="a silence is for a piece of work")
+    return wanted

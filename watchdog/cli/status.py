@@ -1,0 +1,150 @@
+"""`status`: what this host knows, with or without a watcher running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from watchdog import clock
+from watchdog.actions.place import Place
+from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.output import Output, table
+from watchdog.config import Config
+from watchdog.errors import WatchdogError
+from watchdog.keeper import view_of
+from watchdog.mesh.local import LocalCoordinator
+from watchdog.model import Status
+from watchdog.status import document, published
+from watchdog.status.document import IsolationView
+from watchdog.status.published import Published
+
+UNKNOWN = "UNKNOWN"
+WORST_FIRST = (Status.ISOLATED.value, Status.OFFLINE.value, Status.DEGRADED.value, UNKNOWN, Status.HEALTHY.value)
+EXIT_OF = {
+    Status.ISOLATED.value: document.EXIT_ISOLATED,
+    Status.OFFLINE.value: document.EXIT_IMPAIRED,
+    Status.DEGRADED.value: document.EXIT_IMPAIRED,
+    UNKNOWN: document.EXIT_UNKNOWN,
+    Status.HEALTHY.value: document.EXIT_HEALTHY,
+}
+
+
+@click.command()
+@common
+def verb(config_path: Path | None, as_json: bool) -> int:
+    """Peers, isolations, receivers and watchers of this host, as they are now.
+
+    Isolations are asked of the kernel, peers of the watchers that are alive. Ends with 0 all healthy, 1 one is
+    degraded or offline, 2 one is isolated, 3 one is unknown: no live watcher has a word on it.
+    """
+    output = Output(as_json=as_json)
+    need_root()
+    settings = configured(config_path)
+    with place_of(settings) as place:
+        isolations = [view_of(intent, place) for intent in place.intents.in_force()]
+        silences = LocalCoordinator(place.journal).silences(clock.moment())
+        backlog = _backlog(settings, place)
+    watchers = published.read_all(settings.paths.run)
+    peers = merge(watchers, [peer.name for peer in settings.peers], {view.peer for view in isolations})
+    facts = {
+        "generated_at": clock.rfc3339(clock.utc_now()),
+        "peers": peers,
+        "isolations": [document.isolation_facts(view) for view in isolations],
+        "silences": [
+            {"peer": s.peer, "until": clock.rfc3339(s.until), "reason": s.reason, "by": s.by} for s in silences.values()
+        ],
+        "watchers": [{"self": w.watcher, "alive": w.alive, "status": w.document or None} for w in watchers],
+        "outbox": backlog,
+    }
+    output.document("host-status", 1, facts)
+    if not as_json:
+        _print(output, peers, isolations, facts)
+    if isolations:
+        return document.EXIT_ISOLATED
+    return next((EXIT_OF[status] for status in WORST_FIRST if any(p["status"] == status for p in peers)), 0)
+
+
+def merge(watchers: list[Published], configured_peers: list[str], isolated: set[str]) -> list[dict[str, Any]]:
+    """One row a peer: the worst that a live watcher believes; what no live watcher has a word on is unknown."""
+    names = list(dict.fromkeys([*configured_peers, *(row["name"] for w in watchers for row in _rows(w))]))
+    return [_merged(name, watchers, name in isolated) for name in names]
+
+
+def _merged(name: str, watchers: list[Published], isolated: bool) -> dict[str, Any]:
+    words = {w.watcher: row for w in watchers if w.alive for row in _rows(w) if row["name"] == name}
+    heard = {watcher: row for watcher, row in words.items() if not _is_unknown(row)}
+    by_status = {row["status"]: row for row in heard.values()}
+    worst = next((status for status in WORST_FIRST if status in by_status), UNKNOWN)
+    row = dict(by_status.get(worst) or {"name": name, "detail": "no live watcher has a word on it"})
+    row["status"] = Status.ISOLATED.value if isolated else worst
+    row["seen_by"] = {watcher: each["status"] for watcher, each in words.items()}
+    return row
+
+
+def _rows(watcher: Published) -> list[dict[str, Any]]:
+    peers = watcher.document.get("peers")
+    return [row for row in peers if isinstance(row, dict) and "name" in row] if isinstance(peers, list) else []
+
+
+def _is_unknown(row: dict[str, Any]) -> bool:
+    return row.get("status") == Status.HEALTHY.value and row.get("last_seen") is None and not row.get("missed_count")
+
+
+def _backlog(settings: Config, place: Place) -> dict[str, Any]:
+    import socket
+
+    from watchdog.daemon import receivers
+    from watchdog.outbox import Outbox
+
+    try:
+        pending = Outbox(place.journal, receivers(settings), host=socket.gethostname()).pending(clock.utc_now())
+    except WatchdogError as error:
+        return {"error": error.one_line()}
+    return {
+        name: {"pending": each.pending, "oldest_age_s": each.oldest_age_s, "last_error": each.last_error}
+        for name, each in pending.items()
+    }
+
+
+def _print(output: Output, peers: list[dict[str, Any]], isolations: list[IsolationView], facts: dict[str, Any]) -> None:
+    if peers:
+        header = ("PEER", "STATUS", "MISSED", "RESTARTS", "LAST SEEN (UTC)", "SEEN BY", "DETAIL")
+        table([_peer_row(row) for row in peers], header)
+    else:
+        output.words("No peers are configured")
+    for view in isolations:
+        where = ", ".join(part for part in (view.unit, view.cgroup) if part)
+        output.words(
+            f"ISOLATED {view.peer or where} since {clock.rfc3339(view.since)}: {view.reason}",
+            f"  {where}",
+            f"  dropped: {view.dropped.egress_packets} packets out, {view.dropped.ingress_packets} in",
+        )
+        if view.drift:
+            output.words(f"  NOT AS MEANT: {view.drift}; put it back with: watchdog-mesh reconcile")
+    for silence in facts["silences"]:
+        output.words(f"SILENCED {silence['peer']} until {silence['until']}: {silence['reason']} ({silence['by']})")
+    for watcher in facts["watchers"]:
+        state = "runs" if watcher["alive"] else "is NOT running"
+        trouble = ((watcher["status"] or {}).get("watcher") or {}).get("reason") if watcher["alive"] else ""
+        output.words(f"The watcher of {watcher['self']} {state}{f': {trouble}' if trouble else ''}")
+    if not facts["watchers"]:
+        output.words("No watcher has run on this host since it booted")
+    for name, backlog in facts["outbox"].items():
+        if isinstance(backlog, dict) and backlog["pending"]:
+            why = backlog["last_error"] or "not tried yet"
+            output.words(f"Receiver {name}: {backlog['pending']} events pending: {why}")
+
+
+def _peer_row(row: dict[str, Any]) -> tuple[str, ...]:
+    seen_by = ", ".join(f"{watcher} {status}" for watcher, status in row["seen_by"].items()) or "nobody"
+    return (
+        row["name"],
+        row["status"],
+        str(row.get("missed_count", "")),
+        str(row.get("restart_count", "")),
+        str(row.get("last_seen") or "never")[:19],
+        seen_by,
+        row.get("detail", ""),
+    )

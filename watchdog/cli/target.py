@@ -1,0 +1,35 @@
+"""How a verb is told whom it means: a configured PEER, or --unit, --pid or --cgroup. Never nobody, never all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from watchdog.actions.locate import Named
+from watchdog.cli.app import F
+from watchdog.errors import UsageError
+
+
+def target_options(command: F) -> F:
+    """PEER, --unit, --pid and --cgroup; `named` makes one target of them."""
+    for option in (
+        click.option("--cgroup", metavar="PATH", help="A cgroup by its path in the v2 tree."),
+        click.option("--pid", type=click.IntRange(min=1), metavar="N", help="The cgroup of a process."),
+        click.option("--unit", metavar="UNIT", help="A systemd unit."),
+        click.argument("peer", required=False),
+    ):
+        command = option(command)
+    return command
+
+
+def named(options: dict[str, Any]) -> Named:
+    """Takes the target's options out of `options`. Raises UsageError unless exactly one is given."""
+    given = {key: options.pop(key) for key in ("peer", "unit", "pid", "cgroup")}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if len(chosen) != 1:
+        said = "nobody was named" if not chosen else f"{' and '.join(chosen)} were given"
+        raise UsageError(f"{said}: want one target", hint="a configured PEER, --unit UNIT, --pid N or --cgroup PATH")
+    if "" in chosen.values():
+        raise UsageError("the target's name is empty")
+    return Named(**chosen)
