@@ -203,7 +203,8 @@ def _child(arguments: Sequence[str]) -> int:
 def _build_slot(path: Path, sources: Path, includes: Sequence[str]) -> None:
     """Pin one slot beside its place and put it there by one rename."""
     beside = path.with_name(f"{LEFTOVER_PREFIX}{path.name}")
-    beside.mkdir(mode=bpffs.PRIVATE_MODE, parents=True)
+    beside.parent.mkdir(mode=bpffs.PRIVATE_MODE, exist_ok=True)
+    beside.mkdir(mode=bpffs.PRIVATE_MODE)
     for each in SETS:
         compiled = _compile(sources / each.source, ["-Wall", f"-I{sources}", *(f"-I{folder}" for folder in includes)])
         for program in each.programs:

@@ -118,7 +118,8 @@ def repin(path: Path, program_ids: Iterable[int]) -> Slot:
     Pins that are right stay. BpfRefused where a program is gone; KernelRefused where the ids are no slot.
     """
     try:
-        path.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        for folder in (path.parent, path):
+            folder.mkdir(mode=PRIVATE_MODE, exist_ok=True)
     except OSError as error:
         raise KernelRefused(f"cannot make {path}: {error.strerror}") from error
     for program_id in program_ids:

@@ -31,7 +31,7 @@ def source_dir() -> Path:
 
 def source_files(folder: Path) -> list[Path]:
     """Every C source and header, in a fixed order."""
-    return sorted(path for path in folder.iterdir() if path.suffix in {".c", ".h"})
+    return sorted(path for path in folder.iterdir() if path.suffix in {".c", ".h"} and path.is_file())
 
 
 def source_key(folder: Path | None = None) -> str:

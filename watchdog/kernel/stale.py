@@ -21,7 +21,7 @@ def prune_stale(pins: Path, lock: Path, keep: Collection[Path] = (), root: Cgrou
     `keep` lists slots that somebody still names: a stopped unit's drop-in keeps the unit from starting once
     its pin is gone. Nothing is removed while somebody builds.
     """
-    old = [folder for folder in pins.glob("*") if _KEY.fullmatch(folder.name) and folder.name != source_key()]
+    old = [folder for folder in sorted(pins.glob("*")) if _KEY.fullmatch(folder.name) and folder.name != source_key()]
     if not old:
         return []
     attached = {each.program_id for each in gate.find_attached(root or hierarchy())}
@@ -40,7 +40,7 @@ def hierarchy() -> Cgroup:
 
 def _prune_key(folder: Path, attached: Collection[int], keep: Collection[Path]) -> list[Path]:
     builder.remove_leftovers(folder)
-    unused = [path for path in folder.glob("slot-*") if path not in keep and not _is_attached(path, attached)]
+    unused = [path for path in sorted(folder.glob("slot-*")) if path not in keep and not _is_attached(path, attached)]
     for path in unused:
         slots.remove(path)
     with suppress(OSError):  # not empty: something in it is needed
