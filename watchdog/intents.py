@@ -118,6 +118,9 @@ class Intents:
                 "UPDATE isolation SET state = ?, target = ?, changed = ? WHERE id = ?",
                 (state, msgspec.json.encode(moved.where).decode(), rfc3339(at), intent.id),
             )
+            if state is State.RELEASED and moved.where.peer:
+                # A person let it back: what is counted against it begins anew, or its first misses would cut it off.
+                tx.execute("UPDATE peer SET restart_count = 0 WHERE name = ?", (moved.where.peer,))
             if state is not intent.state or facts:
                 self._audit(moved, at, **facts)
         return moved

@@ -64,6 +64,7 @@ CREATE TABLE orders (
     watcher TEXT NOT NULL,
     reason TEXT NOT NULL,
     at TEXT NOT NULL,
+    ordered_s REAL NOT NULL,
     expires_s REAL NOT NULL,
     boot TEXT NOT NULL,
     state TEXT NOT NULL,            -- open, done, failed

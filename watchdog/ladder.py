@@ -20,6 +20,8 @@ MISSION_INTERVAL_S = 30.0
 MISSION_TIMEOUT_S = 5.0
 MISSION_MISSES = 3
 MISSION_RESTARTS = 3
+SPACING_SLACK = 0.2
+"""Share of an interval by which two orders may be closer than their misses say: heartbeats are jittered."""
 FORGIVE_AFTER_INTERVALS = 10
 """Healthy time that forgives one restart: five minutes at 30 s, so that three restarts are three in fifteen minutes."""
 
@@ -61,6 +63,8 @@ class PeerRecord:
     last_action: Action | None = None
     last_failed: bool = False
     """The order with that token ended without success (a failed restart has been counted all the same)."""
+    ordered_s: float | None = None
+    """When that order was given; None when there is none, or on another boot."""
     order_open: bool = False
     """An order is being carried out: nobody asks for another."""
     episode: int = 0
@@ -123,7 +127,7 @@ def hear(
         return missed, ()
     if beat.impostor:
         return _squatted(missed)
-    return _climb(missed, record, policy)
+    return _climb(missed, record, policy, now_s)
 
 
 def _heard(standing: Standing, record: PeerRecord, policy: Policy, now_s: float) -> tuple[Standing, tuple[Demand, ...]]:
@@ -144,12 +148,22 @@ def _squatted(missed: Standing) -> tuple[Standing, tuple[Demand, ...]]:
     return replace(missed, status=status, misses_since_order=0), (Demand.IMPOSTOR,)
 
 
-def _climb(missed: Standing, record: PeerRecord, policy: Policy) -> tuple[Standing, tuple[Demand, ...]]:
+def _too_soon(record: PeerRecord, policy: Policy, now_s: float) -> bool:
+    """Another watcher's order is younger than the misses that the next one needs.
+
+    Watchers tick at different times: without this the second could order after little more than two intervals.
+    """
+    if record.ordered_s is None or (record.last_action is Action.ISOLATE and record.last_failed):
+        return False
+    return now_s - record.ordered_s < (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
+
+
+def _climb(missed: Standing, record: PeerRecord, policy: Policy, now_s: float) -> tuple[Standing, tuple[Demand, ...]]:
     if missed.misses_since_order < policy.missed_before_restart:
         status = Status.OFFLINE if missed.status is Status.OFFLINE else Status.DEGRADED
         return replace(missed, status=status), (() if record.episode_open else (Demand.ALERT,))
     offline = replace(missed, status=Status.OFFLINE)
-    if record.order_open:
+    if record.order_open or _too_soon(record, policy, now_s):
         return offline, ()
     if missed.restart_count < policy.restarts_before_isolation:
         return offline, (Demand.RESTART,)

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from watchdog.cli.app import closing_journal, common, configured, need_root
-from watchdog.cli.output import Output, one_line, table
+from watchdog.cli.output import Output
 from watchdog.errors import Exit
 
 SHOWN_BY_DEFAULT = 50
-SHOWN_APART = {"seq", "at", "kind"}
+TOLD = ("reason", "outcome", "found", "done", "error", "until")
 TIME_LENGTH = len("2026-01-01T00:00:00")
 
 
@@ -31,9 +31,8 @@ def verb(config_path: Path | None, as_json: bool, newest: int, peer: str | None,
         records = [record for record in journal.trail() if peer in (None, record.get("peer"), record.get("target"))]
     records = records[-newest:]
     output.document("history", 1, {"records": records})
-    if not as_json and records:
-        table([_row(record) for record in records], ("TIME (UTC)", "WHAT", "WHO OR WHOM", "DETAIL"))
-    elif not records:
+    output.words(*(_line(record) for record in records))
+    if not records:
         output.words("Nothing has happened yet")
     return Exit.OK
 
@@ -44,12 +43,11 @@ def _check(output: Output, problems: list[str]) -> int:
     return Exit.FAILED if problems else Exit.OK
 
 
-def _row(record: dict[str, Any]) -> tuple[str, ...]:
-    whom = str(record.get("target") or record.get("peer") or record.get("watcher") or "")
-    rest = {key: value for key, value in record.items() if key not in SHOWN_APART | {"target", "peer"} and value}
-    detail = ", ".join(f"{key} {value}" for key, value in sorted(rest.items(), key=_importance))
-    return str(record["at"])[:TIME_LENGTH], str(record["kind"]), whom, one_line(detail)
-
-
-def _importance(item: tuple[str, Any]) -> tuple[bool, str]:
-    return item[0] not in {"reason", "outcome", "found", "done"}, item[0]
+def _line(record: dict[str, Any]) -> str:
+    """One record for people: the facts they ask for first; --json has them all."""
+    whom = record.get("target") or record.get("peer") or record.get("watcher") or ""
+    facts = [str(record[key]) for key in TOLD if record.get(key)]
+    by = (record.get("by") or {}).get("user") if isinstance(record.get("by"), dict) else record.get("by")
+    if by:
+        facts.append(f"by {by}")
+    return f"{str(record['at'])[:TIME_LENGTH]}Z  {record['kind']:<18}  {whom}{': ' if facts else ''}{'; '.join(facts)}"

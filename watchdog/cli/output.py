@@ -20,8 +20,8 @@ class Output:
 
     def words(self, *lines: str) -> None:
         """Lines for people; nothing with --json."""
-        if not self.as_json:
-            print(*lines, sep="\n")
+        for line in () if self.as_json else lines:
+            print(one_line(line))
 
     def document(self, kind: str, version: int, facts: Mapping[str, Any]) -> None:
         """The JSON document of one kind; nothing without --json."""

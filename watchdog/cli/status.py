@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from watchdog.mesh.local import LocalCoordinator
 from watchdog.model import Status
 from watchdog.status import document, published
 from watchdog.status.document import IsolationView
+from watchdog.status.page import age
 from watchdog.status.published import Published
 
 UNKNOWN = "UNKNOWN"
@@ -110,8 +112,8 @@ def _backlog(settings: Config, place: Place) -> dict[str, Any]:
 
 def _print(output: Output, peers: list[dict[str, Any]], isolations: list[IsolationView], facts: dict[str, Any]) -> None:
     if peers:
-        header = ("PEER", "STATUS", "MISSED", "RESTARTS", "LAST SEEN (UTC)", "SEEN BY", "DETAIL")
-        table([_peer_row(row) for row in peers], header)
+        header = ("PEER", "STATUS", "MISSED", "RESTARTS", "LAST SEEN", "SEEN BY", "DETAIL")
+        table([_peer_row(row, clock.utc_now()) for row in peers], header)
     else:
         output.words("No peers are configured")
     for view in isolations:
@@ -137,14 +139,21 @@ def _print(output: Output, peers: list[dict[str, Any]], isolations: list[Isolati
             output.words(f"Receiver {name}: {backlog['pending']} events pending: {why}")
 
 
-def _peer_row(row: dict[str, Any]) -> tuple[str, ...]:
-    seen_by = ", ".join(f"{watcher} {status}" for watcher, status in row["seen_by"].items()) or "nobody"
+def _peer_row(row: dict[str, Any], now: datetime) -> tuple[str, ...]:
+    words = row["seen_by"]
+    alike = set(words.values()) == {row["status"]}
+    seen_by = ", ".join(words if alike else (f"{watcher} {status}" for watcher, status in words.items()))
+    last_seen = row.get("last_seen")
     return (
         row["name"],
         row["status"],
         str(row.get("missed_count", "")),
         str(row.get("restart_count", "")),
-        str(row.get("last_seen") or "never")[:19],
-        seen_by,
+        _ago((now - clock.from_rfc3339(last_seen)).total_seconds()) if last_seen else "never",
+        seen_by or "nobody",
         row.get("detail", ""),
     )
+
+
+def _ago(age_s: float) -> str:
+    return f"{age(age_s)} ago" if age_s >= 1 else "now"

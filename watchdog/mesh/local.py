@@ -80,8 +80,8 @@ class LocalCoordinator:
             self.open_episode(request.peer, at)
             episode = _record(tx, request.peer, at).episode
             cursor = tx.execute(
-                "INSERT INTO orders (peer, episode, action, watcher, reason, at, expires_s, boot, state) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'open')",
+                "INSERT INTO orders (peer, episode, action, watcher, reason, at, ordered_s, expires_s, boot, state) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'open')",
                 (
                     request.peer,
                     episode,
@@ -89,6 +89,7 @@ class LocalCoordinator:
                     request.watcher,
                     request.reason,
                     rfc3339(at.utc),
+                    at.s,
                     at.s + request.lease_s,
                     at.boot,
                 ),
@@ -173,6 +174,7 @@ def _record(tx: sqlite3.Connection, peer: str, at: Moment) -> PeerRecord:
         token=order["token"] if order else 0,
         last_action=Action(order["action"]) if order else None,
         last_failed=bool(order) and not _is_open(order, at) and order["state"] != "done",
+        ordered_s=order["ordered_s"] if order and order["boot"] == at.boot else None,
         order_open=bool(order) and _is_open(order, at),
         episode=row["episode"] if row else 0,
         episode_open=bool(row) and bool(row["episode_open"]),
