@@ -160,7 +160,7 @@ class Line:
         self._answered = None
 
     def _delivered(self) -> None:
-        self._open, self._quiet_until_s = True, -math.inf
+        self._open = True
         if self.failing:
             self._report(f"receiver {self.receiver.name} takes events again")
             self.failing = ""

@@ -29,7 +29,6 @@ import secrets as randomness
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -171,6 +170,8 @@ def _capped(wait_s: float) -> float:
 
 
 def _date(value: str) -> datetime | None:
+    from email.utils import parsedate_to_datetime  # 5 ms that commands which send nothing need not spend
+
     try:
         parsed = parsedate_to_datetime(value)
         return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)

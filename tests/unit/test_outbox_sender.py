@@ -184,6 +184,16 @@ def test_another_process_publishes_and_this_one_sends(bench: Bench) -> None:
         hook.wait_for(1)
 
 
+def test_notify_wakes_at_once(bench: Bench) -> None:
+    with Hook() as hook:
+        outbox = bench.outbox(hook)
+        sender = bench.start(outbox, poll_s=60.0)
+        for count, reason in enumerate(numbered(50), start=1):
+            publish(outbox, reason)
+            sender.notify()
+            hook.wait_for(count, 5.0)
+
+
 def test_only_one_of_two_senders_serves(bench: Bench) -> None:
     with Hook() as hook:
         outbox = bench.outbox(hook)
@@ -288,16 +298,26 @@ def test_a_cleaned_run_directory_does_not_make_two_senders(bench: Bench) -> None
     with Hook() as hook:
         outbox = bench.outbox(hook)
         senders = [bench.start(outbox) for _ in range(2)]
-        reasons = []
-        for number in numbered(20):
-            for lock in bench.run.glob("*.lock"):
-                lock.unlink()
-            reasons += publish(outbox, number)
-            for sender in senders:
-                sender.notify()
-            time.sleep(0.01)
-        wait_until(lambda: outbox.count("r0", DELIVERED, 0) == len(reasons))
-        assert list(dict.fromkeys(hook.reasons)) == reasons
+        wait_until(lambda: lock_holder(bench) == os.getpid())
+        (bench.run / "outbox-r0.lock").unlink()
+        wait_until(lambda: lock_holder(bench) == os.getpid())
+        time.sleep(5 * POLL_S)  # whoever held the file that is gone has looked by now
+        reasons = publish(outbox, *numbered())
+        for sender in senders:
+            sender.notify()
+        wait_until(lambda: outbox.count("r0", DELIVERED, 0) == EVENTS)
+        assert hook.reasons == reasons
+
+
+def test_who_takes_over_does_not_sit_out_the_others_wait(bench: Bench) -> None:
+    with Hook(answers(500), OK) as hook:
+        outbox = bench.outbox(hook)
+        publish(outbox, "one")
+        first = bench.start(outbox, NEVER)
+        wait_until(lambda: bench.said != [])
+        first.stop(STOP_S)
+        bench.start(outbox, NEVER)
+        wait_until(lambda: outbox.count("r0", DELIVERED, 0) == 1)
 
 
 def test_a_journal_in_trouble_is_said_once_and_survived(bench: Bench) -> None:
