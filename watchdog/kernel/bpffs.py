@@ -28,8 +28,11 @@ def prepare(pins: Path) -> Path:
     """Make `pins` a private directory on a bpffs and return it; doing it again changes nothing.
 
     On a bpffs it is only made. On an ordinary file system a bpffs of its own is mounted there, seen by this
-    mount namespace only. HostCannot where neither can be, or where others could put their pins in our place.
+    mount namespace only. HostCannot where neither can be, or where others could put their pins in our place;
+    NotRoot for anybody but root.
     """
+    if os.geteuid() != ROOT_UID:
+        raise NotRoot(f"only root can pin BPF programs in {pins}")
     if not pins.is_absolute() or ".." in pins.parts:
         raise HostCannot(f"the pin directory {pins} is no absolute path", hint="set paths.bpffs")
     kind = fs_type_of(_nearest_existing(pins))
@@ -67,10 +70,6 @@ def _make_directories(pins: Path) -> None:
     try:
         pins.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         pins.mkdir(mode=PRIVATE_MODE, exist_ok=True)
-    except PermissionError as error:
-        if os.geteuid() != ROOT_UID:
-            raise NotRoot(f"only root can make the pin directory {pins}") from error
-        raise HostCannot(f"cannot make the pin directory {pins}: {error.strerror}", hint="set paths.bpffs") from error
     except OSError as error:
         raise HostCannot(f"cannot make the pin directory {pins}: {error.strerror}", hint="set paths.bpffs") from error
 
@@ -104,8 +103,6 @@ def _mount(pins: Path) -> None:
     if _libc().mount(b"bpf", os.fsencode(pins), b"bpf", _MOUNT_FLAGS, options) == 0:
         return
     code = ctypes.get_errno()
-    if code == errno.EPERM and os.geteuid() != ROOT_UID:
-        raise NotRoot(f"only root can mount a bpffs on {pins}")
     raise HostCannot(
         f"cannot mount a bpffs on {pins}: {os.strerror(code)}",
         hint="this needs CAP_SYS_ADMIN and a kernel with CONFIG_BPF_SYSCALL",

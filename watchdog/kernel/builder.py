@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,9 @@ from watchdog.kernel.slots import Slot
 from watchdog.kernel.sources import source_dir, source_key
 
 BUILD_TIMEOUT_S = 60.0
+
+MIN_BUILD_S = 1.0
+"""Left to a build even when waiting for the lock took all the time there was."""
 
 LEFTOVER_PREFIX = "new-"
 """Directories being filled; without the lock held, what is left of a killed builder."""
@@ -78,7 +80,7 @@ def ensure_slots(
         remove_leftovers(pins / key)
         missing = _missing_slots(pins / key, count - len(slots.list_slots(pins, key)))
         if missing:
-            _run_builder(missing, inputs, deadline_s - time.monotonic(), lock_fd)
+            _run_builder(missing, inputs, max(MIN_BUILD_S, deadline_s - time.monotonic()), lock_fd)
         return slots.list_slots(pins, key)
 
 
@@ -134,6 +136,10 @@ def _run_child(
                 env=dict(environment),
                 start_new_session=True,
             )
+        except OSError as error:
+            raise HostCannot(
+                f"cannot start {command[0]}: {error.strerror}", hint="is this Python still there?"
+            ) from error
         finally:
             os.close(write_fd)
         said = _await_child(child, timeout_s)
@@ -144,18 +150,16 @@ def _run_child(
 def _await_child(child: subprocess.Popen[bytes], timeout_s: float) -> str:
     try:
         said, _ = child.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired as error:
+    except BaseException as error:
+        os.killpg(child.pid, signal.SIGKILL)  # its session: BCC may have started tools
+        child.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         raise BuildFailed(
             f"the BPF builder did not finish within {timeout_s:.0f} s and was killed",
             detail="",
             hint="is the machine overloaded? try again",
         ) from error
-    finally:
-        with suppress(ProcessLookupError):  # its session holds the tools that BCC may start
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        if child.stdout:
-            child.stdout.close()
     return said.decode(errors="replace")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchdog.errors import KernelRefused
+from watchdog.errors import KernelRefused, NotRoot
 from watchdog.kernel import libbpf
 from watchdog.kernel.bpffs import PRIVATE_MODE
 from watchdog.kernel.libbpf import BpfRefused
@@ -134,17 +134,22 @@ def repin(path: Path, program_ids: Iterable[int]) -> Slot:
 
 def remove(path: Path) -> None:
     """Remove the pins in one slot's directory and the directory; what is gone already is success."""
-    for pin in _entries(path):
-        pin.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
-        path.rmdir()
-
-
-def _entries(folder: Path) -> Iterator[Path]:
     try:
-        yield from sorted(folder.iterdir())
+        for pin in _entries(path):
+            pin.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            path.rmdir()
+    except OSError as error:
+        raise KernelRefused(f"cannot remove the pins in {path}: {error.strerror}") from error
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return []
+    except PermissionError as error:
+        raise NotRoot(f"only root can look into {folder}") from error
 
 
 def _whole_slot(path: Path) -> Slot | None:
