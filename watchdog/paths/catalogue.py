@@ -1,0 +1,187 @@
+"""Every known path as data, and what is to be said of it.
+
+The ids are the rows of the table that was measured first, on Linux 6.18 (docs/evasion.md): family, then a letter. Which
+layers stop a path was measured with each layer alone; tests/kernel/test_evasion.py measures it again, and fails where a
+path is stopped that is said to be open as well as the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from watchdog.paths.words import (
+    Coverage,
+    Direction,
+    Facts,
+    Holding,
+    Layer,
+    Made,
+    Need,
+    TrafficPath,
+    Verdict,
+    listed,
+    parse_layers,
+)
+
+_OUT, _IN = Direction.OUT, Direction.IN
+_OLD, _NEW, _MOVED, _PASSED = Made.BEFORE, Made.AFTER, Made.ELSEWHERE, Made.PASSED
+
+_RAW: dict[str, Any] = {"needs": Need.NET_RAW, "refused_with": frozenset({"EPERM"})}
+_ADMIN: dict[str, Any] = {"needs": Need.NET_ADMIN, "refused_with": frozenset({"EPERM"})}
+_SYSTEM: dict[str, Any] = {"needs": Need.SYS_ADMIN, "refused_with": frozenset({"EPERM", "EACCES"})}
+_LEAVE: dict[str, Any] = {"needs": Need.CGROUP_WRITE, "refused_with": frozenset({"EACCES"})}
+
+
+def _path(path_id: str, title: str, direction: Direction, made: Made, stopped_by: str, **more: Any) -> TrafficPath:
+    return TrafficPath(path_id, title, direction, made, parse_layers(stopped_by), **more)
+
+
+# Freezing is not claimed where the kernel goes on by itself: it sends what is buffered, completes handshakes, and takes
+# in data. tc is egress only, so it is claimed only for what the agent sends.
+CATALOGUE: tuple[TrafficPath, ...] = (
+    _path("E1a", "TCP connection it made: sending", _OUT, _OLD, "packets tc host_end lsm"),
+    _path("E1b", "TCP connection it made: receiving", _IN, _OLD, "packets host_end lsm"),
+    _path("E1c", "TCP connection it accepted: sending", _OUT, _OLD, "packets tc host_end lsm"),
+    _path("E1d", "TCP connection it accepted: receiving", _IN, _OLD, "packets host_end lsm"),
+    _path("E1e", "TCP connection over loopback: sending", _OUT, _OLD, "packets tc lsm"),
+    _path("E1f", "TCP connection over loopback: receiving", _IN, _OLD, "packets lsm"),
+    _path("E1g", "TCP connection over loopback within itself", _OUT, _OLD, "packets tc lsm"),
+    _path("E2a", "new TCP connection, IPv4", _OUT, _NEW, "packets calls tc host_end lsm freeze"),
+    _path("E2b", "new TCP connection, IPv6", _OUT, _NEW, "packets calls tc host_end lsm freeze"),
+    _path("E2c", "new TCP connection over loopback", _OUT, _NEW, "packets calls tc lsm freeze"),
+    _path("E2d", "new multipath TCP connection", _OUT, _NEW, "packets calls tc host_end lsm freeze"),
+    _path("E3a", "connected UDP socket", _OUT, _OLD, "packets tc host_end lsm freeze"),
+    _path("E3b", "unconnected UDP socket, IPv4", _OUT, _OLD, "packets calls tc host_end lsm freeze"),
+    _path("E3c", "new unconnected UDP socket, IPv4", _OUT, _NEW, "packets calls tc host_end lsm freeze"),
+    _path("E3d", "new unconnected UDP socket, IPv6", _OUT, _NEW, "packets calls tc host_end lsm freeze"),
+    _path("E3d2", "unconnected UDP socket, IPv6", _OUT, _OLD, "packets calls tc host_end lsm freeze"),
+    _path("E3e", "new connected UDP socket", _OUT, _NEW, "packets calls tc host_end lsm freeze"),
+    _path("E3f", "new UDP socket over loopback", _OUT, _NEW, "packets calls tc lsm freeze"),
+    _path("E3g", "UDP socket: receiving", _IN, _OLD, "packets host_end lsm"),
+    _path("E3h", "new bound port, reached from outside", _IN, _NEW, "packets calls host_end lsm freeze"),
+    _path("E4a", "new raw socket: ICMP", _OUT, _NEW, "packets calls tc host_end lsm freeze", **_RAW),
+    _path("E4b", "raw socket: ICMP", _OUT, _OLD, "packets tc host_end lsm freeze", holding=Holding.RAW, **_RAW),
+    _path("E4c", "new raw socket: IP header of its own", _OUT, _NEW, "packets calls tc host_end lsm freeze", **_RAW),
+    _path("E4d", "new raw socket: ICMPv6", _OUT, _NEW, "packets calls tc host_end lsm freeze", **_RAW),
+    _path("E5a", "new packet socket: sending frames", _OUT, _NEW, "tc host_end lsm freeze", **_RAW),
+    _path("E5b", "packet socket: sending frames", _OUT, _OLD, "tc host_end lsm freeze", holding=Holding.PACKET, **_RAW),
+    _path("E5c", "new packet socket: reading others' frames", _IN, _NEW, "host_end lsm freeze", **_RAW),
+    _path("E6a", "new packet socket past the queueing layer", _OUT, _NEW, "options host_end lsm freeze", **_RAW),
+    _path(
+        "E6b",
+        "packet socket past the queueing layer",
+        _OUT,
+        _OLD,
+        "descriptors+tc host_end lsm freeze",
+        holding=Holding.PACKET,
+        **_RAW,
+    ),
+    _path("E7a", "new UDP socket in a child cgroup", _OUT, _NEW, "packets calls tc host_end lsm freeze"),
+    _path("E7b", "new TCP connection in a child cgroup", _OUT, _NEW, "packets calls tc host_end lsm freeze"),
+    _path(
+        "E8a",
+        "process that moved out: UDP socket",
+        _OUT,
+        _OLD,
+        "packets calls cookies tc host_end lsm freeze",
+        **_LEAVE,
+    ),
+    _path("E8b", "process that moved out: new UDP socket", _OUT, _NEW, "host_end lsm freeze", **_LEAVE),
+    _path("E8c", "process that moved out: new TCP connection", _OUT, _NEW, "host_end lsm freeze", **_LEAVE),
+    _path("E9a", "TCP from elsewhere: sending", _OUT, _MOVED, "cookies host_end lsm", holding=Holding.ELSEWHERE),
+    _path("E9b", "TCP from elsewhere: receiving", _IN, _MOVED, "cookies host_end lsm", holding=Holding.ELSEWHERE),
+    _path("E9c", "UDP from elsewhere", _OUT, _MOVED, "cookies host_end lsm freeze", holding=Holding.ELSEWHERE),
+    _path("E9d", "listening TCP from elsewhere", _IN, _MOVED, "cookies host_end", holding=Holding.ELSEWHERE),
+    _path("E10a", "TCP connection passed in", _OUT, _PASSED, "descriptors host_end lsm freeze", holding=Holding.UNIX),
+    _path("E10b", "UDP socket passed in", _OUT, _PASSED, "descriptors host_end lsm freeze", holding=Holding.UNIX),
+    _path("E10c", "listening TCP passed in", _IN, _PASSED, "descriptors host_end lsm freeze", holding=Holding.UNIX),
+    _path(
+        "E10d",
+        "UDP socket of its own, used by a process outside",
+        _OUT,
+        _OLD,
+        "packets cookies descriptors tc host_end lsm freeze",
+        holding=Holding.UNIX,
+    ),
+    _path("E11a", "new UDP socket in another network namespace", _OUT, _NEW, "packets calls lsm freeze", **_SYSTEM),
+    _path("E11b", "new TCP connection in another network namespace", _OUT, _NEW, "packets calls lsm freeze", **_SYSTEM),
+    _path("E12a", "vsock, to the hypervisor or other guests", _OUT, _NEW, "lsm freeze", needs_vsock=True),
+    _path(
+        "E12b",
+        "new AF_XDP socket, not set up",
+        _OUT,
+        _NEW,
+        "lsm freeze",
+        harmless="it carries nothing before it is set up (E12d)",
+        **_RAW,
+    ),
+    _path(
+        "E12c",
+        "new crypto or netlink socket",
+        _OUT,
+        _NEW,
+        "lsm freeze",
+        harmless="it talks to the kernel, not to anybody else",
+    ),
+    _path("E12d", "new AF_XDP socket: sending frames", _OUT, _NEW, "options host_end lsm freeze", **_RAW),
+    _path("E12e", "AF_XDP socket: sending frames", _OUT, _OLD, "host_end freeze", holding=Holding.XDP, **_RAW),
+    _path("E12f", "new TUN descriptor: packets to be forwarded", _OUT, _NEW, "devices host_end freeze", **_ADMIN),
+    _path(
+        "E12g", "TUN descriptor: packets to be forwarded", _OUT, _OLD, "host_end freeze", holding=Holding.TUN, **_ADMIN
+    ),
+    _path("E14", "BPF: taking our programs off", _OUT, _NEW, "lsm freeze", **_SYSTEM),
+    _path("E15a", "TCP connection to its listening port", _IN, _OLD, "packets tc host_end cookies"),
+    _path("E15b", "closed port: the kernel's refusal", _OUT, Made.KERNEL, "host_end", kernel_answers=True),
+    _path("E15c", "ping: the kernel's answer", _OUT, Made.KERNEL, "host_end", kernel_answers=True),
+    _path("E15d", "ping of its own, without privilege", _OUT, _NEW, "packets calls tc host_end lsm freeze"),
+    _path("E16a", "unix connection", _OUT, _OLD, "descriptors lsm freeze", holding=Holding.UNIX),
+    _path("E16b", "new unix connection by path", _OUT, _NEW, "unix lsm freeze"),
+    _path("E16c", "new unix connection by abstract name", _OUT, _NEW, "unix lsm freeze"),
+    _path("E16d", "new connected unix datagram socket", _OUT, _NEW, "unix lsm freeze"),
+    _path("E16e", "new unconnected unix datagram socket", _OUT, _NEW, "unix lsm freeze"),
+)
+
+_BY_ID = {path.id: path for path in CATALOGUE}
+
+
+def find(path_id: str) -> TrafficPath:
+    """The path of an id; KeyError where there is none."""
+    return _BY_ID[path_id]
+
+
+def verdict(path: TrafficPath, layers: Collection[Layer], facts: Facts) -> Verdict:
+    """What holds of one path for an agent under the layers that hold now."""
+    inapplicable = _why_not_applicable(path, facts)
+    if inapplicable:
+        return Verdict(path.id, path.title, Coverage.NOT_APPLICABLE, inapplicable)
+    holding = [alternative for alternative in path.stopped_by if alternative <= set(layers)]
+    if holding:
+        return Verdict(path.id, path.title, Coverage.COVERED, f"by {listed(set().union(*holding))}")
+    return Verdict(path.id, path.title, Coverage.NOT_COVERED, f"only {_what_would(path)} would stop it")
+
+
+def verdicts(layers: Collection[Layer], facts: Facts) -> list[Verdict]:
+    """The whole catalogue, in its order."""
+    return [verdict(path, layers, facts) for path in CATALOGUE]
+
+
+def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
+    if path.harmless:
+        return path.harmless
+    if path.kernel_answers and facts.own_netns is False:
+        return "it shares its network namespace: that answer is the host's"
+    if path.needs_vsock and facts.vsock is False:
+        return "this host has no vsock transport"
+    if path.holding is not None:
+        return f"it has no {path.holding} open" if facts.holds is not None and path.holding not in facts.holds else ""
+    if path.needs is not None and facts.may is not None and path.needs not in facts.may:
+        return f"it lacks {path.needs}"
+    return ""
+
+
+def _what_would(path: TrafficPath) -> str:
+    """The alternatives in the layers' order, the simplest first."""
+    order = list(Layer)
+    ranked = sorted(path.stopped_by, key=lambda alternative: (len(alternative), min(map(order.index, alternative))))
+    return " or ".join(listed(alternative) for alternative in ranked)

@@ -1,0 +1,220 @@
+"""What a script may hold, one method a step; part of inside.py, standard library only."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+from typing import Any
+
+from watchdog.paths.inside_xdp import AF_XDP, XdpSender, register_memory
+
+KINDS = {
+    "tcp4": (socket.AF_INET, socket.SOCK_STREAM, 0),
+    "tcp6": (socket.AF_INET6, socket.SOCK_STREAM, 0),
+    "mptcp4": (socket.AF_INET, socket.SOCK_STREAM, 262),
+    "udp4": (socket.AF_INET, socket.SOCK_DGRAM, 0),
+    "udp6": (socket.AF_INET6, socket.SOCK_DGRAM, 0),
+    "ping4": (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
+    "icmp4": (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+    "icmp6": (socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6),
+    "ip4": (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
+    "packet": (socket.AF_PACKET, socket.SOCK_RAW, 0),
+    "xdp": (AF_XDP, socket.SOCK_RAW, 0),
+    "vsock": (socket.AF_VSOCK, socket.SOCK_STREAM, 0),
+    "alg": (socket.AF_ALG, socket.SOCK_SEQPACKET, 0),
+    "netlink": (socket.AF_NETLINK, socket.SOCK_RAW, 0),
+    "unix_stream": (socket.AF_UNIX, socket.SOCK_STREAM, 0),
+    "unix_dgram": (socket.AF_UNIX, socket.SOCK_DGRAM, 0),
+}
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""struct linger: no connection of ours stays behind in TIME-WAIT."""
+
+SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
+CLONE_NEWNET = 0x40000000
+TUN_DEVICE = "/dev/net/tun"
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+PR_SET_KEEPCAPS = 8
+BPF_PROG_GET_NEXT_ID = 11
+BPF_SYSCALLS = {"x86_64": 321, "aarch64": 280, "ppc64le": 361, "s390x": 351, "riscv64": 280}
+
+BACKLOG = 64
+UNIX_MODE = 0o777
+"""Who may reach a socket is decided by the folder it is in."""
+
+_PENDING = {errno.EINPROGRESS, errno.EAGAIN}
+
+Address = Any
+"""As Python's socket module wants it; lists are tuples, and a unix name that begins with @ is abstract."""
+
+
+class Steps:
+    """What a script may hold: the first word is a method, the others its arguments. Each raises OSError."""
+
+    def __init__(self) -> None:
+        self.sockets: dict[str, socket.socket] = {}
+        self.bound: dict[str, Address] = {}
+        self._files: dict[str, int] = {}
+        self._xdp: dict[str, XdpSender] = {}
+
+    def make(self, name: str, kind: str) -> None:
+        """Make a socket; one that had the name before is closed, also where none can be made."""
+        self.close(name)
+        self._keep(name, socket.socket(*KINDS[kind]))
+        if kind.startswith(("tcp", "mptcp")):
+            self.sockets[name].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+
+    def close(self, name: str) -> None:
+        """Close a socket or a descriptor; none is success."""
+        if name in self.sockets:
+            self.sockets.pop(name).close()
+        if name in self._files:
+            os.close(self._files.pop(name))
+
+    def bind(self, name: str, address: Address) -> None:
+        """Bind a socket; "bound" tells the address. Unix sockets are made for everybody to use."""
+        self.sockets[name].bind(_plain(address))
+        self.bound[name] = self.sockets[name].getsockname()
+        if isinstance(address, str) and not address.startswith("@"):
+            os.chmod(address, UNIX_MODE)  # noqa: PTH101 -- pathlib takes as long to import as all the rest
+
+    def listen(self, name: str) -> None:
+        """Listen."""
+        self.sockets[name].listen(BACKLOG)
+
+    def connect(self, name: str, address: Address) -> None:
+        """Begin to connect; "await" tells how it ended."""
+        code = self.sockets[name].connect_ex(_plain(address))
+        if code not in {0, *_PENDING}:
+            raise OSError(code, os.strerror(code))
+
+    def dial(self, name: str, address: Address, timeout_s: float) -> None:
+        """Connect and wait for it."""
+        self.sockets[name].settimeout(timeout_s)
+        try:
+            self.sockets[name].connect(_plain(address))
+        finally:
+            self.sockets[name].setblocking(False)
+
+    def accept(self, listener: str, name: str, timeout_s: float) -> None:
+        """Wait for one connection and keep it."""
+        self.sockets[listener].settimeout(timeout_s)
+        try:
+            self.close(name)
+            self._keep(name, self.sockets[listener].accept()[0])
+        finally:
+            self.sockets[listener].setblocking(False)
+
+    def send(self, name: str, data: str, address: Address = None) -> None:
+        """Send hexadecimal data, to an address where one is given."""
+        payload = bytes.fromhex(data)
+        if address is None:
+            self.sockets[name].send(payload)
+        else:
+            self.sockets[name].sendto(payload, _plain(address))
+
+    def bypass(self, name: str) -> None:
+        """Have a packet socket's frames leave past the queueing layer."""
+        self.sockets[name].setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+
+    def pass_over(self, name: str, over: str) -> None:
+        """Hand a socket to the process at the other end of a unix connection."""
+        rights = array.array("i", [self.sockets[name].fileno()])
+        self.sockets[over].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+    def take(self, name: str, over: str, timeout_s: float) -> None:
+        """Receive a socket that was handed over."""
+        self.close(name)
+        self.sockets[over].settimeout(timeout_s)
+        try:
+            _, fds, _, _ = socket.recv_fds(self.sockets[over], 1, 1)
+        finally:
+            self.sockets[over].setblocking(False)
+        if not fds:
+            raise OSError(errno.EBADMSG, "nothing was handed over")
+        self._keep(name, socket.socket(fileno=fds[0]))
+
+    def xdp_memory(self, name: str) -> None:
+        """The first step to set up an AF_XDP socket, which touches no device."""
+        register_memory(self.sockets[name])
+
+    def xdp_bind(self, name: str, device: str, queue: int) -> None:
+        """Bind an AF_XDP socket to one queue of a device."""
+        self._xdp[name] = XdpSender(self.sockets[name], device, queue)
+
+    def xdp_send(self, name: str, frame: str) -> None:
+        """Send one frame through it."""
+        self._xdp[name].send(bytes.fromhex(frame))
+
+    def tun_open(self, name: str) -> None:
+        """Open the TUN device, and make no interface."""
+        self.close(name)
+        self._files[name] = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def tun_attach(self, name: str, device: str) -> None:
+        """Become the other side of a TUN interface that is there."""
+        request = struct.pack("16sH22x", device.encode(), IFF_TUN | IFF_NO_PI)
+        fcntl.ioctl(self._files[name], TUNSETIFF, request)
+
+    def tun_send(self, name: str, packet: str) -> None:
+        """Have an IP packet arrive from that interface."""
+        os.write(self._files[name], bytes.fromhex(packet))
+
+    def ask_bpf(self) -> None:
+        """Ask for the first BPF program: who may do that may take programs off as well."""
+        number = BPF_SYSCALLS.get(os.uname().machine)
+        if number is None:
+            raise OSError(errno.ENOSYS, "the number of bpf(2) is not known for this machine")
+        request = ctypes.create_string_buffer(struct.pack("=III", 0, 0, 0))
+        _checked(_libc().syscall(number, BPF_PROG_GET_NEXT_ID, request, len(request)))
+
+    def new_netns(self) -> None:
+        """Go into a network namespace of its own."""
+        _checked(_libc().unshare(CLONE_NEWNET))
+
+    def enter_netns(self, path: str) -> None:
+        """Go into the network namespace at /proc/PID/ns/net."""
+        with open(path, "rb") as namespace:  # noqa: PTH123 -- as in bind
+            _checked(_libc().setns(namespace.fileno(), CLONE_NEWNET))
+
+    def write(self, path: str, text: str) -> None:
+        """Write to a file of /proc/sys or a cgroup."""
+        with open(path, "w") as file:  # noqa: PTH123 -- as in bind
+            file.write(text)
+
+    def become(self, uid: int, gid: int, capabilities: int) -> None:
+        """Be that user, with no other capabilities than those (a bit mask)."""
+        _checked(_libc().prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+        low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
+        header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
+        _checked(_libc().capset(header, struct.pack("=6I", low, low, 0, high, high, 0)))
+
+    def _keep(self, name: str, made: socket.socket) -> None:
+        made.setblocking(False)
+        self.sockets[name] = made
+
+
+def _plain(address: Address) -> Address:
+    """JSON knows no tuples and no zero bytes."""
+    if isinstance(address, str):
+        return "\0" + address[1:] if address.startswith("@") else address
+    return tuple(address)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> None:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

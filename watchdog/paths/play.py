@@ -1,0 +1,149 @@
+"""Trying many paths at once: every row is begun, then all that should arrive is waited for together."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from watchdog.paths.actor import SILENT, Actor, Script
+
+OK = "ok"
+
+STEP_TIMEOUT_S = 3.0
+"""For one round of steps of all actors; the slowest step there is waits 0.3 s."""
+
+LATE_S = 1.0
+"""How much later than its deadline an answer to a wait may come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One actor's part of a row; the parts of a row happen one after the other."""
+
+    actor: str
+    script: Script
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """What shows that a row got through: see "await" in inside.py."""
+
+    actor: str
+    socket: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One time that all rows are tried."""
+
+    number: int
+    within_s: float
+    """How long what was sent may take to arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One path for one agent: how it is prepared, tried, and seen to get through."""
+
+    path: str
+    who: str
+    fire: Callable[[Phase, bytes], tuple[Step, ...]]
+    """The steps of one try, given the token that its payload must carry."""
+    expect: Expect | None
+    """None: it gets through when its steps succeed."""
+    setup: tuple[Step, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Names it among all rows."""
+        return f"{self.who}/{self.path}"
+
+    def token(self, phase: Phase) -> bytes:
+        """Tells its traffic in this phase from everything else."""
+        return f"<{self.key}#{phase.number}>".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How one try ended."""
+
+    passed: bool
+    word: str
+    """ "ok", or why not: the name of an error, "timeout", "no answer"."""
+
+
+class Play:
+    """Rows and the actors they name."""
+
+    def __init__(self, actors: Mapping[str, Actor], rows: Sequence[Row]) -> None:
+        self._actors = actors
+        self.rows = tuple(rows)
+        self._unready: dict[str, str] = {}
+        """Rows that could not be prepared, and why."""
+
+    def setup(self) -> None:
+        """Prepare all rows."""
+        self._unready = self._do({row.key: row.setup for row in self.rows})
+
+    def attempt(self, phase: Phase) -> dict[str, Tried]:
+        """Try all rows, by key. Takes the phase's time where something does not arrive, and less where all does."""
+        ready = [row for row in self.rows if row.key not in self._unready]
+        refused = self._do({row.key: row.fire(phase, row.token(phase)) for row in ready})
+        arrived = self._await([row for row in ready if row.expect is not None], phase)
+        tried = {row.key: _judged(row, refused.get(row.key, OK), arrived.get(row.key, "")) for row in ready}
+        return tried | {key: Tried(False, word) for key, word in self._unready.items()}
+
+    def _do(self, work: Mapping[str, tuple[Step, ...]]) -> dict[str, str]:
+        """Carry out the steps, those of one number of all rows together; the first failure of each row."""
+        failures: dict[str, str] = {}
+        silent: set[str] = set()
+        for number in range(max((len(steps) for steps in work.values()), default=0)):
+            batches: dict[str, dict[str, Script]] = defaultdict(dict)
+            for key, steps in work.items():
+                if number < len(steps):
+                    batches[steps[number].actor][key] = steps[number].script
+            orders = {name: {"do": "run", "scripts": scripts} for name, scripts in batches.items()}
+            for name, results in self._ask(orders, STEP_TIMEOUT_S, silent).items():
+                for key in batches[name]:
+                    word = results.get(key, SILENT)
+                    if word != OK:
+                        failures.setdefault(key, word)
+        return failures
+
+    def _await(self, rows: Sequence[Row], phase: Phase) -> dict[str, str]:
+        wanted: dict[str, dict[str, tuple[str, str, str]]] = defaultdict(dict)
+        for row in rows:
+            if row.expect is not None:
+                wanted[row.expect.actor][row.key] = (row.expect.socket, row.expect.what, row.token(phase).hex())
+        orders = {name: {"do": "await", "within_s": phase.within_s, "for": each} for name, each in wanted.items()}
+        answers = self._ask(orders, phase.within_s + LATE_S, set())
+        return {key: answers[name].get(key, SILENT) for name, each in wanted.items() for key in each}
+
+    def _ask(
+        self, orders: Mapping[str, Mapping[str, object]], timeout_s: float, silent: set[str]
+    ) -> dict[str, Mapping[str, str]]:
+        """Tell all, then hear all. Who did not answer once is added to `silent` and not asked again."""
+        deadline_s = time.monotonic() + timeout_s
+        asked: Collection[str] = [name for name in orders if name not in silent]
+        for name in asked:
+            self._actors[name].tell(orders[name], deadline_s)
+        answers: dict[str, Mapping[str, str]] = {name: {} for name in orders}
+        for name in asked:
+            heard = self._actors[name].hear(deadline_s)
+            if heard is None:
+                silent.add(name)
+            else:
+                answers[name] = heard
+        return answers
+
+
+def _judged(row: Row, refused: str, arrived: str) -> Tried:
+    """Who gets through is decided where it arrives, whatever the sender was told."""
+    if row.expect is None:
+        return Tried(refused == OK, refused)
+    if arrived == OK:
+        return Tried(True, OK)
+    return Tried(False, refused if refused != OK else arrived)

@@ -1,0 +1,148 @@
+"""The words for paths: a path is one way for traffic to get out of an agent, or into it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Layer(StrEnum):
+    """One of our measures on an isolated agent."""
+
+    PACKETS = "packets"
+    """cgroup_skb at both hooks of the agent's cgroup."""
+    COOKIES = "cookies"
+    """cgroup_skb further up, for sockets of the agent that were made in another cgroup."""
+    CALLS = "calls"
+    """sock_create, connect, bind, sendmsg of the internet families."""
+    UNIX = "unix"
+    """connect and sendmsg of unix sockets."""
+    OPTIONS = "options"
+    """setsockopt of packet and XDP sockets."""
+    DEVICES = "devices"
+    """Opening the TUN device."""
+    DESCRIPTORS = "descriptors"
+    """What is open already, disarmed from outside: PACKET_QDISC_BYPASS off, unix connections shut down."""
+    TC = "tc"
+    """Egress filters by cgroup on every link, lo too, of the network namespaces where the agent's processes live."""
+    HOST_END = "host_end"
+    """The other end of the agent's own veth, cut in both directions whoever sends."""
+    LSM = "lsm"
+    """BPF LSM on what the agent's processes ask for: sockets, sends, receives, bpf(), cgroup files."""
+    FREEZE = "freeze"
+    """No process of the agent runs."""
+
+
+class Direction(StrEnum):
+    """Where the traffic goes, seen from the agent."""
+
+    OUT = "out"
+    IN = "in"
+
+
+class Made(StrEnum):
+    """When and by whom the socket (or descriptor) was made."""
+
+    BEFORE = "before the isolation"
+    AFTER = "after the isolation"
+    ELSEWHERE = "in another cgroup, before the process was moved in"
+    PASSED = "by another process, and passed over a unix socket"
+    KERNEL = "by the kernel itself"
+
+
+class Need(StrEnum):
+    """What a process must be allowed for a path to be open to it."""
+
+    NET_RAW = "CAP_NET_RAW"
+    NET_ADMIN = "CAP_NET_ADMIN"
+    SYS_ADMIN = "CAP_SYS_ADMIN"
+    CGROUP_WRITE = "write access to another cgroup"
+
+
+CAPABILITY_BITS = {Need.NET_ADMIN: 12, Need.NET_RAW: 13, Need.SYS_ADMIN: 21}
+"""<uapi/linux/capability.h>; the bits of CapEff in /proc/PID/status."""
+
+_DAC_OVERRIDE_BIT = 1
+
+
+class Holding(StrEnum):
+    """What a process may have open already."""
+
+    RAW = "raw socket"
+    PACKET = "packet socket"
+    XDP = "AF_XDP socket"
+    TUN = "TUN descriptor"
+    ELSEWHERE = "socket made in another cgroup"
+    UNIX = "unix connection to a process outside"
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficPath:
+    """One row of the table. Pure data; `watchdog.paths.rows` knows how to try it."""
+
+    id: str
+    title: str
+    direction: Direction
+    made: Made
+    stopped_by: frozenset[frozenset[Layer]]
+    """Alternatives, each enough by itself; one of several layers needs them all."""
+    needs: Need | None = None
+    refused_with: frozenset[str] = frozenset()
+    """What the kernel answers a process that is not allowed, isolated or not."""
+    holding: Holding | None = None
+    """What must be open already for this path to be there at all."""
+    kernel_answers: bool = False
+    """The network namespace answers, not the agent: its affair only where the namespace is its own."""
+    harmless: str = ""
+    """Why nothing is carried by it, where nothing is."""
+    needs_vsock: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found out about one agent. None is not known, and then a path applies."""
+
+    may: frozenset[Need] | None = None
+    holds: frozenset[Holding] | None = None
+    own_netns: bool | None = None
+    """Whether no process but its own lives in its network namespace."""
+    vsock: bool | None = None
+    """Whether this host has a vsock transport (a hypervisor's, or the loopback one)."""
+
+
+class Coverage(StrEnum):
+    """What is said of a path."""
+
+    COVERED = "covered"
+    NOT_COVERED = "not covered"
+    NOT_APPLICABLE = "not applicable"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One path of one agent under the layers that hold."""
+
+    path: str
+    title: str
+    coverage: Coverage
+    why: str
+    """By what it is covered, what is missing, or why it does not apply."""
+
+
+def needs_met(uid: int, effective: int) -> frozenset[Need]:
+    """What a process may do, by its uid and effective capabilities (CapEff of /proc/PID/status, a bit mask)."""
+    met = {need for need, bit in CAPABILITY_BITS.items() if effective >> bit & 1}
+    if uid == 0 or effective >> _DAC_OVERRIDE_BIT & 1:
+        met.add(Need.CGROUP_WRITE)
+    return frozenset(met)
+
+
+def parse_layers(text: str) -> frozenset[frozenset[Layer]]:
+    """The alternatives of "packets descriptors+tc": packets alone, or descriptors and tc together."""
+    return frozenset(frozenset(map(Layer, alternative.split("+"))) for alternative in text.split())
+
+
+def listed(layers: Collection[Layer]) -> str:
+    """Layers in their fixed order, as people read them."""
+    return " and ".join(layer for layer in Layer if layer in layers)
