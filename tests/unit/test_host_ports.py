@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.unit.own import Start, starting
-from watchdog.host import ports, processes
+from watchdog.host import listeners, processes
 from watchdog.host.ports import Owner, answering, listener, owner_in_cgroup
 
 NOWHERE = "/wd-test-nowhere"
@@ -134,7 +134,34 @@ def test_established_connections_cost_nothing_and_are_no_listeners() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)), server.accept()[0]:
-            assert len(list(ports.listening(port))) == 1
+            assert len(listeners.listening(port)) == len(list(listeners.from_proc(port))) == 1
+
+
+def test_both_sources_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        first = stack.enter_context(bound("::"))
+        port = first.getsockname()[1]
+        for address in ("0.0.0.0", "127.0.0.1", "::1", "::ffff:127.0.0.2"):
+            stack.enter_context(bound(address, port))
+        found = set(listeners.listening(port))
+        assert len(found) == 5
+        assert found == set(listeners.from_proc(port))
+        monkeypatch.setattr(listeners, "NETLINK_SOCK_DIAG", 31)  # no such protocol
+        assert found == set(listeners.listening(port))
+
+
+def test_more_sockets_than_one_answer_holds() -> None:
+    with ExitStack() as stack:
+        first = stack.enter_context(bound("127.0.0.1"))
+        port = first.getsockname()[1]
+        for _ in range(499):
+            stack.enter_context(bound("127.0.0.1", port))
+        assert len(set(listeners.listening(port))) == 500
+
+
+def test_what_the_kernel_refuses_is_an_error() -> None:
+    with pytest.raises(OSError, match=r"."):
+        list(listeners.from_sock_diag(255, 80))
 
 
 def test_it_takes_at_most_20_ms() -> None:

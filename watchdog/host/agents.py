@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from watchdog.errors import UsageError
-from watchdog.host import ports, processes, systemd
+from watchdog.host import listeners, ports, processes, systemd
 from watchdog.host.processes import Process, describe
 
 STALE_SLACK_S = 2.0
@@ -78,7 +78,7 @@ def _some(found: list[Process], how: AgentSelector) -> list[Process]:
 
 def _matching(how: AgentSelector) -> list[Process]:
     if how.port is not None:
-        numbers = ports.holders(socket.inode for socket in ports.listening(how.port))
+        numbers = ports.holders(socket.inode for socket in listeners.listening(how.port))
         return [process for process in map(processes.of_pid, sorted(numbers)) if process is not None]
     if how.exec is not None:
         return _where(_runs(how.exec))

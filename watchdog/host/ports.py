@@ -1,34 +1,20 @@
-"""Who owns the socket that answers at an address of this host: from /proc/net/tcp* and /proc/PID/fd (proc(5))."""
+"""Who owns the socket that answers at an address of this host: which one listens, and who has it open."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import socket
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from watchdog.host import processes
+from watchdog.host.listeners import ListeningSocket, listening, plain
 from watchdog.host.processes import PROC, Process, describe
 
-LISTEN = "0A"
-"""TCP_LISTEN as /proc/net/tcp writes it (net/tcp_states.h)."""
-TABLES = ("tcp", "tcp6")
 CACHE_LIMIT = 1024
 DESCRIBED = 3
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-@dataclass(frozen=True, slots=True)
-class ListeningSocket:
-    """One line of the kernel's table."""
-
-    address: Address
-    port: int
-    inode: int
 
 
 class Owner(StrEnum):
@@ -83,12 +69,12 @@ def answering(port: int, address: str) -> list[ListeningSocket] | str:
     The kernel's order (inet_lookup_listener): bound to this address, to all v4 addresses, to all addresses.
     """
     try:
-        wanted = _plain(ipaddress.ip_address(address.partition("%")[0]))
+        wanted = plain(ipaddress.ip_address(address.partition("%")[0]))
     except ValueError:
         return f"{address} is no numeric address"
     if not _is_local(address):
         return f"{address} is no address of this network namespace"
-    candidates = list(listening(port))
+    candidates = listening(port)
     for bound in (wanted, ipaddress.IPv4Address(0), ipaddress.IPv6Address(0)):
         found = [each for each in candidates if each.address == bound]
         if found and (bound == wanted or bound.version in (wanted.version, 6)):
@@ -105,41 +91,6 @@ def _is_local(address: str) -> bool:
         except OSError:
             return False
     return True
-
-
-def listening(port: int) -> Iterator[ListeningSocket]:
-    """Every TCP socket of this network namespace that listens on the port."""
-    for table in TABLES:
-        try:
-            with (PROC / "net" / table).open() as lines:
-                yield from _listening_in(lines, port)
-        except FileNotFoundError:  # a kernel without IPv6
-            continue
-
-
-def _listening_in(lines: Iterable[str], port: int) -> Iterator[ListeningSocket]:
-    rows = iter(lines)
-    next(rows, None)
-    for row in rows:
-        local, _, state, *rest = row.split()[1:]
-        if state != LISTEN:
-            return  # listening sockets come first: a host with 100,000 connections costs no more
-        address, _, number = local.rpartition(":")
-        if int(number, 16) == port:
-            yield ListeningSocket(_plain(_parse(address)), port, int(rest[5]))
-
-
-def _parse(text: str) -> Address:
-    """Words of 32 bits, each in the machine's own byte order."""
-    raw = bytes.fromhex(text)
-    if sys.byteorder == "little":
-        raw = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-    return ipaddress.ip_address(raw)
-
-
-def _plain(address: Address) -> Address:
-    """::ffff:192.0.2.1 is 192.0.2.1."""
-    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
 def holders(inodes: Iterable[int]) -> dict[int, str]:
