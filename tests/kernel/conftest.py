@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -148,6 +149,9 @@ def run_in_cgroup() -> Iterator[RunInside]:
 @pytest.fixture
 def new_netns(v2_root: Path) -> Iterator[Callable[[], Netns]]:
     """Makes network namespaces, gone at the end with all that is in them."""
+    for command in ("ip", "unshare", "nsenter"):
+        if shutil.which(command) is None:
+            skip_or_fail(f"network namespaces for tests need the command {command}")
     with ExitStack() as made:
 
         def make() -> Netns:

@@ -19,7 +19,7 @@ _MOV64_R0_IMM, _EXIT = 0xB7, 0x95
 
 
 def _library() -> ctypes.CDLL:
-    return ctypes.CDLL("libbpf.so.1", use_errno=True)
+    return ctypes.CDLL(libbpf.SONAMES[0], use_errno=True)
 
 
 def _ok(result: int) -> int:

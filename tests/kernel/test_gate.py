@@ -205,6 +205,18 @@ def test_a_removed_cgroup_refuses_attach_and_needs_no_detach(v2_root: Path, slot
     assert not gate.holds(cgroup, slot)
 
 
+def test_a_cgroup_that_goes_while_it_is_open_is_gone(scratch_cgroup: MakeCgroup) -> None:
+    cgroup = scratch_cgroup()
+
+    def query_while_it_goes() -> None:
+        with gate._opened(cgroup) as fd:
+            cgroup.path.rmdir()
+            libbpf.prog_query(fd, Hook.EGRESS)
+
+    with pytest.raises(CgroupGone, match="went while"):
+        query_while_it_goes()
+
+
 def test_a_new_cgroup_at_the_old_path_is_another_one(scratch_cgroup: MakeCgroup, slot: Slot) -> None:
     old = scratch_cgroup()
     gate.attach(old, slot)

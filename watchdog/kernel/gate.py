@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from watchdog.errors import KernelRefused
@@ -60,7 +60,7 @@ def attach(cgroup: Cgroup, slot: Slot) -> bool:
     KernelRefused names the foreign program where one holds the cgroup exclusively; CgroupGone where the
     cgroup is not the one it was.
     """
-    with cgroups.opened(cgroup) as cgroup_fd, ExitStack() as undo:
+    with _opened(cgroup) as cgroup_fd, ExitStack() as undo:
         changed = False
         for program in CGROUP_SKB.programs:
             if _attach_one(cgroup, cgroup_fd, slot.programs[program.name], program.hook):
@@ -77,7 +77,7 @@ def detach(cgroup: Cgroup, program_ids: Collection[int]) -> bool:
     somebody holds it by a bpf link.
     """
     try:
-        with cgroups.opened(cgroup) as cgroup_fd:
+        with _opened(cgroup) as cgroup_fd:
             found = [(hook, i) for hook in HOOKS for i in libbpf.prog_query(cgroup_fd, hook).ids if i in program_ids]
             changed = [_detach_one(cgroup_fd, program_id, hook) for hook, program_id in found]
             _check_detached(cgroup, cgroup_fd, program_ids)
@@ -89,7 +89,7 @@ def detach(cgroup: Cgroup, program_ids: Collection[int]) -> bool:
 def holds(cgroup: Cgroup, slot: Slot) -> bool:
     """Whether the kernel says that both programs of the slot are attached to this very cgroup."""
     try:
-        with cgroups.opened(cgroup) as cgroup_fd:
+        with _opened(cgroup) as cgroup_fd:
             return all(
                 slot.programs[program.name] in libbpf.prog_query(cgroup_fd, program.hook).ids
                 for program in CGROUP_SKB.programs
@@ -100,7 +100,7 @@ def holds(cgroup: Cgroup, slot: Slot) -> bool:
 
 def query(cgroup: Cgroup) -> dict[Hook, HookView]:
     """Everything at both hooks of the cgroup, ours and others'."""
-    with cgroups.opened(cgroup) as cgroup_fd:
+    with _opened(cgroup) as cgroup_fd:
         return {hook: _view(cgroup_fd, hook) for hook in HOOKS}
 
 
@@ -121,6 +121,18 @@ def find_attached(top: Cgroup) -> Iterator[Attachment]:
                 known[program_id] = _is_ours_by_id(program_id)
             if known[program_id]:
                 yield Attachment(cgroup, hook, program_id)
+
+
+@contextmanager
+def _opened(cgroup: Cgroup) -> Iterator[int]:
+    """As `cgroups.opened`, also where the cgroup goes while it is open: bpf(2) answers ENOENT then."""
+    with cgroups.opened(cgroup) as fd:
+        try:
+            yield fd
+        except BpfRefused as error:
+            if error.code == errno.ENOENT and not cgroups.exists(cgroup):
+                raise CgroupGone(f"the cgroup {cgroup.path} went while we worked on it") from error
+            raise
 
 
 def _attach_one(cgroup: Cgroup, cgroup_fd: int, program_id: int, hook: Hook) -> bool:
@@ -217,11 +229,7 @@ def _map_name(map_id: int) -> str:
 
 def _attached_ids(cgroup: Cgroup) -> list[tuple[Hook, int]]:
     try:
-        with cgroups.opened(cgroup) as fd:
+        with _opened(cgroup) as fd:
             return [(hook, program_id) for hook in HOOKS for program_id in libbpf.prog_query(fd, hook).ids]
     except CgroupGone:
         return []
-    except BpfRefused as error:
-        if error.code in {errno.ENOENT, errno.ENODEV}:
-            return []
-        raise

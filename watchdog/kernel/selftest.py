@@ -15,7 +15,7 @@ from pathlib import Path
 from watchdog.errors import HostCannot, KernelRefused, WatchdogError
 from watchdog.kernel import cgroups, gate, slots
 from watchdog.kernel.cgroups import Cgroup
-from watchdog.kernel.loopback import Loopback, Round, loopback
+from watchdog.kernel.loopback import PATIENCE_S, SILENCE_S, Loopback, Round, loopback
 from watchdog.kernel.slots import Counters, Slot
 
 SCRATCH_PREFIX = "watchdog-selftest-"
@@ -56,18 +56,18 @@ def prove(slot: Slot, parent: Path | None = None) -> list[Check]:
 
 
 def _steps(cgroup: Cgroup, slot: Slot, traffic: Loopback) -> Generator[Check, None, None]:
-    before = traffic.round()
+    before = traffic.round(PATIENCE_S)
     yield _check_all_pass("passes before", before)
     counted = slots.counters(slot)
     try:
         gate.attach(cgroup, slot)
         yield Check("attach", gate.holds(cgroup, slot), "ingress and egress, verified by a query")
-        yield _check_none_pass("drops while attached", traffic.round())
+        yield _check_none_pass("drops while attached", traffic.round(SILENCE_S))
         yield _check_counted(counted, slots.counters(slot), before.tried)
     finally:
         gate.detach(cgroup, slot.program_ids)
     yield Check("detach", not gate.holds(cgroup, slot), "both programs gone, verified by a query")
-    yield _check_all_pass("passes again", traffic.round())
+    yield _check_all_pass("passes again", traffic.round(PATIENCE_S))
 
 
 def _check_all_pass(name: str, seen: Round) -> Check:
