@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from watchdog.clock import from_rfc3339, rfc3339
+from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.journal import Journal
 
 
@@ -46,13 +46,28 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
+class Until:
+    """When an isolation ends by itself, by both clocks: on this boot no clock step moves it."""
+
+    utc: datetime
+    s: float
+    boot: str
+
+    def is_over(self, at: Moment) -> bool:
+        """Whether that time has come; after a reboot the wall clock says so."""
+        return at.s >= self.s if at.boot == self.boot else at.utc >= self.utc
+
+
+@dataclass(frozen=True, slots=True)
 class Why:
-    """Who wanted it and why."""
+    """Who wanted it and why, and until when."""
 
     reason: str
     incident: str = ""
     level: str = "network"
     by: dict[str, Any] = field(default_factory=dict)
+    until: Until | None = None
+    """None: until a person releases it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import click
 from watchdog import __version__
 from watchdog.actions.place import Place
 from watchdog.cli.output import Output
-from watchdog.config import Config, find, load
+from watchdog.config import Config, find, load, seconds
 from watchdog.errors import Exit, NotRoot, UsageError, WatchdogError
 from watchdog.journal import Journal
 
@@ -130,3 +130,11 @@ def closing_journal(config: Config) -> Iterator[Journal]:
         yield journal
     finally:
         journal.close()
+
+
+def given_span_s(text: str, option: str) -> float:
+    """A time span given on the command line, in seconds. Raises UsageError that names the option."""
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from watchdog import clock
 from watchdog.actions import isolation, locate
 from watchdog.actions.isolation import Result
 from watchdog.cli import report
-from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.app import common, configured, given_span_s, need_root, place_of
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
 from watchdog.cli.tell import tell
 from watchdog.errors import Exit
 from watchdog.host.caller import who
-from watchdog.intents import Why
+from watchdog.intents import Until, Why
 from watchdog.model import Action, Severity
 
 
@@ -27,24 +28,35 @@ from watchdog.model import Action, Severity
 @common
 @click.option("--reason", required=True, help="Why; it goes to the journal and to the receivers.")
 @click.option("--incident", default="", help="The incident it belongs to.")
+@click.option("--ttl", metavar="TIME", help='Release it by itself after this time, as "15m": a watcher sees to it.')
 @click.option("--force", is_flag=True, help="Although a safety rail speaks against it.")
-def verb(config_path: Path | None, as_json: bool, reason: str, incident: str, force: bool, **target: Any) -> int:
+def verb(
+    config_path: Path | None, as_json: bool, reason: str, incident: str, ttl: str | None, force: bool, **target: Any
+) -> int:
     """Cut one agent off the network in the kernel, and see that it is.
 
     It stays cut off over restarts of the agent and of this host until it is released.
     """
     output, wanted = Output(as_json=as_json), named(target)
+    span_s = given_span_s(ttl, "--ttl") if ttl else None
     need_root()
     settings = configured(config_path)
     with place_of(settings) as place:
         located = locate.locate(wanted, settings, place)
         overruled = locate.check_rails(located, settings, place, force=force)
-        why = Why(reason, incident, settings.isolation.level, asdict(who()))
+        why = Why(reason, incident, settings.isolation.level, asdict(who()), _until(span_s))
         result = isolation.isolate(located.where, why, place, clock.utc_now())
         _say(output, result, overruled)
         if result.changed:
             tell(output, settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, reason)
     return Exit.PARTIAL if result.gaps else Exit.OK
+
+
+def _until(span_s: float | None) -> Until | None:
+    if span_s is None:
+        return None
+    at = clock.moment()
+    return Until(at.utc + timedelta(seconds=span_s), at.s + span_s, at.boot)
 
 
 def _say(output: Output, result: Result, overruled: list[str]) -> None:
@@ -59,6 +71,8 @@ def _say(output: Output, result: Result, overruled: list[str]) -> None:
     else:
         output.words(f"{name} is isolated: {report.place_of(result)}")
     output.words(*(f"  not covered: {gap}" for gap in result.gaps))
+    if result.intent.why.until:
+        output.words(f"  until {clock.rfc3339(result.intent.why.until.utc)}: a watcher, or reconcile, releases it then")
     output.words(f"  let it back with: watchdog-mesh release {_again(result)} --reason ...")
 
 

@@ -22,6 +22,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         "reason": intent.why.reason,
         "incident": intent.why.incident or None,
         "since": rfc3339(intent.since),
+        "until": rfc3339(intent.why.until.utc) if intent.why.until else None,
         "changed": result.changed,
         "holds": result.holds,
         "gaps": list(result.gaps),

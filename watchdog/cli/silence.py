@@ -8,9 +8,8 @@ from pathlib import Path
 import click
 
 from watchdog import clock
-from watchdog.cli.app import closing_journal, common, configured, need_root
+from watchdog.cli.app import closing_journal, common, configured, given_span_s, need_root
 from watchdog.cli.output import Output
-from watchdog.config import seconds
 from watchdog.errors import Exit, UsageError
 from watchdog.host.caller import who
 from watchdog.mesh.coordinator import Silence
@@ -55,10 +54,7 @@ def verb(config_path: Path | None, as_json: bool, peer: str, span: str | None, r
 
 
 def _span_s(span: str) -> float:
-    try:
-        wanted = seconds(span)
-    except ValueError as error:
-        raise UsageError(f"--for {span}: {error}") from error
+    wanted = given_span_s(span, "--for")
     if wanted > LONGEST_S:
         raise UsageError(f"--for {span}: want at most 24h", hint="a silence is for a piece of work")
     return wanted
