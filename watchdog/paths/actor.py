@@ -46,8 +46,8 @@ class Actor:
         os.set_blocking(self._in, False)
         self._seq = 0
         self._read = b""
-        self.bound: dict[str, Any] = {}
-        """Addresses of its bound sockets by name."""
+        self.ports: dict[str, int] = {}
+        """Where its internet sockets are bound, by name."""
 
     @property
     def pid(self) -> int:
@@ -85,7 +85,7 @@ class Actor:
             if newline:
                 self._read = rest
                 answer = json.loads(line)
-                self.bound.update(answer.get("bound", {}))
+                self.ports.update(answer.get("ports", {}))
                 if answer["seq"] == self._seq:  # else it is late, and of an order that was given up
                     results: dict[str, str] = answer["results"]
                     return results

@@ -118,7 +118,7 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     ),
     _path(
         "E12c",
-        "new crypto or netlink socket",
+        "new netlink socket",
         _OUT,
         _NEW,
         "lsm freeze",

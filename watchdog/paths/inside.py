@@ -4,9 +4,9 @@ Run as `python -P -S -m watchdog.paths.inside`; standard library only. One JSON 
 the same "seq". It makes no socket before it is told to, so that its starter can move it first. It ends with its input.
 
     {"seq": 1, "do": "run", "scripts": {"E2a": [["make", "s", "tcp4"], ["connect", "s", ["127.0.0.1", 80]]]}}
-        -> {"seq": 1, "results": {"E2a": "ok"}, "bound": {}}
+        -> {"seq": 1, "results": {"E2a": "ok"}, "ports": {}}
        Each script runs until a step fails; its result is "ok" or the name of the error ("EPERM"). The steps are the
-       methods of Steps. Where a step binds, "bound" holds the address by the socket's name.
+       methods of Steps. "ports" are those bound, by the socket's name.
     {"seq": 2, "do": "await", "within_s": 0.3, "for": {"E2a": ["s", "connected", ""]}}
         -> {"seq": 2, "results": {"E2a": "ok"}}
        Waits for all of them at once: "connected"; "refused"; "data" that contains the token (hexadecimal) read from the
@@ -49,12 +49,7 @@ def answer(steps: Steps, order: Mapping[str, Any]) -> dict[str, Any]:
     """Carry out one order."""
     if order["do"] == "await":
         return {"results": Wait(steps, order["for"]).until(time.monotonic() + order["within_s"])}
-    results = run_scripts(steps, order["scripts"])
-    return {"results": results, "bound": {name: _shown(address) for name, address in steps.bound.items()}}
-
-
-def _shown(address: Any) -> Any:
-    return address if isinstance(address, (str, tuple)) else ""
+    return {"results": run_scripts(steps, order["scripts"]), "ports": steps.ports}
 
 
 def main() -> None:

@@ -26,7 +26,6 @@ KINDS = {
     "packet": (socket.AF_PACKET, socket.SOCK_RAW, 0),
     "xdp": (AF_XDP, socket.SOCK_RAW, 0),
     "vsock": (socket.AF_VSOCK, socket.SOCK_STREAM, 0),
-    "alg": (socket.AF_ALG, socket.SOCK_SEQPACKET, 0),
     "netlink": (socket.AF_NETLINK, socket.SOCK_RAW, 0),
     "unix_stream": (socket.AF_UNIX, socket.SOCK_STREAM, 0),
     "unix_dgram": (socket.AF_UNIX, socket.SOCK_DGRAM, 0),
@@ -59,7 +58,7 @@ class Steps:
 
     def __init__(self) -> None:
         self.sockets: dict[str, socket.socket] = {}
-        self.bound: dict[str, Address] = {}
+        self.ports: dict[str, int] = {}
         self._files: dict[str, int] = {}
         self._xdp: dict[str, XdpSender] = {}
 
@@ -78,9 +77,10 @@ class Steps:
             os.close(self._files.pop(name))
 
     def bind(self, name: str, address: Address) -> None:
-        """Bind a socket; "bound" tells the address. Unix sockets are made for everybody to use."""
+        """Bind a socket; "ports" tells which. Unix sockets are made for everybody to use."""
         self.sockets[name].bind(_plain(address))
-        self.bound[name] = self.sockets[name].getsockname()
+        if self.sockets[name].family in {socket.AF_INET, socket.AF_INET6}:
+            self.ports[name] = self.sockets[name].getsockname()[1]
         if isinstance(address, str) and not address.startswith("@"):
             os.chmod(address, UNIX_MODE)  # noqa: PTH101 -- pathlib takes as long to import as all the rest
 

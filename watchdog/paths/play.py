@@ -88,13 +88,17 @@ class Play:
         """Prepare all rows."""
         self._unready = self._do({row.key: row.setup for row in self.rows})
 
-    def attempt(self, phase: Phase) -> dict[str, Tried]:
-        """Try all rows, by key. Takes the phase's time where something does not arrive, and less where all does."""
-        ready = [row for row in self.rows if row.key not in self._unready]
+    def attempt(self, phase: Phase, only: Collection[str] | None = None) -> dict[str, Tried]:
+        """Try all rows, or those with a key in `only`, by key.
+
+        Takes the phase's time where something does not arrive, and less where all does.
+        """
+        rows = [row for row in self.rows if only is None or row.key in only]
+        ready = [row for row in rows if row.key not in self._unready]
         refused = self._do({row.key: row.fire(phase, row.token(phase)) for row in ready})
         arrived = self._await([row for row in ready if row.expect is not None], phase)
         tried = {row.key: _judged(row, refused.get(row.key, OK), arrived.get(row.key, "")) for row in ready}
-        return tried | {key: Tried(False, word) for key, word in self._unready.items()}
+        return tried | {row.key: Tried(False, self._unready[row.key]) for row in rows if row.key in self._unready}
 
     def _do(self, work: Mapping[str, tuple[Step, ...]]) -> dict[str, str]:
         """Carry out the steps, those of one number of all rows together; the first failure of each row."""

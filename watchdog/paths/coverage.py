@@ -1,0 +1,104 @@
+"""What holds on this very host, path by path: every path is tried in a bed before, during and after an isolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from watchdog.kernel import gate
+from watchdog.kernel.slots import Slot
+from watchdog.paths import bed, catalogue
+from watchdog.paths.bed import FACTS, Bed, Subject
+from watchdog.paths.play import Tried
+from watchdog.paths.words import Coverage, Facts, Layer, TrafficPath, Verdict
+
+Isolate = Callable[[Subject], AbstractContextManager[frozenset[Layer]]]
+"""Isolates the subject and says which layers hold; at the end of the context it is released."""
+
+MISSING = frozenset({"EAFNOSUPPORT", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT", "ENOENT", "ENODEV", "ENOPROTOOPT", "ENOSYS"})
+"""What a kernel answers that lacks a thing altogether."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One path, tried by one of the bed's agents."""
+
+    path: str
+    title: str
+    who: str
+    """ "root" or "user"."""
+    before: Tried
+    during: Tried
+    after: Tried
+    verdict: Verdict
+    """What the catalogue says of it; of a path that this kernel or this user does not have: not applicable."""
+
+    @property
+    def disagreement(self) -> str:
+        """What was seen that the verdict does not allow; empty where they agree."""
+        return disagreement(self.before, self.during, self.after, self.verdict.coverage)
+
+
+def coverage(isolate: Isolate, parent: Path | None = None) -> list[Row]:
+    """Try everything in a scratch bed below `parent` (default: the v2 root): about 3 s, and nothing stays.
+
+    WatchdogError where no bed can be made or where `isolate` fails.
+    """
+    with bed.opened(parent) as opened:
+        return measure(opened, isolate)
+
+
+def measure(opened: Bed, isolate: Isolate) -> list[Row]:
+    """The same in a bed that is there."""
+    before = opened.attempt()
+    with isolate(opened.subject) as layers:
+        during = opened.attempt()
+    passing = {key for key, tried in before.items() if tried.passed}
+    after = opened.attempt(bed.RESUMES_S, only=passing)
+    return [
+        _row(row.path, row.who, before[row.key], during[row.key], after.get(row.key, before[row.key]), layers)
+        for row in opened.rows
+    ]
+
+
+def _row(path_id: str, who: str, before: Tried, during: Tried, after: Tried, layers: frozenset[Layer]) -> Row:
+    path = catalogue.find(path_id)
+    verdict = judge(path, before, layers, FACTS[who])
+    return Row(path_id, path.title, who, before, during, after, verdict)
+
+
+def judge(path: TrafficPath, before: Tried, layers: frozenset[Layer], facts: Facts) -> Verdict:
+    """The catalogue's verdict, unless the path turned out not to be there."""
+    said = catalogue.verdict(path, layers, facts)
+    if not before.passed and before.word in MISSING and said.coverage is not Coverage.NOT_APPLICABLE:
+        return replace(said, coverage=Coverage.NOT_APPLICABLE, why=f"this kernel has none of it: {before.word}")
+    return said
+
+
+def disagreement(before: Tried, during: Tried, after: Tried, said: Coverage) -> str:
+    """Why what was seen and what is said of a path cannot both be right; empty where they can."""
+    if said is Coverage.NOT_APPLICABLE:
+        return ""
+    if not before.passed:
+        return f"it did not pass before the isolation: {before.word}"
+    if said is Coverage.COVERED and during.passed:
+        return "it is said to be covered, and got through"
+    if said is Coverage.NOT_COVERED and not during.passed:
+        return f"it is said not to be covered, and was stopped: {during.word}"
+    return "" if after.passed else f"it did not pass after the release: {after.word}"
+
+
+def packets(slot: Slot) -> Isolate:
+    """Isolation by the packet hooks alone, with a free slot."""
+
+    @contextmanager
+    def isolate(subject: Subject) -> Iterator[frozenset[Layer]]:
+        gate.attach(subject.cgroup, slot)
+        try:
+            yield frozenset({Layer.PACKETS})
+        finally:
+            gate.detach(subject.cgroup, slot.program_ids)
+
+    return isolate

@@ -1,0 +1,75 @@
+"""Cgroups of this process's own to try things in, gone at the end with all that is in them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+from watchdog.errors import HostCannot, KernelRefused
+from watchdog.kernel import cgroups
+from watchdog.kernel.cgroups import Cgroup
+
+REMOVE_TIMEOUT_S = 2.0
+REMOVE_RETRY_S = 0.005
+
+_serial = count()
+
+
+@contextmanager
+def scratch_tree(parent: Path, prefix: str) -> Iterator[Cgroup]:
+    """A new cgroup "PREFIXPID-N" below `parent`; at the end everything in it is killed and its tree removed.
+
+    What killed processes of the same prefix left is removed first. HostCannot where no cgroup can be made.
+    """
+    _remove_leftovers(parent, prefix)
+    path = make(parent / f"{prefix}{os.getpid()}-{next(_serial)}")
+    try:
+        yield cgroups.resolve(path)
+    finally:
+        remove_tree(path)
+
+
+def make(path: Path) -> Path:
+    """Make one cgroup."""
+    try:
+        path.mkdir()
+    except OSError as error:
+        raise HostCannot(
+            f"cannot make the scratch cgroup {path}: {error.strerror}",
+            hint="this needs root and a writable cgroup tree (no ProtectControlGroups= on the service)",
+        ) from error
+    return path
+
+
+def remove_tree(top: Path) -> None:
+    """Kill everything inside, then remove the tree, deepest first; what is gone already is success."""
+    with suppress(OSError):
+        (top / "cgroup.kill").write_text("1")
+    deadline_s = time.monotonic() + REMOVE_TIMEOUT_S
+    for folder, _, _ in os.walk(top, topdown=False):
+        _remove_one(Path(folder), deadline_s)
+
+
+def _remove_one(path: Path, deadline_s: float) -> None:
+    """A killed process leaves its cgroup a moment after its end; until then it is busy."""
+    while True:
+        try:
+            return path.rmdir()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                raise KernelRefused(f"cannot remove the scratch cgroup {path}: {error.strerror}") from error
+            time.sleep(REMOVE_RETRY_S)
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    for path in parent.glob(f"{prefix}*"):
+        pid = path.name.removeprefix(prefix).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            with suppress(KernelRefused):
+                remove_tree(path)
