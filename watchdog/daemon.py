@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from watchdog import clock, journal, webhook
@@ -23,10 +24,11 @@ from watchdog.actions.reconcile import Repair
 from watchdog.config import Config, Peer
 from watchdog.errors import JournalCorrupt, WatchdogError
 from watchdog.heartbeat import Pulse, read_key
+from watchdog.host import unit_filters
 from watchdog.host.readiness import KeepAlive, notify
 from watchdog.journal import Journal
 from watchdog.keeper import Keeper
-from watchdog.kernel import builder
+from watchdog.kernel import builder, stale
 from watchdog.model import Action, Escalation, Severity
 from watchdog.monitor import Monitor
 from watchdog.outbox import Outbox
@@ -41,6 +43,8 @@ from watchdog.webhook import Receiver
 
 PRIVATE_MODE = 0o700
 SENDER_STOP_S = 5.0
+EVENTS_KEPT = timedelta(days=30)
+"""How long settled events stay in the outbox; the audit trail keeps what happened for ever."""
 LOOP_LATE_S = 10.0
 """The monitor's loop turns every second; /healthz says 503 when it has not for this long."""
 READY_SLOTS = 2
@@ -102,14 +106,20 @@ class Daemon:
 
     def view(self) -> MeshView:
         """The monitor's view, with what the keeper and the outbox know."""
+        seen, dead = self.monitor.view(), self.sender.dead()
+        if dead:
+            why = f"nobody delivers to {', '.join(dead)}: the thread ended"
+            seen = replace(seen, health=replace(seen.health, ok=False, reason=why))
         pending = self.outbox.pending(clock.utc_now())
         backlogs = {name: Backlog(each.pending, each.oldest_age_s, each.last_error) for name, each in pending.items()}
-        return replace(self.monitor.view(), isolations=self.keeper.views, outbox=backlogs)
+        return replace(seen, isolations=self.keeper.views, outbox=backlogs)
 
     def _ready_or_alarm(self) -> None:
         """Have programs ready before they are needed, and restore what was isolated. A host that cannot is told."""
         try:
             builder.ensure_slots(self.place.pins, self.place.build_lock, READY_SLOTS)
+            stale.prune_stale(self.place.pins, self.place.build_lock, keep=slots_in_use(self.place))
+            self.outbox.prune(clock.utc_now() - EVENTS_KEPT)
             for repair in reconcile.reconcile(self.place, clock.utc_now()):
                 self._tell_repair(repair)
             self.keeper.sweep()
@@ -187,6 +197,13 @@ def opened_or_set_aside(state: Path) -> Iterator[tuple[Journal, str]]:
         yield opened, trouble
     finally:
         opened.close()
+
+
+def slots_in_use(place: Place) -> list[Path]:
+    """Slots that an intent or a drop-in names: a stopped unit has nothing attached, and needs its pin to start."""
+    named = [place.pins / intent.held_by.slot for intent in place.intents.in_force() if intent.held_by.slot]
+    drop_ins = unit_filters.all_installed(base=place.drop_ins)
+    return named + [filters.ingress.parent for filters in drop_ins if filters.ingress is not None]
 
 
 def receivers(settings: Config) -> list[Receiver]:

@@ -15,7 +15,7 @@ import pytest
 from tests.unit import hostile
 from watchdog.errors import ConfigurationError
 from watchdog.heartbeat import Pulse, serve
-from watchdog.probe import OwnerCheck, Ownership, OwnerVerdict, Prober, Target
+from watchdog.probe import Ownership, OwnerVerdict, Prober, Target
 
 TIMEOUT_S = 0.5
 SLACK_S = 0.2
@@ -65,12 +65,14 @@ def test_who_owns_the_port(owner: OwnerVerdict | None, healthy: bool, detail: st
     assert (beat.healthy, beat.impostor, beat.detail) == (healthy, not healthy, detail)
 
 
-def test_the_owner_is_asked_only_after_a_healthy_answer() -> None:
-    asked: list[Target] = []
-    check: OwnerCheck = asked.append
-    with hostile.peer(hostile.close_at_once) as peer, Prober(1, owner_check=check) as prober:
-        prober.probe(Target("shield", peer.url, TIMEOUT_S))
-    assert asked == []
+@pytest.mark.parametrize(
+    "behaviour", [hostile.close_at_once, hostile.hang, hostile.answering(hostile.says(b"", b"404 Not Found"))]
+)
+def test_a_squatter_is_found_whatever_it_answers(behaviour: hostile.Behaviour) -> None:
+    owner = OwnerVerdict(Ownership.OUTSIDE, "port 9103 is owned by pid 7")
+    with hostile.peer(behaviour) as peer, Prober(1, owner_check=lambda _: owner) as prober:
+        beat = prober.probe(Target("shield", peer.url, TIMEOUT_S))
+    assert (beat.healthy, beat.impostor, beat.detail) == (False, True, "port 9103 is owned by pid 7")
 
 
 def test_a_squatter_without_the_key() -> None:

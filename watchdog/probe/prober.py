@@ -65,7 +65,8 @@ class Prober:
         try:
             reply, response_time_ms = self._ask(target, nonce)
         except Missed as missed:
-            return Heartbeat(target.name, healthy=False, detail=str(missed))
+            verdict = self._check_owner(target, Verdict(False, str(missed)))
+            return Heartbeat(target.name, healthy=False, detail=verdict.detail, impostor=verdict.impostor)
         expected = Expected(
             target.agent or target.name,
             target.max_loop_age_s,
@@ -73,10 +74,9 @@ class Prober:
             nonce=nonce,
             require_identity=target.require_identity,
         )
-        if reply.status != HTTPStatus.OK:
-            verdict = Verdict(False, _refusal(reply, expected))
-        else:
-            verdict = self._check_owner(target, self._judge(target, reply, expected))
+        answered = reply.status == HTTPStatus.OK
+        verdict = self._judge(target, reply, expected) if answered else Verdict(False, _refusal(reply, expected))
+        verdict = self._check_owner(target, verdict)
         return Heartbeat(
             target.name,
             healthy=verdict.healthy,
@@ -128,7 +128,8 @@ class Prober:
             return verdict
 
     def _check_owner(self, target: Target, verdict: Verdict) -> Verdict:
-        owner = self._owner_check(target) if self._owner_check is not None and verdict.healthy else None
+        """Whatever it answered, and when it was silent too: a squatter that hangs is no reason to restart the peer."""
+        owner = self._owner_check(target) if self._owner_check is not None and not verdict.impostor else None
         if owner is None or owner.ownership is not Ownership.OUTSIDE:
             return verdict
         return Verdict(False, owner.detail or "its port is owned by somebody else", impostor=True)

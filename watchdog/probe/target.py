@@ -74,4 +74,4 @@ class OwnerVerdict:
 
 
 OwnerCheck = Callable[[Target], OwnerVerdict | None]
-"""Asked after every healthy answer; None and UNKNOWN say nothing. It must not take long: it has no deadline."""
+"""Asked after every probe; None and UNKNOWN say nothing. It must not take long: it has no deadline."""
