@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ Script = Sequence[Sequence[Any]]
 """What one actor does for one row: steps, each a method of inside_steps.Steps and its arguments."""
 
 READ_BYTES = 65536
+ANSWER_LIMIT_BYTES = 1 << 20
+KILL_TIMEOUT_S = 1.0
+"""A killed process goes at once unless it waits uninterruptibly."""
+LONGEST_WAIT_S = 60.0
+"""Where no deadline is given. An actor answers in milliseconds, or never."""
+MS_PER_S = 1000
+
+OOM_SCORE_FIRST = "1000"
+"""proc_pid_oom_score_adj(5); a watcher's own -900 would be inherited."""
+
 SILENT = "no answer"
 """What an actor's scripts end with that does not run (frozen, killed)."""
 
@@ -60,19 +71,22 @@ class Actor:
         return Path(f"/proc/{self.pid}/ns/net")
 
     def move(self, cgroup: Path) -> None:
-        """Put it into a cgroup; its sockets stay where they were made. KernelRefused says why it cannot."""
+        """Put it into a cgroup; its sockets stay where they were made. CannotEnter says why it cannot."""
         try:
             (cgroup / "cgroup.procs").write_text(str(self.pid))
         except OSError as error:
-            raise CannotEnter(
-                f"cannot move a process into {cgroup}: {error.strerror}", code=error.errno or 0
-            ) from error
+            raise CannotEnter(cgroup, error) from error
+
+    def die_first(self) -> None:
+        """Where memory gets short in a cgroup, it is not the agent that our process costs its life."""
+        with suppress(OSError):  # it is gone, which its next answer tells
+            Path(f"/proc/{self.pid}/oom_score_adj").write_text(OOM_SCORE_FIRST)
 
     def tell(self, order: Mapping[str, Any], deadline_s: float) -> None:
         """Give an order; `hear` has its answer. A process that does not read its input gets a part of it, or none."""
         self._seq += 1
         data = json.dumps({"seq": self._seq, **order}).encode() + b"\n"
-        while data and self._ready([], [self._in], deadline_s):
+        while data and self._ready(self._in, select.POLLOUT, deadline_s):
             try:
                 data = data[os.write(self._in, data) :]
             except BrokenPipeError:
@@ -80,22 +94,27 @@ class Actor:
 
     def hear(self, deadline_s: float) -> dict[str, str] | None:
         """The results of the last order; None where there are none at the deadline (of the monotonic clock)."""
-        while True:
-            line, newline, rest = self._read.partition(b"\n")
-            if newline:
-                self._read = rest
+        while (line := self._line(deadline_s)) is not None:
+            try:
                 answer = json.loads(line)
-                self.ports.update(answer.get("ports", {}))
-                if answer["seq"] == self._seq:  # else it is late, and of an order that was given up
-                    results: dict[str, str] = answer["results"]
-                    return results
-                continue
-            if not self._ready([self._out], [], deadline_s):
+                seq, results, ports = answer["seq"], dict(answer["results"]), dict(answer.get("ports", {}))
+            except (ValueError, KeyError, TypeError):
+                return None  # an agent that is root may speak in its place
+            self.ports.update(ports)
+            if seq == self._seq:  # else it is late, and of an order that was given up
+                return results
+        return None
+
+    def _line(self, deadline_s: float) -> bytes | None:
+        while b"\n" not in self._read:
+            if len(self._read) > ANSWER_LIMIT_BYTES or not self._ready(self._out, select.POLLIN, deadline_s):
                 return None
             data = os.read(self._out, READ_BYTES)
             if not data:
                 return None
             self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        return line
 
     def run(self, script: Script, deadline_s: float) -> str:
         """Run one script: "ok", the name of an error, or SILENT."""
@@ -104,22 +123,29 @@ class Actor:
         return answer[""] if answer else SILENT
 
     def close(self) -> None:
-        """Kill it, frozen or not, and reap it."""
+        """Kill it, frozen or not, and reap it. Its pipes are not read to their end: somebody else may hold them."""
         self.process.kill()
-        self.process.communicate()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(KILL_TIMEOUT_S)
 
-    def _ready(self, reading: list[int], writing: list[int], deadline_s: float) -> bool:
-        readable, writable, _ = select.select(reading, writing, [], max(0.0, deadline_s - time.monotonic()))
-        return bool(readable or writable)
+    def _ready(self, fd: int, event: int, deadline_s: float) -> bool:
+        poller = select.poll()  # select() takes no descriptor over 1023
+        poller.register(fd, event)
+        left_s = min(max(0.0, deadline_s - time.monotonic()), LONGEST_WAIT_S)
+        return bool(poller.poll(left_s * MS_PER_S))
 
 
 class CannotEnter(KernelRefused):
-    """A process cannot be put into a cgroup; `code` is the errno."""
+    """A process cannot be put into a cgroup."""
 
-    def __init__(self, message: str, *, code: int) -> None:
-        hint = "its processes are in its child cgroups" if code == errno.EBUSY else ""
-        super().__init__(message, hint=hint)
-        self.code = code
+    def __init__(self, cgroup: Path, error: OSError) -> None:
+        super().__init__(f"cannot move a process into {cgroup}: {error.strerror}")
+        self.reason = error.strerror
+        self.is_busy = error.errno == errno.EBUSY
+        """Its processes may be in child cgroups only: it hands controllers down."""
 
 
 def must(actor: Actor, script: Script, deadline_s: float) -> None:

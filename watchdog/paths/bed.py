@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,10 +119,7 @@ def opened(parent: Path | None = None) -> Iterator[Bed]:
 
 def _started(undo: ExitStack) -> dict[str, Actor]:
     names = [*(who + each for who in (ROOT, USER) for each in _INSIDERS), *_OUTSIDERS]
-    actors = {}
-    for name in names:
-        actors[name] = Actor(name)
-        undo.callback(actors[name].close)
+    actors = {name: undo.enter_context(closing(Actor(name))) for name in names}
     deadline_s = time.monotonic() + READY_TIMEOUT_S
     for name in _OUTSIDERS:
         must(actors[name], [["new_netns"]], deadline_s)

@@ -31,14 +31,16 @@ KINDS = {
     "unix_dgram": (socket.AF_UNIX, socket.SOCK_DGRAM, 0),
 }
 
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""struct linger: no connection of ours stays behind in TIME-WAIT."""
+LINGER_NOT = struct.pack("ii", 1, 0)
+"""struct linger: on, for 0 s."""
 
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
 CLONE_NEWNET = 0x40000000
 TUN_DEVICE = "/dev/net/tun"
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
+CAP_DATA_BYTES = 24
+"""Twice effective, permitted, inheritable: the low 32 bits, then the high ones."""
 PR_SET_KEEPCAPS = 8
 BPF_PROG_GET_NEXT_ID = 11
 BPF_SYSCALLS = {"x86_64": 321, "aarch64": 280, "ppc64le": 361, "s390x": 351, "riscv64": 280}
@@ -66,8 +68,7 @@ class Steps:
         """Make a socket; one that had the name before is closed, also where none can be made."""
         self.close(name)
         self._keep(name, socket.socket(*KINDS[kind]))
-        if kind.startswith(("tcp", "mptcp")):
-            self.sockets[name].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        reset_on_close(self.sockets[name])
 
     def close(self, name: str) -> None:
         """Close a socket or a descriptor; none is success."""
@@ -108,6 +109,7 @@ class Steps:
         try:
             self.close(name)
             self._keep(name, self.sockets[listener].accept()[0])
+            reset_on_close(self.sockets[name])
         finally:
             self.sockets[listener].setblocking(False)
 
@@ -157,6 +159,14 @@ class Steps:
         self.close(name)
         self._files[name] = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
 
+    def tun_may(self, name: str) -> None:
+        """Ask for an interface that is neither kind: whoever may make one is told that it is none, and makes none."""
+        try:
+            fcntl.ioctl(self._files[name], TUNSETIFF, struct.pack("16sH22x", b"", 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+
     def tun_attach(self, name: str, device: str) -> None:
         """Become the other side of a TUN interface that is there."""
         request = struct.pack("16sH22x", device.encode(), IFF_TUN | IFF_NO_PI)
@@ -189,18 +199,27 @@ class Steps:
             file.write(text)
 
     def become(self, uid: int, gid: int, capabilities: int) -> None:
-        """Be that user, with no other capabilities than those (a bit mask)."""
+        """Be that user, with no other capabilities than those (a bit mask) of ours."""
+        header, own = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(CAP_DATA_BYTES)
+        _checked(_libc().capget(header, own))
+        permitted = struct.unpack_from("=6I", own.raw)
+        capabilities &= permitted[1] | permitted[4] << 32
         _checked(_libc().prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
         low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
-        header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
         _checked(_libc().capset(header, struct.pack("=6I", low, low, 0, high, high, 0)))
 
     def _keep(self, name: str, made: socket.socket) -> None:
         made.setblocking(False)
         self.sockets[name] = made
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """No connection of ours stays behind in TIME-WAIT."""
+    if sock.family in {socket.AF_INET, socket.AF_INET6} and sock.type == socket.SOCK_STREAM:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
 
 
 def _plain(address: Address) -> Address:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 
-from watchdog.paths.inside_steps import RESET_ON_CLOSE, Steps
+from watchdog.paths.inside_steps import Steps, reset_on_close
 
 READ_BYTES = 65536
 HEARD_LIMIT_BYTES = 1 << 20
@@ -73,7 +73,7 @@ class Wait:
         with contextlib.suppress(OSError):
             accepted, _ = sock.accept()
             accepted.setblocking(False)
-            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            reset_on_close(accepted)
             self._accepted[accepted.fileno()] = (name, accepted)
             poller.register(accepted.fileno(), select.EPOLLIN)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,6 +25,10 @@ class Step:
 
     actor: str
     script: Script
+
+
+LateStep = Step | Callable[[], Step]
+"""What an earlier step of the row has to be known for (a port) is asked when its turn comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +55,18 @@ class Row:
 
     path: str
     who: str
-    fire: Callable[[Phase, bytes], tuple[Step, ...]]
+    fire: Callable[[Phase, bytes], tuple[LateStep, ...]]
     """The steps of one try, given the token that its payload must carry."""
     expect: Expect | None
     """None: it gets through when its steps succeed."""
-    setup: tuple[Step, ...] = ()
+    setup: tuple[LateStep, ...] = ()
+    label: str = ""
+    """Tells apart several rows of one path."""
 
     @property
     def key(self) -> str:
         """Names it among all rows."""
-        return f"{self.who}/{self.path}"
+        return f"{self.who}/{self.path}{self.label and ' '}{self.label}"
 
     def token(self, phase: Phase) -> bytes:
         """Tells its traffic in this phase from everything else."""
@@ -78,15 +85,16 @@ class Tried:
 class Play:
     """Rows and the actors they name."""
 
-    def __init__(self, actors: Mapping[str, Actor], rows: Sequence[Row]) -> None:
-        self._actors = actors
+    def __init__(self, actors: Mapping[str, Actor], rows: Sequence[Row], until_s: float = math.inf) -> None:
+        """`until_s`, of the monotonic clock, is when everything has to end that is going on."""
+        self._actors, self._until_s = actors, until_s
         self.rows = tuple(rows)
         self._unready: dict[str, str] = {}
         """Rows that could not be prepared, and why."""
 
-    def setup(self) -> None:
-        """Prepare all rows."""
-        self._unready = self._do({row.key: row.setup for row in self.rows})
+    def setup(self, only: Collection[str] | None = None) -> None:
+        """Prepare all rows, or those with a key in `only`."""
+        self._unready |= self._do({row.key: row.setup for row in self.rows if only is None or row.key in only})
 
     def attempt(self, phase: Phase, only: Collection[str] | None = None) -> dict[str, Tried]:
         """Try all rows, or those with a key in `only`, by key.
@@ -100,7 +108,7 @@ class Play:
         tried = {row.key: _judged(row, refused.get(row.key, OK), arrived.get(row.key, "")) for row in ready}
         return tried | {row.key: Tried(False, self._unready[row.key]) for row in rows if row.key in self._unready}
 
-    def _do(self, work: Mapping[str, tuple[Step, ...]]) -> dict[str, str]:
+    def _do(self, work: Mapping[str, tuple[LateStep, ...]]) -> dict[str, str]:
         """Carry out the steps, those of one number of all rows together; the first failure of each row."""
         failures: dict[str, str] = {}
         silent: set[str] = set()
@@ -108,7 +116,8 @@ class Play:
             batches: dict[str, dict[str, Script]] = defaultdict(dict)
             for key, steps in work.items():
                 if number < len(steps):
-                    batches[steps[number].actor][key] = steps[number].script
+                    step = _now(steps[number])
+                    batches[step.actor][key] = step.script
             orders = {name: {"do": "run", "scripts": scripts} for name, scripts in batches.items()}
             for name, results in self._ask(orders, STEP_TIMEOUT_S, silent).items():
                 for key in batches[name]:
@@ -122,15 +131,16 @@ class Play:
         for row in rows:
             if row.expect is not None:
                 wanted[row.expect.actor][row.key] = (row.expect.socket, row.expect.what, row.token(phase).hex())
-        orders = {name: {"do": "await", "within_s": phase.within_s, "for": each} for name, each in wanted.items()}
-        answers = self._ask(orders, phase.within_s + LATE_S, set())
+        within_s = max(0.0, min(phase.within_s, self._until_s - time.monotonic()))
+        orders = {name: {"do": "await", "within_s": within_s, "for": each} for name, each in wanted.items()}
+        answers = self._ask(orders, within_s + LATE_S, set())
         return {key: answers[name].get(key, SILENT) for name, each in wanted.items() for key in each}
 
     def _ask(
         self, orders: Mapping[str, Mapping[str, object]], timeout_s: float, silent: set[str]
     ) -> dict[str, Mapping[str, str]]:
         """Tell all, then hear all. Who did not answer once is added to `silent` and not asked again."""
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = min(time.monotonic() + timeout_s, self._until_s)
         asked: Collection[str] = [name for name in orders if name not in silent]
         for name in asked:
             self._actors[name].tell(orders[name], deadline_s)
@@ -142,6 +152,10 @@ class Play:
             else:
                 answers[name] = heard
         return answers
+
+
+def _now(step: LateStep) -> Step:
+    return step if isinstance(step, Step) else step()
 
 
 def _judged(row: Row, refused: str, arrived: str) -> Tried:

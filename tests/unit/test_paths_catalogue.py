@@ -1,0 +1,150 @@
+"""The catalogue of paths and what is said of each."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchdog.paths import catalogue
+from watchdog.paths.coverage import disagreement, judge
+from watchdog.paths.play import Tried
+from watchdog.paths.probe import Outcome
+from watchdog.paths.probe import judge as judge_probe
+from watchdog.paths.words import Coverage, Facts, Holding, Layer, Made, Need, needs_met, parse_layers
+
+COVERED, NOT_COVERED, NOT_APPLICABLE = Coverage.COVERED, Coverage.NOT_COVERED, Coverage.NOT_APPLICABLE
+P, K, T, D, H, L, F = (
+    Layer.PACKETS,
+    Layer.COOKIES,
+    Layer.TC,
+    Layer.DESCRIPTORS,
+    Layer.HOST_END,
+    Layer.LSM,
+    Layer.FREEZE,
+)
+
+WORST = Facts(may=frozenset(Need), holds=frozenset(Holding), own_netns=True, vsock=True)
+HARMLESS_USER = Facts(may=frozenset(), holds=frozenset(), own_netns=False, vsock=False)
+
+layer_sets = st.sets(st.sampled_from(list(Layer)))
+
+
+@pytest.mark.parametrize(
+    ("path", "layers", "facts", "coverage", "why"),
+    [
+        ("E1a", {P}, WORST, COVERED, "by packets"),
+        ("E1a", set(), WORST, NOT_COVERED, "only packets or tc or host_end or lsm would stop it"),
+        ("E1a", {F}, WORST, NOT_COVERED, "only packets or tc or host_end or lsm would stop it"),
+        ("E2a", {F}, WORST, COVERED, "by freeze"),
+        ("E5a", {P}, WORST, NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
+        ("E5a", {P}, Facts(), NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
+        ("E5a", {P}, HARMLESS_USER, NOT_APPLICABLE, "it lacks CAP_NET_RAW"),
+        ("E5b", {P}, HARMLESS_USER, NOT_APPLICABLE, "it has no packet socket open"),
+        ("E5b", {P}, Facts(may=frozenset()), NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
+        ("E5b", {P}, Facts(may=frozenset(), holds=frozenset({Holding.PACKET})), NOT_COVERED, None),
+        ("E6b", {T}, WORST, NOT_COVERED, "only host_end or lsm or freeze or descriptors and tc would stop it"),
+        ("E6b", {T, D}, WORST, COVERED, "by descriptors and tc"),
+        ("E9c", {P, K}, WORST, COVERED, "by cookies"),
+        ("E12a", {P}, Facts(vsock=False), NOT_APPLICABLE, "this host has no vsock transport"),
+        ("E12a", {P}, Facts(vsock=None), NOT_COVERED, None),
+        ("E12b", {P}, WORST, NOT_APPLICABLE, None),
+        ("E15b", {P}, WORST, NOT_COVERED, "only host_end would stop it"),
+        ("E15b", {P}, Facts(own_netns=False), NOT_APPLICABLE, None),
+        ("E15b", {P, H}, WORST, COVERED, "by host_end"),
+    ],
+)
+def test_verdicts(path: str, layers: set[Layer], facts: Facts, coverage: Coverage, why: str | None) -> None:
+    said = catalogue.verdict(catalogue.find(path), layers, facts)
+    assert said.coverage is coverage
+    assert why is None or said.why == why
+
+
+@given(layers=layer_sets, more=layer_sets)
+def test_another_layer_never_uncovers_a_path(layers: set[Layer], more: set[Layer]) -> None:
+    before = {v.path for v in catalogue.verdicts(layers, WORST) if v.coverage is COVERED}
+    after = {v.path for v in catalogue.verdicts(layers | more, WORST) if v.coverage is COVERED}
+    assert before <= after
+
+
+@given(layers=layer_sets)
+def test_what_is_not_known_counts_as_the_worst(layers: set[Layer]) -> None:
+    assert catalogue.verdicts(layers, Facts()) == catalogue.verdicts(layers, WORST)
+
+
+def test_nothing_is_covered_by_nothing() -> None:
+    assert COVERED not in {v.coverage for v in catalogue.verdicts(set(), WORST)}
+
+
+def test_ids_are_unique_and_every_path_can_be_stopped() -> None:
+    ids = [path.id for path in catalogue.CATALOGUE]
+    assert len(ids) == len(set(ids))
+    assert all(path.stopped_by for path in catalogue.CATALOGUE)
+
+
+def test_freezing_is_not_claimed_where_the_kernel_goes_on() -> None:
+    frozen = {path.id for path in catalogue.CATALOGUE if frozenset({F}) in path.stopped_by}
+    going_on = {path.id for path in catalogue.CATALOGUE if path.made is Made.KERNEL}
+    assert not frozen & (going_on | {"E1a", "E1b", "E1d", "E9b", "E9d", "E15a"})
+
+
+def test_layers_of_an_alternative_are_needed_together() -> None:
+    assert parse_layers("packets descriptors+tc") == {frozenset({P}), frozenset({D, T})}
+
+
+@pytest.mark.parametrize(
+    ("uid", "effective", "needs"),
+    [
+        (0, 0, {Need.CGROUP_WRITE}),
+        (1000, 0, set()),
+        (1000, 1 << 13, {Need.NET_RAW}),
+        (1000, 1 << 1 | 1 << 12, {Need.NET_ADMIN, Need.CGROUP_WRITE}),
+        (0, (1 << 41) - 1, set(Need)),
+    ],
+)
+def test_needs_are_read_from_credentials(uid: int, effective: int, needs: set[Need]) -> None:
+    assert needs_met(uid, effective) == needs
+
+
+OK, EPERM, SILENT = Tried(True, "ok"), Tried(False, "EPERM"), Tried(False, "timeout")
+
+
+@pytest.mark.parametrize(
+    ("before", "during", "after", "said", "fits"),
+    [
+        (OK, SILENT, OK, COVERED, True),
+        (OK, OK, OK, COVERED, False),
+        (OK, OK, OK, NOT_COVERED, True),
+        (OK, EPERM, OK, NOT_COVERED, False),
+        (OK, EPERM, SILENT, COVERED, False),
+        (SILENT, SILENT, SILENT, COVERED, False),
+        (EPERM, EPERM, EPERM, NOT_APPLICABLE, True),
+        (OK, OK, OK, NOT_APPLICABLE, True),
+    ],
+)
+def test_what_is_said_must_be_what_is_seen(
+    before: Tried, during: Tried, after: Tried, said: Coverage, fits: bool
+) -> None:
+    assert (disagreement(before, during, after, said) == "") is fits
+
+
+def test_what_a_kernel_lacks_does_not_apply() -> None:
+    said = judge(catalogue.find("E12a"), Tried(False, "EAFNOSUPPORT"), frozenset({P}), WORST)
+    assert said.coverage is NOT_APPLICABLE
+    assert judge(catalogue.find("E12a"), OK, frozenset({P}), WORST).coverage is NOT_COVERED
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "outcome"),
+    [
+        (OK, OK, Outcome.GOT_THROUGH),
+        (OK, SILENT, Outcome.GOT_THROUGH),
+        (SILENT, OK, Outcome.STOPPED),
+        (EPERM, OK, Outcome.STOPPED),
+        (EPERM, EPERM, Outcome.UNTRIED),
+        (SILENT, SILENT, Outcome.UNTRIED),
+        (Tried(False, "no answer"), OK, Outcome.UNTRIED),
+    ],
+)
+def test_silence_means_something_only_where_others_are_heard(inside: Tried, outside: Tried, outcome: Outcome) -> None:
+    assert judge_probe(inside, outside)[0] is outcome
