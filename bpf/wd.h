@@ -16,9 +16,10 @@
 
 #include <uapi/linux/bpf.h>
 
-/* A cgroup_skb program's answer; the egress hook knows more (2, 3: congestion), which we never give. */
+/* A cgroup program's answer; the egress hook knows more (2, 3: congestion), which we never give. */
 enum wd_verdict {
         WD_DROP = 0,
+        WD_REFUSE = 0, /* the call's errno is EPERM */
         WD_PASS = 1,
 };
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -55,8 +56,17 @@ def detach(fd: int, cgroup: Path, hook: Hook) -> None:
 def snapshot(cgroup: Path) -> list[tuple[Hook, int, libbpf.ProgramInfo]]:
     """Hook, flags and everything the kernel says of each program attached to the cgroup."""
     with _opened(cgroup) as fd:
-        views = {hook: libbpf.prog_query(fd, hook) for hook in Hook}
+        views = {hook: _query(fd, hook) for hook in Hook}
     return [(hook, view.flags, libbpf.prog_info_of(i)) for hook, view in views.items() for i in view.ids]
+
+
+def _query(fd: int, hook: Hook) -> libbpf.Attached:
+    try:
+        return libbpf.prog_query(fd, hook)
+    except libbpf.BpfRefused as error:
+        if error.code == errno.EINVAL:  # a hook that this kernel does not have
+            return libbpf.Attached(0, ())
+        raise
 
 
 @contextmanager

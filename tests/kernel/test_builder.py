@@ -20,7 +20,7 @@ from watchdog.kernel import builder, gate, libbpf, slots
 from watchdog.kernel.builder import BuildFailed, BuildInputs
 from watchdog.kernel.headers import HeaderRoots
 from watchdog.kernel.locks import LockBusy, locked
-from watchdog.kernel.programs import COUNT_MAP, SETS, ProgramType
+from watchdog.kernel.programs import COUNT_MAP, SLOT_SETS, ProgramType
 from watchdog.kernel.sources import source_dir, source_key
 from watchdog.kernel.stale import prune_stale
 
@@ -67,7 +67,7 @@ def test_builds_what_is_missing_and_no_more(pins: Path, lock: Path) -> None:
     assert more[0] == first[0]
     assert [slot.path for slot in more] == [pins / source_key() / name for name in ("slot-0", "slot-1")]
     assert builder.ensure_slots(pins, lock, 1) == more
-    assert names(pins / source_key()) == ["slot-0", "slot-1"]
+    assert names(pins / source_key()) == ["common", "slot-0", "slot-1"]
     assert len({slot.map_id for slot in more}) == 2
 
 
@@ -81,7 +81,7 @@ def test_ready_slots_need_neither_bcc_nor_the_lock(built_pins: Path, lock: Path)
 def test_the_kernel_sees_what_the_sources_and_python_agree_on(built_pins: Path) -> None:
     slot = slots.list_slots(built_pins)[0]
     pins = {path.name for path in slot.path.iterdir()}
-    assert pins == {p.name for s in SETS for p in s.programs} | {name for s in SETS for name in s.maps}
+    assert pins == {p.name for s in SLOT_SETS for p in s.programs} | {name for s in SLOT_SETS for name in s.maps}
     for name, program_id in slot.programs.items():
         info = libbpf.prog_info_of(program_id)
         assert (info.name, info.type) == (name, ProgramType.CGROUP_SKB)
@@ -111,7 +111,7 @@ def test_two_builders_at_once_build_once(pins: Path, lock: Path) -> None:
     said = [each.communicate(timeout=STEP_TIMEOUT_S)[0] for each in racing]
     assert [each.returncode for each in racing] == [0, 0, 0]
     assert len(set(said)) == 1
-    assert names(pins / source_key()) == ["slot-0", "slot-1"]
+    assert names(pins / source_key()) == ["common", "slot-0", "slot-1"]
 
 
 def builders_of(parent: subprocess.Popen[str]) -> list[int]:
@@ -129,7 +129,7 @@ def wait_for(happened: object, what: str) -> None:
 def test_a_killed_builder_leaves_whole_slots_only_and_the_next_one_tidies_up(pins: Path, lock: Path) -> None:
     parent = start(ensure(pins, lock, 20))
     folder = pins / source_key()
-    wait_for(lambda: folder.exists() and len(names(folder)) > 2, "no slot appears")
+    wait_for(lambda: len(slots.list_slots(pins)) > 2, "no slot appears")
     [child] = builders_of(parent)
     os.kill(child, signal.SIGKILL)
     parent.communicate(timeout=STEP_TIMEOUT_S)
@@ -140,7 +140,7 @@ def test_a_killed_builder_leaves_whole_slots_only_and_the_next_one_tidies_up(pin
     again = builder.ensure_slots(pins, lock, len(whole) + 1)
     assert again[: len(whole)] == whole
     assert len(again) == len(whole) + 1
-    assert all(slots.slot_number(path) is not None for path in folder.iterdir())
+    assert [name for name in names(folder) if name.startswith("new-")] == []
 
 
 def test_a_killed_parent_leaves_the_lock_to_its_builder(pins: Path, lock: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_killed_parent_leaves_the_lock_to_its_builder(pins: Path, lock: Path) 
         with pytest.raises(LockBusy), locked(lock, 0):
             pass
     assert len(builder.ensure_slots(pins, lock, 4)) == 4
-    assert len(names(pins / source_key())) == 4
+    assert len(names(pins / source_key())) == 4 + len(["common"])
 
 
 def test_a_builder_past_its_deadline_is_killed(pins: Path, lock: Path, own_sources: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.kernel import foreign
 from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.foreign import EXCLUSIVE, MULTI, OVERRIDE
 from watchdog.errors import KernelRefused
-from watchdog.kernel import cgroups, gate, libbpf, slots
+from watchdog.kernel import cgroups, gate, hooks, libbpf, slots
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.programs import EGRESS, INGRESS, Hook
@@ -209,7 +209,7 @@ def test_a_cgroup_that_goes_while_it_is_open_is_gone(scratch_cgroup: MakeCgroup)
     cgroup = scratch_cgroup()
 
     def query_while_it_goes() -> None:
-        with gate._opened(cgroup) as fd:
+        with hooks.opened(cgroup) as fd:
             cgroup.path.rmdir()
             libbpf.prog_query(fd, Hook.EGRESS)
 

@@ -1,9 +1,7 @@
-"""Building slots: the only import of bcc, and only in a short-lived child process.
+"""Building slots and the common programs, in a short-lived child process: compiler.py.
 
-LLVM costs 100 MiB and 0.3 s a program set; neither the watcher nor a command pays for it. The child
-(`python -m watchdog.kernel.builder`) compiles, pins each slot into a directory nobody looks at and renames it,
-so that a slot is there whole or not at all. It holds the lock as long as it lives, longer than a parent that
-is killed, and ends itself at its deadline.
+LLVM costs 100 MiB and 0.4 s a compilation; neither the watcher nor a command pays for it. The child holds the
+lock as long as it lives, longer than a parent that is killed, and ends itself at its deadline.
 """
 
 from __future__ import annotations
@@ -18,13 +16,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from watchdog.errors import HostCannot, KernelRefused, WatchdogError
-from watchdog.kernel import bpffs, libbpf, slots
+from watchdog.errors import HostCannot, KernelRefused
+from watchdog.kernel import bpffs, common, slots
+from watchdog.kernel.compiler import BCC_MISSING, LEFTOVER_PREFIX
 from watchdog.kernel.headers import HeaderRoots, Headers, find_headers
 from watchdog.kernel.locks import locked
-from watchdog.kernel.programs import SETS
 from watchdog.kernel.slots import Slot
 from watchdog.kernel.sources import source_dir, source_key
 
@@ -33,16 +30,10 @@ BUILD_TIMEOUT_S = 60.0
 MIN_BUILD_S = 1.0
 """Left to a build even when waiting for the lock took all the time there was."""
 
-LEFTOVER_PREFIX = "new-"
-"""Directories being filled; without the lock held, what is left of a killed builder."""
-
 DETAIL_CHARACTERS = 4000
 """As much of the compiler's words as an error carries; the first errors matter."""
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
-
-_BCC_MISSING = "bcc"
-_BUILD_FAILED = "build"
 
 
 class BuildFailed(KernelRefused):
@@ -61,26 +52,38 @@ class BuildInputs:
     header_roots: HeaderRoots = field(default_factory=HeaderRoots)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is missing: the paths it is to be pinned at."""
+
+    slots: Sequence[Path]
+    common: Path | None
+
+
 def ensure_slots(
     pins: Path, lock: Path, count: int, timeout_s: float = BUILD_TIMEOUT_S, inputs: BuildInputs | None = None
 ) -> list[Slot]:
-    """At least `count` whole slots of this version's sources under `pins`, built where they are missing.
+    """At least `count` whole slots of this version's sources under `pins`, and the common programs beside them.
 
-    A few milliseconds and no bcc where they are there. `lock` is a file; whoever comes second waits for it and
-    finds the work done. HostCannot names what to install; BuildFailed carries the compiler's words.
+    Built where they are missing; a few milliseconds and no bcc where they are there. `lock` is a file; whoever
+    comes second waits for it and finds the work done. HostCannot names what to install; BuildFailed carries the
+    compiler's words.
     """
     inputs = inputs or BuildInputs()
     bpffs.prepare(pins)
     key = source_key(inputs.sources)
     ready = slots.list_slots(pins, key)
-    if len(ready) >= count:
+    if len(ready) >= count and common.find(pins, key) is not None:
         return ready
     deadline_s = time.monotonic() + timeout_s
     with locked(lock, timeout_s) as lock_fd:
         remove_leftovers(pins / key)
-        missing = _missing_slots(pins / key, count - len(slots.list_slots(pins, key)))
-        if missing:
-            _run_builder(missing, inputs, max(MIN_BUILD_S, deadline_s - time.monotonic()), lock_fd)
+        wanted = Wanted(
+            slots=_missing_slots(pins / key, count - len(slots.list_slots(pins, key))),
+            common=None if common.find(pins, key) else pins / key / common.FOLDER,
+        )
+        if wanted.slots or wanted.common:
+            _run_builder(wanted, inputs, max(MIN_BUILD_S, deadline_s - time.monotonic()), lock_fd)
         return slots.list_slots(pins, key)
 
 
@@ -97,11 +100,12 @@ def _missing_slots(folder: Path, count: int) -> list[Path]:
     return [folder / slots.slot_name(number) for number, _ in zip(free, range(count), strict=False)]
 
 
-def _run_builder(wanted: Sequence[Path], inputs: BuildInputs, timeout_s: float, lock_fd: int) -> None:
+def _run_builder(wanted: Wanted, inputs: BuildInputs, timeout_s: float, lock_fd: int) -> None:
     host = os.uname()
     headers = find_headers(host.release, host.machine, inputs.header_roots)
     request = {
-        "slots": [str(path) for path in wanted],
+        "slots": [str(path) for path in wanted.slots],
+        "common": str(wanted.common) if wanted.common else "",
         "sources": str(inputs.sources),
         "includes": [str(path) for path in headers.includes],
         "deadline_s": max(1, round(timeout_s)),
@@ -123,7 +127,7 @@ def _run_child(
 ) -> tuple[dict[str, str] | None, str]:
     """The child's answer ({} is success, None is none at all) and everything it printed."""
     read_fd, write_fd = os.pipe()
-    command = [sys.executable or "/usr/bin/python3", "-P", "-m", "watchdog.kernel.builder", str(write_fd), request]
+    command = [sys.executable or "/usr/bin/python3", "-P", "-m", "watchdog.kernel.compiler", str(write_fd), request]
     with os.fdopen(read_fd, encoding="utf-8") as answers:
         try:
             child = subprocess.Popen(
@@ -167,7 +171,7 @@ def _raise_failure(answer: Mapping[str, str] | None, said: str) -> None:
     detail = said.strip()[:DETAIL_CHARACTERS]
     if answer is None:
         raise BuildFailed(f"the BPF builder died: {_gist(said) or 'it said nothing'}", detail=detail)
-    if answer["kind"] == _BCC_MISSING:
+    if answer["kind"] == BCC_MISSING:
         raise HostCannot(
             f"bcc cannot be imported by {sys.executable}: {answer['message']}",
             hint="install the distribution's python3-bpfcc and use an environment with --system-site-packages, "
@@ -186,55 +190,3 @@ def _gist(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\berror:", line)]
     return (errors or lines[-1:] or [""])[0]
-
-
-def _child(arguments: Sequence[str]) -> int:
-    """The child: build all wanted slots and answer on the given descriptor."""
-    answer_fd, request = int(arguments[0]), json.loads(arguments[1])
-    signal.alarm(request["deadline_s"] + 1)  # also where the parent that would kill us was killed
-    answer: dict[str, str] = {}
-    try:
-        for path in map(Path, request["slots"]):
-            _build_slot(path, Path(request["sources"]), request["includes"])
-    except ImportError as error:
-        answer = {"kind": _BCC_MISSING, "message": str(error)}
-    except (WatchdogError, OSError) as error:
-        answer = {"kind": _BUILD_FAILED, "message": str(error), "hint": getattr(error, "hint", "")}
-    os.write(answer_fd, json.dumps(answer).encode())
-    return 1 if answer else 0
-
-
-def _build_slot(path: Path, sources: Path, includes: Sequence[str]) -> None:
-    """Pin one slot beside its place and put it there by one rename."""
-    beside = path.with_name(f"{LEFTOVER_PREFIX}{path.name}")
-    beside.parent.mkdir(mode=bpffs.PRIVATE_MODE, exist_ok=True)
-    beside.mkdir(mode=bpffs.PRIVATE_MODE)
-    for each in SETS:
-        compiled = _compile(sources / each.source, ["-Wall", f"-I{sources}", *(f"-I{folder}" for folder in includes)])
-        for program in each.programs:
-            libbpf.obj_pin(_load(compiled, program.name, program.type, program.hook), beside / program.name)
-        for name in each.maps:
-            libbpf.obj_pin(compiled[name].map_fd, beside / name)
-        compiled.cleanup()  # bcc keeps every object, and its memory, until told
-    beside.rename(path)
-
-
-def _compile(source: Path, flags: Sequence[str]) -> Any:
-    from bcc import BPF
-
-    try:
-        return BPF(src_file=str(source), cflags=list(flags))
-    except Exception as error:  # bcc has no narrower type; the compiler's words are on stderr
-        raise KernelRefused(f"cannot compile {source}") from error
-
-
-def _load(compiled: Any, name: str, program_type: int, hook: int) -> int:
-    try:
-        fd: int = compiled.load_func(name, program_type, attach_type=hook).fd
-    except Exception as error:  # bcc has no narrower type; the verifier's words are on stderr
-        raise KernelRefused(f"the kernel refused to load {name}: {error}") from error
-    return fd
-
-
-if __name__ == "__main__":
-    sys.exit(_child(sys.argv[1:]))

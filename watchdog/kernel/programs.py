@@ -2,12 +2,16 @@
 
 The numbers are the kernel's (enum bpf_prog_type, enum bpf_attach_type in <uapi/linux/bpf.h>) and never change.
 A new layer is a new C file in bpf/ and a new `ProgramSet` here; builder, slots and stale pins follow from it.
+
+Two kinds of sets: those of a *slot* have maps that belong to one isolation, so there are as many copies as
+isolations; the *common* ones are the same for all of them, so there is one copy, pinned beside the slots.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Generic, TypeVar
 
 OUR_PREFIX = "wd_"
 """Every name of ours starts with it: programs, maps and pins."""
@@ -17,16 +21,33 @@ COUNT_MAP = "wd_count"
 
 
 class Hook(IntEnum):
-    """Where a program is attached: enum bpf_attach_type."""
+    """Where on a cgroup a program is attached: enum bpf_attach_type."""
 
     INGRESS = 0
     EGRESS = 1
+    SOCK_CREATE = 2
+    DEVICE = 6
+    BIND4 = 8
+    BIND6 = 9
+    CONNECT4 = 10
+    CONNECT6 = 11
+    SENDMSG4 = 14
+    SENDMSG6 = 15
+    GETSOCKOPT = 21
+    SETSOCKOPT = 22
+    UNIX_CONNECT = 49
+    UNIX_SENDMSG = 50
 
 
 class ProgramType(IntEnum):
     """What a program may see and call: enum bpf_prog_type."""
 
+    SCHED_CLS = 3
     CGROUP_SKB = 8
+    CGROUP_SOCK = 9
+    CGROUP_DEVICE = 15
+    CGROUP_SOCK_ADDR = 18
+    CGROUP_SOCKOPT = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +56,34 @@ class Program:
 
     name: str
     type: ProgramType
-    hook: Hook
 
 
 @dataclass(frozen=True, slots=True)
-class ProgramSet:
+class CgroupProgram(Program):
+    """A program for one hook of a cgroup."""
+
+    hook: Hook
+
+
+P = TypeVar("P", bound=Program, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSet(Generic[P]):
     """One C source: its programs and the maps they share, compiled and pinned together."""
 
     source: str
-    programs: tuple[Program, ...]
+    programs: tuple[P, ...]
     maps: tuple[str, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its programs."""
+        return tuple(program.name for program in self.programs)
 
-INGRESS = Program("wd_ingress", ProgramType.CGROUP_SKB, Hook.INGRESS)
-EGRESS = Program("wd_egress", ProgramType.CGROUP_SKB, Hook.EGRESS)
+
+INGRESS = CgroupProgram("wd_ingress", ProgramType.CGROUP_SKB, Hook.INGRESS)
+EGRESS = CgroupProgram("wd_egress", ProgramType.CGROUP_SKB, Hook.EGRESS)
 
 CGROUP_SKB = ProgramSet(
     source="cgroup_skb.c",
@@ -56,5 +91,45 @@ CGROUP_SKB = ProgramSet(
     maps=(COUNT_MAP,),
 )
 
-SETS: tuple[ProgramSet, ...] = (CGROUP_SKB,)
+SLOT_SETS: tuple[ProgramSet[Program], ...] = (CGROUP_SKB,)
 """What a slot consists of: all of them, or it is no slot."""
+
+CALLS = ProgramSet(
+    source="calls.c",
+    programs=(
+        CgroupProgram("wd_sock_create", ProgramType.CGROUP_SOCK, Hook.SOCK_CREATE),
+        CgroupProgram("wd_connect4", ProgramType.CGROUP_SOCK_ADDR, Hook.CONNECT4),
+        CgroupProgram("wd_connect6", ProgramType.CGROUP_SOCK_ADDR, Hook.CONNECT6),
+        CgroupProgram("wd_bind4", ProgramType.CGROUP_SOCK_ADDR, Hook.BIND4),
+        CgroupProgram("wd_bind6", ProgramType.CGROUP_SOCK_ADDR, Hook.BIND6),
+        CgroupProgram("wd_sendmsg4", ProgramType.CGROUP_SOCK_ADDR, Hook.SENDMSG4),
+        CgroupProgram("wd_sendmsg6", ProgramType.CGROUP_SOCK_ADDR, Hook.SENDMSG6),
+    ),
+    maps=("wd_calls",),
+)
+
+UNIX = ProgramSet(
+    source="unix.c",
+    programs=(
+        CgroupProgram("wd_unix_connect", ProgramType.CGROUP_SOCK_ADDR, Hook.UNIX_CONNECT),
+        CgroupProgram("wd_unix_sendmsg", ProgramType.CGROUP_SOCK_ADDR, Hook.UNIX_SENDMSG),
+    ),
+    maps=("wd_unix",),
+)
+
+OPTIONS = ProgramSet(
+    source="options.c",
+    programs=(CgroupProgram("wd_setsockopt", ProgramType.CGROUP_SOCKOPT, Hook.SETSOCKOPT),),
+    maps=("wd_options",),
+)
+
+DEVICES = ProgramSet(
+    source="devices.c",
+    programs=(CgroupProgram("wd_device", ProgramType.CGROUP_DEVICE, Hook.DEVICE),),
+    maps=("wd_devices",),
+)
+
+COMMON_SETS: tuple[ProgramSet[Program], ...] = (CALLS, UNIX, OPTIONS, DEVICES)
+"""What all isolations share. What this kernel lacks of it is left out, with the kernel's reason."""
+
+SETS: tuple[ProgramSet[Program], ...] = SLOT_SETS + COMMON_SETS

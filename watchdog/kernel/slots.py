@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,11 @@ from watchdog.errors import KernelRefused, NotRoot
 from watchdog.kernel import libbpf
 from watchdog.kernel.bpffs import PRIVATE_MODE
 from watchdog.kernel.libbpf import BpfRefused
-from watchdog.kernel.programs import COUNT_MAP, SETS, Hook, Program
+from watchdog.kernel.programs import COUNT_MAP, SLOT_SETS, Hook, Program
 from watchdog.kernel.sources import source_key
 
 TRAFFIC_FIELDS = 2
 """struct wd_traffic in bpf/wd.h: packets, bytes."""
-
-_MAP_NAMES = {name for each in SETS for name in each.maps}
 
 _SLOT_NAME = re.compile(r"slot-(\d+)")
 
@@ -87,8 +85,8 @@ def pinned_programs(slot_dir: Path) -> dict[int, Path]:
 
 def slot_at(path: Path) -> Slot:
     """The slot pinned at `path`; BpfRefused where a pin is missing."""
-    programs = {program.name: _pinned_program_id(path / program.name) for each in SETS for program in each.programs}
-    return Slot(path, programs, _pinned_map_id(path / COUNT_MAP))
+    programs = {program.name: pinned_program_id(path / program.name) for each in SLOT_SETS for program in each.programs}
+    return Slot(path, programs, pinned_map_id(path / COUNT_MAP))
 
 
 def counters(slot: Slot) -> Counters:
@@ -122,14 +120,19 @@ def repin(path: Path, program_ids: Iterable[int]) -> Slot:
             folder.mkdir(mode=PRIVATE_MODE, exist_ok=True)
     except OSError as error:
         raise KernelRefused(f"cannot make {path}: {error.strerror}") from error
+    put_pins(path, program_ids)
+    return slot_at(path)
+
+
+def put_pins(path: Path, program_ids: Iterable[int]) -> None:
+    """Pin programs found by their ids, and the maps they use, in a directory that is there; right pins stay."""
     for program_id in program_ids:
         with libbpf.prog_by_id(program_id) as fd:
             info = libbpf.prog_info(fd)
-            _put_pin(path / info.name, fd, info.id)
+            _put_pin(path / info.name, fd, info.id, pinned_program_id)
         for map_id in info.map_ids:
             with libbpf.map_by_id(map_id) as fd:
-                _put_pin(path / libbpf.map_info(fd).name, fd, map_id)
-    return slot_at(path)
+                _put_pin(path / libbpf.map_info(fd).name, fd, map_id, pinned_map_id)
 
 
 def remove(path: Path) -> None:
@@ -161,7 +164,8 @@ def _whole_slot(path: Path) -> Slot | None:
         raise
 
 
-def _pinned_program_id(pin: Path) -> int:
+def pinned_program_id(pin: Path) -> int:
+    """The id of the program pinned there; BpfRefused where none is."""
     with libbpf.obj_get(pin) as fd:
         return libbpf.prog_info(fd).id
 
@@ -176,14 +180,15 @@ def _program_id_or_none(pin: Path) -> int | None:
         raise
 
 
-def _pinned_map_id(pin: Path) -> int:
+def pinned_map_id(pin: Path) -> int:
+    """The id of the map pinned there; BpfRefused where none is."""
     with libbpf.obj_get(pin) as fd:
         return libbpf.map_info(fd).id
 
 
-def _put_pin(pin: Path, fd: int, object_id: int) -> None:
+def _put_pin(pin: Path, fd: int, object_id: int, id_at: Callable[[Path], int]) -> None:
     try:
-        found = _pinned_map_id(pin) if pin.name in _MAP_NAMES else _pinned_program_id(pin)
+        found = id_at(pin)
     except BpfRefused:
         found = None
     if found != object_id:

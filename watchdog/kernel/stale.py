@@ -9,6 +9,7 @@ from pathlib import Path
 
 from watchdog.kernel import builder, cgroups, gate, slots
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.common import FOLDER
 from watchdog.kernel.locks import LockBusy, locked
 from watchdog.kernel.sources import KEY_HEX_DIGITS, source_key
 
@@ -43,6 +44,8 @@ def _prune_key(folder: Path, attached: Collection[int], keep: Collection[Path]) 
     unused = [path for path in sorted(folder.glob("slot-*")) if path not in keep and not _is_attached(path, attached)]
     for path in unused:
         slots.remove(path)
+    if not list(folder.glob("slot-*")):  # no isolation of that version is left that could need the common programs
+        slots.remove(folder / FOLDER)
     with suppress(OSError):  # not empty: something in it is needed
         folder.rmdir()
     return unused

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Options of packet and XDP sockets are refused with EPERM: without them no packet socket leaves the queueing layer
+ * behind, where tc is, and no XDP socket gets the memory it needs. Every other option is left alone.
+ *
+ * Judged by the socket's cgroup, whoever asks: also the watcher, once this is attached.
+ */
+#include "wd.h"
+
+BPF_PERCPU_ARRAY(wd_options, __u64, 1); /* calls refused, for all isolations together */
+
+enum {
+        LEVEL_PACKET = 263, /* SOL_PACKET */
+        LEVEL_XDP = 283,    /* SOL_XDP */
+};
+
+int wd_setsockopt(struct bpf_sockopt *call)
+{
+        if (call->level == LEVEL_PACKET || call->level == LEVEL_XDP) {
+                wd_options.atomic_increment(0);
+                return WD_REFUSE;
+        }
+        /* The kernel shows us a page of the value at most, and takes a longer one for our mistake (EFAULT) unless we
+         * say that we want none of it changed. */
+        call->optlen = 0;
+        return WD_PASS;
+}

@@ -1,0 +1,58 @@
+"""What a layer is, and what it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.common import Common
+from watchdog.kernel.programs import INGRESS
+from watchdog.kernel.slots import Slot
+
+NETWORK, FROZEN = "network", "frozen"
+"""Levels: cut off and running, or cut off and stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one isolation holds, and with what."""
+
+    cgroups: tuple[Cgroup, ...]
+    """All that the agent occupies now: more than one while a unit is being restarted."""
+    slot: Slot
+    common: Common
+    level: str = NETWORK
+    held: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """Program ids that the journal has of this isolation, by layer; of an earlier version's programs after an
+    upgrade."""
+
+    @property
+    def isolation_id(self) -> int:
+        """Tells this isolation from others in maps that they share: no two slots that exist have the same."""
+        return self.slot.programs[INGRESS.name]
+
+    def ids(self, layer: str) -> frozenset[int]:
+        """The recorded program ids of one layer."""
+        return self.held.get(layer, frozenset())
+
+
+class Layer(Protocol):
+    """One measure. Every method may be called at any time, by any process, twice."""
+
+    @property
+    def name(self) -> str:
+        """As in watchdog.paths.words.Layer."""
+
+    def missing(self, common: Common) -> str:
+        """Why this kernel lacks it, or a part of it; "" where it has it."""
+
+    def attach(self, target: Target) -> None:
+        """Put it in force where it is not. WatchdogError where that is not possible."""
+
+    def gaps(self, target: Target) -> list[str]:
+        """What of it does not hold, a sentence each, asked of the kernel; none where all of it does."""
+
+    def detach(self, target: Target) -> None:
+        """Undo it, whoever did it, and nothing of others. WatchdogError where something of it stays."""

@@ -1,0 +1,32 @@
+"""The layer that must not fail: every IP packet of the cgroup's sockets, in both directions."""
+
+from __future__ import annotations
+
+from watchdog.kernel import gate
+from watchdog.kernel.common import Common
+from watchdog.kernel.layers.base import Target
+
+
+class Packets:
+    """cgroup_skb at both hooks of every cgroup of the target, with the slot's own programs."""
+
+    name = "packets"
+
+    def missing(self, common: Common) -> str:
+        """Never: without it no slot can be built."""
+        return ""
+
+    def attach(self, target: Target) -> None:
+        """Attach both programs or neither, cgroup by cgroup."""
+        for cgroup in target.cgroups:
+            gate.attach(cgroup, target.slot)
+
+    def gaps(self, target: Target) -> list[str]:
+        """The cgroups where one of the two is missing."""
+        return [f"{cgroup.path} is not filtered" for cgroup in target.cgroups if not gate.holds(cgroup, target.slot)]
+
+    def detach(self, target: Target) -> None:
+        """Detach the slot's programs and those recorded."""
+        ids = {*target.slot.program_ids, *target.ids(self.name)}
+        for cgroup in target.cgroups:
+            gate.detach(cgroup, ids)
