@@ -130,10 +130,13 @@ _FUNCTIONS = {
     "bpf_prog_detach2": (c_int, c_int, c_int),
     "bpf_prog_query": (c_int, c_int, c_uint32, POINTER(c_uint32), POINTER(c_uint32), POINTER(c_uint32)),
     "bpf_prog_get_fd_by_id": (c_uint32,),
+    "bpf_prog_get_next_id": (c_uint32, POINTER(c_uint32)),
     "bpf_map_get_fd_by_id": (c_uint32,),
     "bpf_obj_get_info_by_fd": (c_int, c_void_p, POINTER(c_uint32)),
     "bpf_map_lookup_elem": (c_int, c_char_p, c_char_p),
     "bpf_map_update_elem": (c_int, c_char_p, c_char_p, c_uint64),
+    "bpf_map_delete_elem": (c_int, c_char_p),
+    "bpf_map_get_next_key": (c_int, c_char_p, c_char_p),
     "libbpf_num_possible_cpus": (),
 }
 
@@ -250,6 +253,20 @@ def prog_info_of(prog_id: int) -> ProgramInfo:
         return prog_info(fd)
 
 
+def loaded_programs(name: str) -> Iterator[ProgramInfo]:
+    """Every program of a name that is loaded on this kernel, pinned, attached or held open by whomever."""
+    prog_id = c_uint32(0)
+    while _library().bpf_prog_get_next_id(prog_id.value, byref(prog_id)) == 0:
+        try:
+            info = prog_info_of(prog_id.value)
+        except BpfRefused as error:
+            if error.code != errno.ENOENT:  # unloaded since it was listed
+                raise
+            continue
+        if info.name == name:
+            yield info
+
+
 def is_program(fd: int) -> bool:
     """Whether an open pin is a program; else it is a map or a link."""
     return _opened_path(fd) == "anon_inode:bpf-prog"
@@ -292,6 +309,35 @@ def map_zero(map_fd: int, key: int, fields: int) -> None:
 def map_update(map_fd: int, key: bytes, value: bytes) -> None:
     """Set one entry; a per-CPU map wants one value for every possible CPU, each rounded up to 8 bytes."""
     _checked(_library().bpf_map_update_elem(map_fd, key, value, 0), lambda: "write an entry of a BPF map")
+
+
+def map_lookup(map_fd: int, key: bytes, value_bytes: int) -> bytes | None:
+    """One entry's value; None where there is no such entry."""
+    value = ctypes.create_string_buffer(value_bytes)
+    return value.raw if _found(_library().bpf_map_lookup_elem(map_fd, key, value), "read") else None
+
+
+def map_delete(map_fd: int, key: bytes) -> bool:
+    """Remove one entry. False where there was none, which is success."""
+    return _found(_library().bpf_map_delete_elem(map_fd, key), "remove")
+
+
+def map_keys(map_fd: int, key_bytes: int) -> list[bytes]:
+    """The keys of a hash map. One that is removed by others meanwhile can make the kernel begin anew: each is once."""
+    keys: dict[bytes, None] = {}
+    after: bytes | None = None
+    following = ctypes.create_string_buffer(key_bytes)
+    while _found(_library().bpf_map_get_next_key(map_fd, after, following), "list") and following.raw not in keys:
+        after = following.raw
+        keys[after] = None
+    return list(keys)
+
+
+def _found(result: int, operation: str) -> bool:
+    if result < 0 and ctypes.get_errno() == errno.ENOENT:
+        return False
+    _checked(result, lambda: f"{operation} an entry of a BPF map")
+    return True
 
 
 def _described(prog_fd: int) -> str:
