@@ -1,0 +1,1 @@
+"""Measurements beside what one would use instead, as ratios in one run."""

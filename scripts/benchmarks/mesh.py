@@ -1,0 +1,220 @@
+"""The mesh on one host: bounded rounds, its cost when all is well, and watchers that share a journal."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.benchmarks.peers import Peers, running
+
+PEERS, HUNG = 1000, 200
+QUICK_PEERS, QUICK_HUNG = 40, 8
+TIMEOUT_S = 5.0
+QUICK_TIMEOUT_S = 0.5
+WORKERS = 128
+TICK_S = 30.0
+"""The interval that costs are averaged over."""
+ROUNDS = 3
+WATCHERS = 3
+TRANSACTIONS = 300
+KIB_PER_MIB = 1024
+MS_PER_S = 1000.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is."""
+
+    peers: int
+    hung: int
+    timeout_s: float
+    tick_s: float
+    rounds: int
+    transactions: int
+
+
+FULL = Size(PEERS, HUNG, TIMEOUT_S, 12.0, ROUNDS, TRANSACTIONS)
+QUICK = Size(QUICK_PEERS, QUICK_HUNG, QUICK_TIMEOUT_S, 2.0, 1, 20)
+
+
+def measure(*, quick: bool) -> str:
+    """All measurements, as a table in Markdown."""
+    size = QUICK if quick else FULL
+    lines = ["# Benchmark: the mesh", "", "`scripts/bench mesh`. A ratio is to the mesh in the same run.", ""]
+    lines += _rounds(size)
+    lines += _cost(size)
+    lines += _journal(size)
+    return "\n".join(lines)
+
+
+# A round with hung peers
+
+
+def _rounds(size: Size) -> list[str]:
+    print(f"A round over {size.peers} peers, {size.hung} of them hung, timeout {size.timeout_s:g} s ...", flush=True)
+    with running(size.peers, size.hung) as peers:
+        mesh = statistics.median(_mesh_round(peers, size) for _ in range(size.rounds))
+        plain = statistics.median(_plain_round(peers, size) for _ in range(size.rounds))
+    sequential = size.hung * size.timeout_s  # one by one, the hung ones alone take this; the rest is not counted
+    rows = [
+        ("the mesh", f"{mesh:.2f}", "1"),
+        (f"plain requests.get, {WORKERS} threads", f"{plain:.2f}", f"{plain / mesh:.2f}"),
+        ("one after another (hung peers times timeout)", f"{sequential:.0f}", f"{sequential / mesh:.0f}"),
+    ]
+    head = f"## One round: {size.peers} peers, {size.hung} hung, timeout {size.timeout_s:g} s, {WORKERS} workers"
+    return [head, "", *_table(("probing", "s a round", "ratio"), rows), ""]
+
+
+def _mesh_round(peers: Peers, size: Size) -> float:
+    from watchdog.probe import Prober, Target
+
+    targets = [Target(f"p{n}", url, size.timeout_s) for n, url in enumerate(peers.urls)]
+    with Prober(len(targets)) as prober:
+        return _in_threads(prober.probe, targets)
+
+
+def _plain_round(peers: Peers, size: Size) -> float:
+    import requests
+
+    def ask(url: str) -> bool:
+        try:
+            return requests.get(url, timeout=size.timeout_s).ok
+        except requests.RequestException:
+            return False
+
+    return _in_threads(ask, peers.urls)
+
+
+def _in_threads(ask: Callable[..., object], whom: Sequence[object]) -> float:
+    begun_s = time.monotonic()
+    with ThreadPoolExecutor(min(len(whom), WORKERS)) as pool:
+        list(pool.map(ask, whom))
+    return time.monotonic() - begun_s
+
+
+# What it costs when all is well
+
+
+def _cost(size: Size) -> list[str]:
+    print(f"{size.peers} healthy peers, {size.rounds} ticks of {size.tick_s:g} s ...", flush=True)
+    with running(size.peers, 0) as peers:
+        mesh = _child("mesh", peers, size)
+        plain = _child("plain", peers, size)
+    rows = [
+        ("the mesh (Monitor, journal on disk)", *_costs(mesh, mesh)),
+        ("plain requests.get in a thread pool", *_costs(plain, mesh)),
+    ]
+    head = f"## {size.peers} healthy peers, averaged over a tick of {TICK_S:g} s"
+    return [head, "", *_table(("probing", "% of one core", "MiB", "ratio (CPU)"), rows), ""]
+
+
+def _costs(one: dict[str, float], mesh: dict[str, float]) -> tuple[str, str, str]:
+    share = one["cpu_s_a_round"] / TICK_S * 100
+    return f"{share:.2f}", f"{one['rss_mib']:.0f}", f"{one['cpu_s_a_round'] / mesh['cpu_s_a_round']:.2f}"
+
+
+def _child(kind: str, peers: Peers, size: Size) -> dict[str, float]:
+    """One prober in a process of its own, so that its CPU and its memory are its own."""
+    order = json.dumps({"kind": kind, "urls": peers.urls, "tick_s": size.tick_s, "rounds": size.rounds})
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.benchmarks.mesh"], input=order, capture_output=True, text=True, check=True
+    )
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
+
+
+def _be_child() -> None:
+    order = json.load(sys.stdin)
+    probe = _watch if order["kind"] == "mesh" else _ask_plainly
+    cpu_s_a_round = probe(order["urls"], order["tick_s"], order["rounds"])
+    rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_MIB
+    print(json.dumps({"cpu_s_a_round": cpu_s_a_round, "rss_mib": rss_mib}))
+
+
+def _watch(urls: list[str], tick_s: float, rounds: int) -> float:
+    from watchdog.journal import Journal
+    from watchdog.ladder import Policy
+    from watchdog.monitor import Monitor
+
+    with tempfile.TemporaryDirectory() as state:
+        journal = Journal.open(Path(state))
+        monitor = Monitor("bench", Policy(interval_s=tick_s, timeout_s=tick_s / 6), journal=journal)
+        for number, url in enumerate(urls):
+            monitor.register_peer(f"p{number}", url)
+        monitor.start()
+        time.sleep(tick_s * 1.5)  # the first round connects; what lasts is measured
+        begun_s = time.process_time()
+        time.sleep(tick_s * rounds)
+        spent_s = time.process_time() - begun_s
+        monitor.stop()
+        journal.close()
+    return spent_s / rounds
+
+
+def _ask_plainly(urls: list[str], tick_s: float, rounds: int) -> float:
+    import requests
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(lambda url: requests.get(url, timeout=tick_s), urls))
+        begun_s = time.process_time()
+        for _ in range(rounds):
+            list(pool.map(lambda url: requests.get(url, timeout=tick_s), urls))
+    return (time.process_time() - begun_s) / rounds
+
+
+# Watchers that share a journal
+
+
+def _journal(size: Size) -> list[str]:
+    print(f"{WATCHERS} watchers writing to one journal ...", flush=True)
+    with tempfile.TemporaryDirectory() as state:
+        alone = _waits(1, state, size.transactions)
+        together = _waits(WATCHERS, state, size.transactions)
+    rows = [
+        (f"{who}", f"{statistics.median(waits):.2f}", f"{max(waits):.2f}")
+        for who, waits in (("one watcher", alone), (f"{WATCHERS} watchers at once", together))
+    ]
+    head = "## One journal: from wanting to write a miss to having it on disk"
+    return [head, "", *_table(("who", "median ms", "longest ms"), rows), ""]
+
+
+def _waits(watchers: int, state: str, transactions: int) -> list[float]:
+    with multiprocessing.get_context("spawn").Pool(watchers) as pool:
+        each = pool.starmap(_write_misses, [(state, f"w{n}", transactions) for n in range(watchers)])
+    return [wait for waits in each for wait in waits]
+
+
+def _write_misses(state: str, watcher: str, transactions: int) -> list[float]:
+    """What a watcher writes at every miss, about as often as thirty flapping peers make it."""
+    from watchdog.clock import moment
+    from watchdog.journal import Journal
+    from watchdog.mesh.local import LocalCoordinator
+
+    journal = Journal.open(Path(state))
+    coordinator, waits = LocalCoordinator(journal), []
+    for number in range(transactions):
+        begun_s = time.monotonic()
+        coordinator.suspect(watcher, f"p{number % 30}", number, moment())
+        waits.append((time.monotonic() - begun_s) * MS_PER_S)
+        time.sleep(0.005)
+    journal.close()
+    return waits
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---" for _ in header], *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+if __name__ == "__main__":
+    _be_child()
