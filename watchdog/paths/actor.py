@@ -83,9 +83,13 @@ class Actor:
             Path(f"/proc/{self.pid}/oom_score_adj").write_text(OOM_SCORE_FIRST)
 
     def tell(self, order: Mapping[str, Any], deadline_s: float) -> None:
-        """Give an order; `hear` has its answer. A process that does not read its input gets a part of it, or none."""
+        """Give an order; `hear` has its answer. It is not carried out after its deadline (of the monotonic clock).
+
+        A process that does not read its input gets a part of it, or none.
+        """
         self._seq += 1
-        data = json.dumps({"seq": self._seq, **order}).encode() + b"\n"
+        until_s = min(deadline_s, time.monotonic() + LONGEST_WAIT_S)
+        data = json.dumps({"seq": self._seq, "until_s": until_s, **order}).encode() + b"\n"
         while data and self._ready(self._in, select.POLLOUT, deadline_s):
             try:
                 data = data[os.write(self._in, data) :]

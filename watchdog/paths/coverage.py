@@ -10,6 +10,7 @@ from pathlib import Path
 from watchdog.kernel import gate
 from watchdog.kernel.slots import Slot
 from watchdog.paths import bed, catalogue
+from watchdog.paths.actor import SILENT
 from watchdog.paths.bed import FACTS, Bed, Subject
 from watchdog.paths.play import Tried
 from watchdog.paths.words import Coverage, Facts, Layer, TrafficPath, Verdict
@@ -34,11 +35,13 @@ class Row:
     after: Tried
     verdict: Verdict
     """What the catalogue says of it; of a path that this kernel or this user does not have: not applicable."""
+    ended: bool = False
+    """A layer did to it what no release takes back."""
 
     @property
     def disagreement(self) -> str:
         """What was seen that the verdict does not allow; empty where they agree."""
-        return disagreement(self.before, self.during, self.after, self.verdict.coverage)
+        return disagreement(self.before, self.during, self.after, self.verdict.coverage, ended=self.ended)
 
 
 def coverage(isolate: Isolate, parent: Path | None = None) -> list[Row]:
@@ -55,18 +58,22 @@ def measure(opened: Bed, isolate: Isolate) -> list[Row]:
     before = opened.attempt()
     with isolate(opened.subject) as layers:
         during = opened.attempt()
-    passing = {key for key, tried in before.items() if tried.passed}
-    after = opened.attempt(bed.RESUMES_S, only=passing)
+    ended = {row.key for row in opened.rows if catalogue.find(row.path).ended_by & layers}
+    resuming = {key for key, tried in before.items() if tried.passed} - ended
+    after = during | opened.attempt(bed.RESUMES_S, only=resuming)
     return [
-        _row(row.path, row.who, before[row.key], during[row.key], after.get(row.key, before[row.key]), layers)
+        Row(
+            row.path,
+            catalogue.find(row.path).title,
+            row.who,
+            before[row.key],
+            during[row.key],
+            after[row.key],
+            judge(catalogue.find(row.path), before[row.key], layers, FACTS[row.who]),
+            row.key in ended,
+        )
         for row in opened.rows
     ]
-
-
-def _row(path_id: str, who: str, before: Tried, during: Tried, after: Tried, layers: frozenset[Layer]) -> Row:
-    path = catalogue.find(path_id)
-    verdict = judge(path, before, layers, FACTS[who])
-    return Row(path_id, path.title, who, before, during, after, verdict)
 
 
 def judge(path: TrafficPath, before: Tried, layers: frozenset[Layer], facts: Facts) -> Verdict:
@@ -77,17 +84,20 @@ def judge(path: TrafficPath, before: Tried, layers: frozenset[Layer], facts: Fac
     return said
 
 
-def disagreement(before: Tried, during: Tried, after: Tried, said: Coverage) -> str:
-    """Why what was seen and what is said of a path cannot both be right; empty where they can."""
+def disagreement(before: Tried, during: Tried, after: Tried, said: Coverage, *, ended: bool = False) -> str:
+    """Why what was seen and what is said of a path cannot both be right; empty where they can.
+
+    A process that does not answer is frozen: it shows nothing of what the kernel goes on with.
+    """
     if said is Coverage.NOT_APPLICABLE:
         return ""
     if not before.passed:
         return f"it did not pass before the isolation: {before.word}"
     if said is Coverage.COVERED and during.passed:
         return "it is said to be covered, and got through"
-    if said is Coverage.NOT_COVERED and not during.passed:
+    if said is Coverage.NOT_COVERED and not during.passed and during.word != SILENT:
         return f"it is said not to be covered, and was stopped: {during.word}"
-    return "" if after.passed else f"it did not pass after the release: {after.word}"
+    return "" if after.passed or ended else f"it did not pass after the release: {after.word}"
 
 
 def packets(slot: Slot) -> Isolate:

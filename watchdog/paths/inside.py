@@ -2,12 +2,13 @@
 
 Run as `python -P -S -m watchdog.paths.inside`; standard library only. One JSON line in, one JSON line out, each with
 the same "seq". It makes no socket before it is told to, so that its starter can move it first. It ends with its input.
+An order that it reads after "until_s" of the monotonic clock (it was frozen meanwhile) is answered with no results.
 
-    {"seq": 1, "do": "run", "scripts": {"E2a": [["make", "s", "tcp4"], ["connect", "s", ["127.0.0.1", 80]]]}}
+    {"seq": 1, "until_s": 9, "do": "run", "scripts": {"E2a": [["make", "s", "tcp4"], ["connect", "s", ["::1", 80]]]}}
         -> {"seq": 1, "results": {"E2a": "ok"}, "ports": {}}
        Each script runs until a step fails; its result is "ok" or the name of the error ("EPERM"). The steps are the
        methods of Steps. "ports" are those bound, by the socket's name.
-    {"seq": 2, "do": "await", "within_s": 0.3, "for": {"E2a": ["s", "connected", ""]}}
+    {"seq": 2, "until_s": 9, "do": "await", "within_s": 0.3, "for": {"E2a": ["s", "connected", ""]}}
         -> {"seq": 2, "results": {"E2a": "ok"}}
        Waits for all of them at once: "connected"; "refused"; "data" that contains the token (hexadecimal) read from the
        socket; "accepted" the same from a connection that it accepts. "ok", the name of an error, or "timeout".
@@ -46,7 +47,9 @@ def _run_script(steps: Steps, script: Sequence[Sequence[Any]]) -> str:
 
 
 def answer(steps: Steps, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Carry out one order."""
+    """Carry out one order, if it is not too late."""
+    if time.monotonic() > order["until_s"]:
+        return {"results": {}}
     if order["do"] == "await":
         return {"results": Wait(steps, order["for"]).until(time.monotonic() + order["within_s"])}
     return {"results": run_scripts(steps, order["scripts"]), "ports": steps.ports}

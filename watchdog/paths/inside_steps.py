@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -131,16 +132,24 @@ class Steps:
         self.sockets[over].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
     def take(self, name: str, over: str, timeout_s: float) -> None:
-        """Receive a socket that was handed over."""
+        """Receive a socket that was handed over: the last one, where several wait."""
         self.close(name)
         self.sockets[over].settimeout(timeout_s)
         try:
-            _, fds, _, _ = socket.recv_fds(self.sockets[over], 1, 1)
+            fds = self._received(over)
+            self.sockets[over].setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while newer := self._received(over):
+                    os.close(fds.pop())
+                    fds = newer
         finally:
             self.sockets[over].setblocking(False)
         if not fds:
             raise OSError(errno.EBADMSG, "nothing was handed over")
         self._keep(name, socket.socket(fileno=fds[0]))
+
+    def _received(self, over: str) -> list[int]:
+        return socket.recv_fds(self.sockets[over], 1, 1)[1]
 
     def xdp_memory(self, name: str) -> None:
         """The first step to set up an AF_XDP socket, which touches no device."""

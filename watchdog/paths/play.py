@@ -91,6 +91,8 @@ class Play:
         self.rows = tuple(rows)
         self._unready: dict[str, str] = {}
         """Rows that could not be prepared, and why."""
+        self._silent: set[str] = set()
+        """Actors that did not answer in this attempt; they are not asked again in it."""
 
     def setup(self, only: Collection[str] | None = None) -> None:
         """Prepare all rows, or those with a key in `only`."""
@@ -101,6 +103,7 @@ class Play:
 
         Takes the phase's time where something does not arrive, and less where all does.
         """
+        self._silent.clear()
         rows = [row for row in self.rows if only is None or row.key in only]
         ready = [row for row in rows if row.key not in self._unready]
         refused = self._do({row.key: row.fire(phase, row.token(phase)) for row in ready})
@@ -111,7 +114,6 @@ class Play:
     def _do(self, work: Mapping[str, tuple[LateStep, ...]]) -> dict[str, str]:
         """Carry out the steps, those of one number of all rows together; the first failure of each row."""
         failures: dict[str, str] = {}
-        silent: set[str] = set()
         for number in range(max((len(steps) for steps in work.values()), default=0)):
             batches: dict[str, dict[str, Script]] = defaultdict(dict)
             for key, steps in work.items():
@@ -119,7 +121,7 @@ class Play:
                     step = _now(steps[number])
                     batches[step.actor][key] = step.script
             orders = {name: {"do": "run", "scripts": scripts} for name, scripts in batches.items()}
-            for name, results in self._ask(orders, STEP_TIMEOUT_S, silent).items():
+            for name, results in self._ask(orders, STEP_TIMEOUT_S).items():
                 for key in batches[name]:
                     word = results.get(key, SILENT)
                     if word != OK:
@@ -133,22 +135,20 @@ class Play:
                 wanted[row.expect.actor][row.key] = (row.expect.socket, row.expect.what, row.token(phase).hex())
         within_s = max(0.0, min(phase.within_s, self._until_s - time.monotonic()))
         orders = {name: {"do": "await", "within_s": within_s, "for": each} for name, each in wanted.items()}
-        answers = self._ask(orders, within_s + LATE_S, set())
+        answers = self._ask(orders, within_s + LATE_S)
         return {key: answers[name].get(key, SILENT) for name, each in wanted.items() for key in each}
 
-    def _ask(
-        self, orders: Mapping[str, Mapping[str, object]], timeout_s: float, silent: set[str]
-    ) -> dict[str, Mapping[str, str]]:
-        """Tell all, then hear all. Who did not answer once is added to `silent` and not asked again."""
+    def _ask(self, orders: Mapping[str, Mapping[str, object]], timeout_s: float) -> dict[str, Mapping[str, str]]:
+        """Tell all, then hear all."""
         deadline_s = min(time.monotonic() + timeout_s, self._until_s)
-        asked: Collection[str] = [name for name in orders if name not in silent]
+        asked: Collection[str] = [name for name in orders if name not in self._silent]
         for name in asked:
             self._actors[name].tell(orders[name], deadline_s)
         answers: dict[str, Mapping[str, str]] = {name: {} for name in orders}
         for name in asked:
             heard = self._actors[name].hear(deadline_s)
             if heard is None:
-                silent.add(name)
+                self._silent.add(name)
             else:
                 answers[name] = heard
         return answers

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -25,6 +23,7 @@ from watchdog.paths import catalogue, loopback_rows
 from watchdog.paths.actor import SILENT, Actor, CannotEnter, must
 from watchdog.paths.loopback_rows import INSIDE, LOADED_IF, OUTSIDE, Scene
 from watchdog.paths.play import Phase, Play, Row, Tried
+from watchdog.paths.scratch import scratch_folder
 
 PREFIX = "watchdog-probe-"
 
@@ -128,7 +127,7 @@ def inside(
     if freezer.is_frozen(cgroup):
         raise KernelRefused("its cgroup is frozen: nothing in it runs")
     with ExitStack() as undo:
-        folder = undo.enter_context(_folder())
+        folder = str(undo.enter_context(scratch_folder(PREFIX)))
         actors = {name: undo.enter_context(closing(Actor(name))) for name in (INSIDE, OUTSIDE)}
         for actor in actors.values() if netns is not None else ():
             must(actor, [["enter_netns", str(netns)]], until_s)
@@ -144,17 +143,6 @@ def inside(
             rescan()
         play.setup({row.key for row in made_inside})
         yield Inside(play)
-
-
-@contextmanager
-def _folder() -> Iterator[str]:
-    """For unix sockets: others may reach what they know the name of."""
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    try:
-        folder.chmod(0o711)
-        yield str(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _enter(cgroup: Cgroup, actor: Actor) -> Callable[[], None]:

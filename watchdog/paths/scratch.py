@@ -1,8 +1,10 @@
-"""Cgroups of this process's own to try things in, gone at the end with all that is in them."""
+"""Cgroups and folders of this process's own to try things in, gone at the end with all that is in them."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +33,24 @@ def scratch_tree(parent: Path, prefix: str) -> Iterator[Cgroup]:
         yield cgroups.resolve(path)
     finally:
         remove_tree(path)
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A folder for unix sockets, gone at the end: others may reach in it what they know the name of.
+
+    Those that killed processes left are removed first.
+    """
+    top = Path(tempfile.gettempdir())
+    for old in top.glob(f"{prefix}*"):
+        if _is_leftover(old, prefix) and old.lstat().st_uid == os.geteuid():
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-"))
+    try:
+        folder.chmod(0o711)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make(path: Path) -> Path:
@@ -69,7 +89,12 @@ def _remove_one(path: Path, deadline_s: float) -> None:
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:
     for path in parent.glob(f"{prefix}*"):
-        pid = path.name.removeprefix(prefix).split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if _is_leftover(path, prefix):
             with suppress(KernelRefused):
                 remove_tree(path)
+
+
+def _is_leftover(path: Path, prefix: str) -> bool:
+    """Whether the process that made "PREFIXPID-..." is gone."""
+    pid = path.name.removeprefix(prefix).split("-")[0]
+    return pid.isdigit() and not Path(f"/proc/{pid}").exists()

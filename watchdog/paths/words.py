@@ -92,6 +92,8 @@ class TrafficPath:
     """What the kernel answers a process that is not allowed, isolated or not."""
     holding: Holding | None = None
     """What must be open already for this path to be there at all."""
+    ended_by: frozenset[Layer] = frozenset()
+    """Layers that do to it what no release takes back."""
     kernel_answers: bool = False
     """The network namespace answers, not the agent: its affair only where the namespace is its own."""
     harmless: str = ""
