@@ -129,7 +129,22 @@ DEVICES = ProgramSet(
     maps=("wd_devices",),
 )
 
-COMMON_SETS: tuple[ProgramSet[Program], ...] = (CALLS, UNIX, OPTIONS, DEVICES)
+TC_EGRESS = ProgramSet(
+    source="tc_egress.c",
+    programs=(Program("wd_tc_egress", ProgramType.SCHED_CLS),),
+    maps=("wd_tc_cgroups", "wd_tc_cookies", "wd_tc_count"),
+)
+
+TC_DROP = ProgramSet(
+    source="tc_drop.c",
+    programs=(
+        Program("wd_tc_drop_in", ProgramType.SCHED_CLS),
+        Program("wd_tc_drop_out", ProgramType.SCHED_CLS),
+    ),
+    maps=("wd_tc_cut",),
+)
+
+COMMON_SETS: tuple[ProgramSet[Program], ...] = (CALLS, UNIX, OPTIONS, DEVICES, TC_EGRESS, TC_DROP)
 """What all isolations share. What this kernel lacks of it is left out, with the kernel's reason."""
 
 SETS: tuple[ProgramSet[Program], ...] = SLOT_SETS + COMMON_SETS
