@@ -78,6 +78,7 @@ class With:
     """The slot's directory below the pins: KEY/slot-N."""
     ingress_id: int = 0
     egress_id: int = 0
+    guard_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from watchdog.kernel import builder, gate, libbpf, slots
 from watchdog.kernel.builder import BuildFailed, BuildInputs
 from watchdog.kernel.headers import HeaderRoots
 from watchdog.kernel.locks import LockBusy, locked
-from watchdog.kernel.programs import COUNT_MAP, SLOT_SETS, ProgramType
+from watchdog.kernel.programs import ALLOW_MAP, COUNT_MAP, SLOT_SETS, ProgramType
 from watchdog.kernel.sources import source_dir, source_key
 from watchdog.kernel.stale import prune_stale
 
@@ -68,7 +68,7 @@ def test_builds_what_is_missing_and_no_more(pins: Path, lock: Path) -> None:
     assert [slot.path for slot in more] == [pins / source_key() / name for name in ("slot-0", "slot-1")]
     assert builder.ensure_slots(pins, lock, 1) == more
     assert names(pins / source_key()) == ["common", "slot-0", "slot-1"]
-    assert len({slot.map_id for slot in more}) == 2
+    assert len({slot.maps[COUNT_MAP] for slot in more}) == 2
 
 
 def test_ready_slots_need_neither_bcc_nor_the_lock(built_pins: Path, lock: Path) -> None:
@@ -85,12 +85,17 @@ def test_the_kernel_sees_what_the_sources_and_python_agree_on(built_pins: Path) 
     for name, program_id in slot.programs.items():
         info = libbpf.prog_info_of(program_id)
         assert (info.name, info.type) == (name, ProgramType.CGROUP_SKB)
-        assert slot.map_id in info.map_ids
-        assert gate.is_ours(info)
-    with libbpf.map_by_id(slot.map_id) as fd:
+        assert slot.maps[ALLOW_MAP] in info.map_ids
+        assert (slot.maps[COUNT_MAP] in info.map_ids) is ("guard" not in name)
+        assert gate.is_ours(info) is ("shadow" not in name)
+    with libbpf.map_by_id(slot.maps[COUNT_MAP]) as fd:
         info_of_map = libbpf.map_info(fd)
     assert info_of_map.name == COUNT_MAP
-    assert (info_of_map.key_bytes, info_of_map.value_bytes, info_of_map.max_entries) == (4, slots.TRAFFIC_FIELDS * 8, 2)
+    assert (info_of_map.key_bytes, info_of_map.value_bytes, info_of_map.max_entries) == (
+        4,
+        slots.TRAFFIC_FIELDS * 8,
+        slots.COUNTS,
+    )
 
 
 def test_every_slot_holds_the_same_programs_and_maps_of_its_own(built_pins: Path) -> None:
@@ -98,7 +103,7 @@ def test_every_slot_holds_the_same_programs_and_maps_of_its_own(built_pins: Path
     for name in first.programs:
         tags = {libbpf.prog_info_of(slot.programs[name]).tag for slot in (first, second)}
         assert len(tags) == 1
-    assert first.map_id != second.map_id
+    assert first.maps != second.maps
 
 
 def test_only_root_can_look_at_the_pins(built_pins: Path) -> None:

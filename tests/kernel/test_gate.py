@@ -19,7 +19,7 @@ from watchdog.errors import KernelRefused
 from watchdog.kernel import cgroups, gate, hooks, libbpf, slots
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.libbpf import BpfRefused
-from watchdog.kernel.programs import EGRESS, INGRESS, Hook
+from watchdog.kernel.programs import GATE, Hook
 from watchdog.kernel.slots import Slot
 
 pytestmark = pytest.mark.kernel
@@ -53,14 +53,17 @@ def test_attach_and_detach_are_idempotent(scratch_cgroup: MakeCgroup, slot: Slot
     assert gate.attach(cgroup, slot)
     assert not gate.attach(cgroup, slot)
     assert gate.holds(cgroup, slot)
-    wanted = {Hook.INGRESS: [slot.programs["wd_ingress"]], Hook.EGRESS: [slot.programs["wd_egress"]]}
+    wanted = {
+        Hook.INGRESS: [slot.programs["wd_ingress"], slot.programs["wd_guard_in"]],
+        Hook.EGRESS: [slot.programs["wd_egress"], slot.programs["wd_guard_out"]],
+    }
     assert attached_ids(cgroup) == wanted
     assert gate.detach(cgroup, slot.program_ids)
     assert not gate.detach(cgroup, slot.program_ids)
     assert attached_ids(cgroup) == {Hook.INGRESS: [], Hook.EGRESS: []}
 
 
-@pytest.mark.parametrize("half", [INGRESS, EGRESS])
+@pytest.mark.parametrize("half", GATE, ids=lambda program: program.name)
 def test_half_an_isolation_is_completed_and_undone(scratch_cgroup: MakeCgroup, slot: Slot, half: object) -> None:
     cgroup = scratch_cgroup()
     for _ in range(2):
@@ -70,6 +73,30 @@ def test_half_an_isolation_is_completed_and_undone(scratch_cgroup: MakeCgroup, s
         assert gate.attach(cgroup, slot)
         assert gate.holds(cgroup, slot)
         assert gate.detach(cgroup, slot.program_ids)
+
+
+@pytest.mark.parametrize(
+    ("gone", "stops"),
+    [
+        ((), True),
+        (("wd_guard_in", "wd_guard_out"), True),  # as after a restart of the unit: its drop-in's pair alone
+        (("wd_ingress", "wd_egress"), True),  # as within a daemon-reload
+        (("wd_ingress", "wd_guard_out"), True),
+        (("wd_egress", "wd_guard_out"), False),
+        (("wd_ingress", "wd_guard_in", "wd_egress", "wd_guard_out"), False),
+    ],
+)
+def test_one_program_at_each_hook_stops_and_all_are_wanted(
+    scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside, slot: Slot, gone: tuple[str, ...], stops: bool
+) -> None:
+    cgroup = scratch_cgroup()
+    gate.attach(cgroup, slot)
+    gate.detach(cgroup, [slot.programs[name] for name in gone])
+    assert gate.stops(cgroup, slot) is stops
+    assert {program.name for program in gate.missing(cgroup, slot)} == set(gone)
+    assert gate.holds(cgroup, slot) is (not gone)
+    assert ("is filtered, but" in gate.gap(cgroup, slot)) is bool(stops and gone)
+    assert (run_in_cgroup(cgroup).outcome(SEND) == "EPERM") is stops
 
 
 def test_query_tells_ours_from_others_and_what_is_inherited(
@@ -83,9 +110,9 @@ def test_query_tells_ours_from_others_and_what_is_inherited(
     assert [info.name for info in view.programs] == ["wd_like"]
     assert view.ours == ()
     assert [info.name for info in view.foreign] == ["wd_like"]
-    assert {info.name for info in view.effective} == {"wd_like", "wd_ingress"}
+    assert {info.name for info in view.effective} == {"wd_like", "wd_ingress", "wd_guard_in"}
     own = gate.query(cgroup)[Hook.EGRESS]
-    assert [(info.name, info.id) for info in own.ours] == [("wd_egress", slot.programs["wd_egress"])]
+    assert [(i.name, i.id) for i in own.ours] == [(n, slot.programs[n]) for n in ("wd_egress", "wd_guard_out")]
     assert own.flags == MULTI
 
 
@@ -241,22 +268,23 @@ def test_find_attached_walks_the_tree(scratch_cgroup: MakeCgroup, two_slots: tup
     gate.attach(second, two_slots[1])
     found = {(each.cgroup, each.hook, each.program_id) for each in gate.find_attached(top)}
     wanted = zip((first, second), two_slots, strict=True)
-    assert found == {(c, p.hook, s.programs[p.name]) for c, s in wanted for p in (INGRESS, EGRESS)}
+    assert found == {(c, p.hook, s.programs[p.name]) for c, s in wanted for p in GATE}
 
 
-@pytest.mark.parametrize("stop_after", range(3))
+@pytest.mark.parametrize("stop_after", range(len(GATE) + 1))
 def test_what_a_killed_process_attached_is_adopted(
     scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside, slot: Slot, stop_after: int
 ) -> None:
     """Killed before, between and after the two attachments; then found, completed and undone by ids alone."""
     cgroup = scratch_cgroup()
+    begun = [(int(program.hook), slot.programs[program.name]) for program in GATE[:stop_after]]
     code = f"""
         import os, signal
         from pathlib import Path
         from watchdog.kernel import cgroups, libbpf
         cgroup = cgroups.resolve({str(cgroup.path)!r})
         with cgroups.opened(cgroup) as fd:
-            for hook, program in list(enumerate({slot.program_ids!r}))[:{stop_after}]:
+            for hook, program in {begun!r}:
                 with libbpf.prog_by_id(program) as prog:
                     libbpf.prog_attach(prog, fd, hook)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -264,8 +292,8 @@ def test_what_a_killed_process_attached_is_adopted(
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == -signal.SIGKILL
     found = [each.program_id for each in gate.find_attached(cgroup)]
-    assert found == list(slot.program_ids[:stop_after])
-    assert gate.attach(cgroup, slot) is (stop_after < 2)
+    assert sorted(found) == sorted(program for _, program in begun)
+    assert gate.attach(cgroup, slot) is (stop_after < len(GATE))
     assert run_in_cgroup(cgroup).outcome(SEND) == "EPERM"
     assert gate.detach(cgroup, [each.program_id for each in gate.find_attached(cgroup)])
     assert run_in_cgroup(cgroup).outcome(SEND) == "pass"
@@ -273,7 +301,7 @@ def test_what_a_killed_process_attached_is_adopted(
 
 def test_a_program_that_is_gone_cannot_be_attached(scratch_cgroup: MakeCgroup, slot: Slot) -> None:
     cgroup = scratch_cgroup()
-    missing = Slot(slot.path, {"wd_ingress": slot.programs["wd_ingress"], "wd_egress": 2**31}, slot.map_id)
+    missing = Slot(slot.path, {**slot.programs, "wd_egress": 2**31}, slot.maps)
     with pytest.raises(BpfRefused, match="cannot open BPF program"):
         gate.attach(cgroup, missing)
     assert attached_ids(cgroup) == {Hook.INGRESS: [], Hook.EGRESS: []}

@@ -20,7 +20,7 @@ from watchdog.intents import Intent, State, Where, Why, With
 from watchdog.kernel import builder, gate, slots
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.libbpf import BpfRefused
-from watchdog.kernel.programs import EGRESS, INGRESS
+from watchdog.kernel.programs import EGRESS, GUARD_IN, GUARD_OUT, INGRESS
 from watchdog.kernel.slots import Counters, Slot
 
 SPARE_SLOTS = 1
@@ -167,12 +167,13 @@ def held_by(slot: Slot, pins: Path) -> With:
         slot=str(slot.path.relative_to(pins)),
         ingress_id=slot.programs[INGRESS.name],
         egress_id=slot.programs[EGRESS.name],
+        guard_ids=(slot.programs[GUARD_IN.name], slot.programs[GUARD_OUT.name]),
     )
 
 
-def program_ids(intent: Intent) -> tuple[int, int]:
+def program_ids(intent: Intent) -> tuple[int, ...]:
     """The ids of the programs that hold an intent."""
-    return intent.held_by.ingress_id, intent.held_by.egress_id
+    return intent.held_by.ingress_id, intent.held_by.egress_id, *intent.held_by.guard_ids
 
 
 def slot_of(intent: Intent, place: Place) -> Slot:
@@ -198,11 +199,11 @@ def _held(intent: Intent, place: Place) -> Result | None:
 
 def _judge(intent: Intent, slot: Slot, place: Place, gaps: tuple[str, ...]) -> Result:
     found = cgroups_of(intent.where, place.root)
-    open_ones = [cgroup for cgroup in found if not gate.holds(cgroup, slot)]
+    open_ones = [cgroup for cgroup in found if not gate.stops(cgroup, slot)]
     lasting = _is_lasting(intent, slot, place)
     if not found and not lasting:
         gaps = (*gaps, "nothing of it runs, and nothing holds its next start")
-    gaps = (*gaps, *(f"{cgroup.path} is not filtered" for cgroup in open_ones))
+    gaps = (*gaps, *(gap for cgroup in found if (gap := gate.gap(cgroup, slot))))
     if intent.where.unit and not lasting and not any("restart" in gap for gap in gaps):
         gaps = (*gaps, f"a restart of {intent.where.unit} would open it: its drop-in is missing")
     holds = not open_ones and (bool(found) or lasting)

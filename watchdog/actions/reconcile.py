@@ -6,6 +6,7 @@ and is in no intent is adopted as one, and only an operator's release ends it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +17,9 @@ from watchdog.errors import WatchdogError
 from watchdog.host import unit_filters
 from watchdog.host.unit_filters import InstalledFilters
 from watchdog.intents import Intent, State, Where, Why, With
-from watchdog.kernel import gate, slots
+from watchdog.kernel import gate, libbpf, slots
 from watchdog.kernel.cgroups import Cgroup
-from watchdog.kernel.programs import EGRESS, INGRESS, Hook
+from watchdog.kernel.programs import EGRESS, GUARD_IN, GUARD_OUT, INGRESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,39 +74,42 @@ def _restore(intent: Intent, place: Place, now: datetime) -> Repair | None:
 def _programs_are_there(intent: Intent, place: Place) -> bool:
     """By their pins, or by their ids while something still holds them; neither after a reboot."""
     try:
-        return isolation.program_ids(intent) == _ids_at(isolation.slot_of(intent, place))
+        return intent.held_by == isolation.held_by(isolation.slot_of(intent, place), place.pins)
     except WatchdogError:
         return False
-
-
-def _ids_at(slot: slots.Slot) -> tuple[int, int]:
-    return slot.programs[INGRESS.name], slot.programs[EGRESS.name]
 
 
 def _adopt_strays(place: Place, now: datetime) -> list[Repair]:
     """What is cut off by programs of ours and in no intent: a journal was lost. It stays cut off, and is an intent."""
     known = {program for intent in place.intents.in_force() for program in isolation.program_ids(intent)}
-    strays: dict[Cgroup, dict[Hook, int]] = {}
+    strays: dict[Cgroup, list[int]] = {}
     for found in gate.find_attached(_root(place)):
         if found.program_id not in known:
-            strays.setdefault(found.cgroup, {})[found.hook] = found.program_id
+            strays.setdefault(found.cgroup, []).append(found.program_id)
     units = {filters.ingress: filters for filters in unit_filters.all_installed(base=place.drop_ins)}
     adopted = [_adopt(cgroup, programs, units, place, now) for cgroup, programs in strays.items()]
     return [*adopted, *_adopt_drop_ins(place, now)]
 
 
 def _adopt(
-    cgroup: Cgroup, programs: dict[Hook, int], units: dict[Path | None, InstalledFilters], place: Place, now: datetime
+    cgroup: Cgroup, programs: Sequence[int], units: dict[Path | None, InstalledFilters], place: Place, now: datetime
 ) -> Repair:
-    held_by = With(
-        slot=_slot_of_program(programs.get(Hook.INGRESS, 0), place),
-        ingress_id=programs.get(Hook.INGRESS, 0),
-        egress_id=programs.get(Hook.EGRESS, 0),
-    )
+    held_by = _held_by(programs, place)
     filters = units.get(place.pins / held_by.slot / INGRESS.name)
     where = Where(cgroup=str(cgroup.path), cgroup_id=cgroup.inode, unit=filters.unit if filters else "")
     place.intents.begin(where, Why("found cut off in the kernel without an intent"), held_by, now, State.ISOLATED)
     return Repair(where.unit or where.cgroup, "cut off, and in no intent", "adopted as an isolation; release ends it")
+
+
+def _held_by(programs: Sequence[int], place: Place) -> With:
+    """The slot that attached programs belong to: all of it where it is pinned, else what is attached."""
+    slot = _slot_of_program(programs[0], place)
+    try:
+        return isolation.held_by(slots.slot_at(place.pins / slot), place.pins)
+    except WatchdogError:
+        ids = {libbpf.prog_info_of(program).name: program for program in programs}
+        guards = tuple(ids[guard.name] for guard in (GUARD_IN, GUARD_OUT) if guard.name in ids)
+        return With(slot, ids.get(INGRESS.name, 0), ids.get(EGRESS.name, 0), guards)
 
 
 def _slot_of_program(program_id: int, place: Place) -> str:

@@ -12,10 +12,12 @@ from watchdog.kernel import hooks, libbpf
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.hooks import Attachment, Placed
 from watchdog.kernel.libbpf import ProgramInfo
-from watchdog.kernel.programs import CGROUP_SKB, Hook
+from watchdog.kernel.programs import GATE, CgroupProgram, Hook
 from watchdog.kernel.slots import Slot
 
-HOOKS = tuple(program.hook for program in CGROUP_SKB.programs)
+HOOKS = (Hook.INGRESS, Hook.EGRESS)
+
+_OUR_NAMES = {program.name for program in GATE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class HookView:
 
 
 def attach(cgroup: Cgroup, slot: Slot) -> bool:
-    """Attach both programs of the slot, or neither. False where both were there already.
+    """Attach the gate's programs of the slot, or none. False where all were there already.
 
     KernelRefused names the foreign program where one holds the cgroup exclusively; CgroupGone where the
     cgroup is not the one it was.
@@ -59,8 +61,29 @@ def detach(cgroup: Cgroup, program_ids: Collection[int]) -> bool:
 
 
 def holds(cgroup: Cgroup, slot: Slot) -> bool:
-    """Whether the kernel says that both programs of the slot are attached to this very cgroup."""
-    return hooks.placed(cgroup, HOOKS) >= set(_placed(slot))
+    """Whether the kernel says that all the gate's programs of the slot are attached to this very cgroup."""
+    return not missing(cgroup, slot)
+
+
+def stops(cgroup: Cgroup, slot: Slot) -> bool:
+    """Whether nothing passes, even if some of them are missing: one of the slot's at each hook is enough."""
+    return {each.hook for each in GATE if each not in missing(cgroup, slot)} == set(HOOKS)
+
+
+def missing(cgroup: Cgroup, slot: Slot) -> tuple[CgroupProgram, ...]:
+    """Which of the gate's programs of the slot are not attached to this very cgroup."""
+    there = hooks.placed(cgroup, HOOKS)
+    return tuple(each for each in GATE if Placed(each.hook, slot.programs[each.name]) not in there)
+
+
+def gap(cgroup: Cgroup, slot: Slot) -> str:
+    """What is not as it should be at this cgroup, in words; "" where all is."""
+    absent = missing(cgroup, slot)
+    if not absent:
+        return ""
+    if not stops(cgroup, slot):
+        return f"{cgroup.path} is not filtered"
+    return f"{cgroup.path} is filtered, but {', '.join(each.name for each in absent)} are not attached"
 
 
 def query(cgroup: Cgroup) -> dict[Hook, HookView]:
@@ -71,7 +94,7 @@ def query(cgroup: Cgroup) -> dict[Hook, HookView]:
 
 def is_ours(info: ProgramInfo) -> bool:
     """Whether a program was made from our sources, by any version: its name, and a map of ours that it uses."""
-    return info.name in CGROUP_SKB.names and hooks.uses_our_map(info)
+    return info.name in _OUR_NAMES and hooks.uses_our_map(info)
 
 
 def find_attached(top: Cgroup) -> Iterator[Attachment]:
@@ -83,7 +106,7 @@ def find_attached(top: Cgroup) -> Iterator[Attachment]:
 
 
 def _placed(slot: Slot) -> list[Placed]:
-    return [Placed(program.hook, slot.programs[program.name]) for program in CGROUP_SKB.programs]
+    return [Placed(program.hook, slot.programs[program.name]) for program in GATE]
 
 
 def _view(cgroup_fd: int, hook: Hook) -> HookView:

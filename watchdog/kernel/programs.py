@@ -17,7 +17,13 @@ OUR_PREFIX = "wd_"
 """Every name of ours starts with it: programs, maps and pins."""
 
 COUNT_MAP = "wd_count"
-"""Packets and bytes dropped, per hook and per CPU (struct wd_traffic in bpf/wd.h)."""
+"""Packets and bytes dropped and let pass, per hook and per CPU (struct wd_traffic in bpf/wd.h)."""
+
+TALLY_MAP, FLOWS_MAP, EVENTS_MAP = "wd_tally", "wd_flows", "wd_events"
+"""Who was talked to: how much of it is known, every flow, and each flow's first packet. kernel/flows.py reads them."""
+
+ALLOW_MAP = "wd_allow"
+"""The allow-list, exchanged as a whole. kernel/allow.py writes it."""
 
 
 class Hook(IntEnum):
@@ -85,10 +91,22 @@ class ProgramSet(Generic[P]):
 INGRESS = CgroupProgram("wd_ingress", ProgramType.CGROUP_SKB, Hook.INGRESS)
 EGRESS = CgroupProgram("wd_egress", ProgramType.CGROUP_SKB, Hook.EGRESS)
 
+GUARD_IN = CgroupProgram("wd_guard_in", ProgramType.CGROUP_SKB, Hook.INGRESS)
+GUARD_OUT = CgroupProgram("wd_guard_out", ProgramType.CGROUP_SKB, Hook.EGRESS)
+SHADOW_IN = CgroupProgram("wd_shadow_in", ProgramType.CGROUP_SKB, Hook.INGRESS)
+SHADOW_OUT = CgroupProgram("wd_shadow_out", ProgramType.CGROUP_SKB, Hook.EGRESS)
+
+GATE = (INGRESS, EGRESS, GUARD_IN, GUARD_OUT)
+"""An isolation attaches all four. A unit's drop-in names the first two; at every daemon-reload systemd detaches what a
+drop-in names and attaches it again, and the guards, which it does not know, hold in between."""
+
+SHADOW = (SHADOW_IN, SHADOW_OUT)
+"""These count what the gate would drop, and drop nothing."""
+
 CGROUP_SKB = ProgramSet(
     source="cgroup_skb.c",
-    programs=(INGRESS, EGRESS),
-    maps=(COUNT_MAP,),
+    programs=GATE + SHADOW,
+    maps=(COUNT_MAP, TALLY_MAP, FLOWS_MAP, EVENTS_MAP, ALLOW_MAP),
 )
 
 SLOT_SETS: tuple[ProgramSet[Program], ...] = (CGROUP_SKB,)

@@ -13,11 +13,17 @@ from watchdog.errors import KernelRefused, NotRoot
 from watchdog.kernel import libbpf
 from watchdog.kernel.bpffs import PRIVATE_MODE
 from watchdog.kernel.libbpf import BpfRefused
-from watchdog.kernel.programs import COUNT_MAP, SLOT_SETS, Hook, Program
+from watchdog.kernel.programs import COUNT_MAP, SHADOW, SLOT_SETS, Hook, Program
 from watchdog.kernel.sources import source_key
 
 TRAFFIC_FIELDS = 2
 """struct wd_traffic in bpf/wd.h: packets, bytes."""
+
+COUNTS = 4
+"""Keys of wd_count: what was dropped by hook, then what was let pass by hook."""
+
+_SPARE = {program.name for program in SHADOW}
+"""Attached nowhere during an isolation: lost with their pins, and not missed."""
 
 _SLOT_NAME = re.compile(r"slot-(\d+)")
 
@@ -46,8 +52,8 @@ class Slot:
     path: Path
     programs: Mapping[str, int]
     """Program ids by name."""
-    map_id: int
-    """Its wd_count."""
+    maps: Mapping[str, int]
+    """Map ids by name."""
 
     @property
     def program_ids(self) -> tuple[int, ...]:
@@ -84,14 +90,15 @@ def pinned_programs(slot_dir: Path) -> dict[int, Path]:
 
 
 def slot_at(path: Path) -> Slot:
-    """The slot pinned at `path`; BpfRefused where a pin is missing."""
-    programs = {program.name: pinned_program_id(path / program.name) for each in SLOT_SETS for program in each.programs}
-    return Slot(path, programs, pinned_map_id(path / COUNT_MAP))
+    """The slot pinned at `path`; BpfRefused where a pin is missing that an isolation needs."""
+    names = [program.name for each in SLOT_SETS for program in each.programs]
+    programs = {name: pinned_program_id(path / name) for name in names if name not in _SPARE or (path / name).exists()}
+    return Slot(path, programs, {name: pinned_map_id(path / name) for each in SLOT_SETS for name in each.maps})
 
 
 def counters(slot: Slot) -> Counters:
     """What the slot's programs have dropped since it was zeroed; works without its pins."""
-    return _read_counters(slot.map_id)
+    return _read_counters(slot.maps[COUNT_MAP])
 
 
 def counters_of_programs(program_ids: Iterable[int]) -> Counters | None:
@@ -105,9 +112,9 @@ def counters_of_programs(program_ids: Iterable[int]) -> Counters | None:
 
 def zero(slot: Slot) -> None:
     """Start counting anew: before an isolation takes the slot."""
-    with libbpf.map_by_id(slot.map_id) as fd:
-        for hook in (Hook.INGRESS, Hook.EGRESS):
-            libbpf.map_zero(fd, hook, TRAFFIC_FIELDS)
+    with libbpf.map_by_id(slot.maps[COUNT_MAP]) as fd:
+        for key in range(COUNTS):
+            libbpf.map_zero(fd, key, TRAFFIC_FIELDS)
 
 
 def repin(path: Path, program_ids: Iterable[int]) -> Slot:

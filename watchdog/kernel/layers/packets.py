@@ -17,13 +17,13 @@ class Packets:
         return ""
 
     def attach(self, target: Target) -> None:
-        """Attach both programs or neither, cgroup by cgroup."""
+        """Attach the gate's programs or none, cgroup by cgroup."""
         for cgroup in target.cgroups:
             gate.attach(cgroup, target.slot)
 
     def gaps(self, target: Target) -> list[str]:
-        """The cgroups where one of the two is missing."""
-        return [f"{cgroup.path} is not filtered" for cgroup in target.cgroups if not gate.holds(cgroup, target.slot)]
+        """The cgroups where one of them is missing, whether another still holds or not."""
+        return [gap for cgroup in target.cgroups if (gap := gate.gap(cgroup, target.slot))]
 
     def detach(self, target: Target) -> None:
         """Detach the slot's programs and those recorded."""
