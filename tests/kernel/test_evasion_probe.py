@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,16 @@ from watchdog.paths.words import Coverage, Facts, Layer, Need, needs_met
 pytestmark = pytest.mark.kernel
 
 DEADLINE_S = 5.0
+
+PROBE_AND_TELL = """
+import json, sys
+from pathlib import Path
+from watchdog.kernel import cgroups
+from watchdog.paths.probe import Outcome, probe_from_inside
+
+findings = probe_from_inside(cgroups.resolve(sys.argv[1]), uid=61001, netns=Path(sys.argv[2]))
+print(json.dumps({each: [f.path for f in findings if f.outcome is each] for each in Outcome}))
+"""
 UID = 61001
 
 NEVER_BY_PACKETS = {"E5a", "E5c", "E6a", "E12a", "E12d", "E12f", "E14", "E16b", "E16c", "E16d", "E16e"}
@@ -91,6 +104,17 @@ def test_the_probe_may_what_the_agent_may(scratch_cgroup: MakeCgroup, netns: Pat
             allowed = need is None or need in may
             assert finding.outcome is (Outcome.GOT_THROUGH if allowed else Outcome.STOPPED), finding
     assert {"E4a", "E5a"} <= by_outcome(findings, Outcome.GOT_THROUGH if Need.NET_RAW in may else Outcome.STOPPED)
+
+
+def test_a_watcher_with_few_capabilities_tries_what_it_can(scratch_cgroup: MakeCgroup, netns: Path) -> None:
+    """Those of the unit that is installed: no CAP_NET_RAW, no CAP_SETUID, no CAP_SETGID."""
+    cgroup = scratch_cgroup()
+    command = ["setpriv", "--bounding-set=-net_raw,-setuid,-setgid", sys.executable, "-c", PROBE_AND_TELL]
+    done = subprocess.run([*command, str(cgroup.path), str(netns)], check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert {"E2c", "E3f", "E15a", "E16b"} <= set(found["got through"])
+    assert {"E4a", "E5a", "E12d"} <= set(found["could not be tried"])
+    assert set(found["stopped"]) == {"E12f", "E14"}
 
 
 def test_a_frozen_cgroup_cannot_be_tried(scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside) -> None:

@@ -141,7 +141,7 @@ def _become_user(actors: dict[str, Actor]) -> None:
     for each in _INSIDERS:
         must(
             actors[USER + each],
-            [["become", UNPRIVILEGED_UID, UNPRIVILEGED_UID, 0]],
+            [["become", UNPRIVILEGED_UID, UNPRIVILEGED_UID], ["keep_only", 0]],
             time.monotonic() + READY_TIMEOUT_S,
         )
 

@@ -47,6 +47,7 @@ class Row:
 def coverage(isolate: Isolate, parent: Path | None = None) -> list[Row]:
     """Try everything in a scratch bed below `parent` (default: the v2 root): about 3 s, and nothing stays.
 
+    Both agents' rows of a path follow each other, in the catalogue's order. The kernel may load modules for it (vsock).
     WatchdogError where no bed can be made or where `isolate` fails.
     """
     with bed.opened(parent) as opened:
@@ -61,7 +62,7 @@ def measure(opened: Bed, isolate: Isolate) -> list[Row]:
     ended = {row.key for row in opened.rows if catalogue.find(row.path).ended_by & layers}
     resuming = {key for key, tried in before.items() if tried.passed} - ended
     after = during | opened.attempt(bed.RESUMES_S, only=resuming)
-    return [
+    seen = [
         Row(
             row.path,
             catalogue.find(row.path).title,
@@ -74,6 +75,8 @@ def measure(opened: Bed, isolate: Isolate) -> list[Row]:
         )
         for row in opened.rows
     ]
+    order = [path.id for path in catalogue.CATALOGUE]
+    return sorted(seen, key=lambda row: order.index(row.path))
 
 
 def judge(path: TrafficPath, before: Tried, layers: frozenset[Layer], facts: Facts) -> Verdict:

@@ -207,17 +207,19 @@ class Steps:
         with open(path, "w") as file:  # noqa: PTH123 -- as in bind
             file.write(text)
 
-    def become(self, uid: int, gid: int, capabilities: int) -> None:
-        """Be that user, with no other capabilities than those (a bit mask) of ours."""
-        header, own = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(CAP_DATA_BYTES)
-        _checked(_libc().capget(header, own))
-        permitted = struct.unpack_from("=6I", own.raw)
-        capabilities &= permitted[1] | permitted[4] << 32
+    def become(self, uid: int, gid: int) -> None:
+        """Be that user, and keep the capabilities until `keep_only`."""
         _checked(_libc().prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-        low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
+
+    def keep_only(self, capabilities: int) -> None:
+        """Have no other capabilities than those of ours that are in the bit mask."""
+        header, own = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(CAP_DATA_BYTES)
+        _checked(_libc().capget(header, own))
+        permitted = struct.unpack_from("=6I", own.raw)
+        low, high = capabilities & permitted[1], capabilities >> 32 & permitted[4]
         _checked(_libc().capset(header, struct.pack("=6I", low, low, 0, high, high, 0)))
 
     def _keep(self, name: str, made: socket.socket) -> None:

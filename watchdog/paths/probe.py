@@ -138,11 +138,17 @@ def inside(
         play.setup({row.key for row in moved})
         undo.callback(_enter(cgroup, actors[INSIDE]))
         if who is not None:
-            must(actors[INSIDE], [["become", who.uid, who.gid, who.capabilities]], until_s)
+            _become(actors[INSIDE], who, until_s)
         if rescan is not None:
             rescan()
         play.setup({row.key for row in made_inside})
         yield Inside(play)
+
+
+def _become(actor: Actor, who: Credentials, until_s: float) -> None:
+    """Have what the agent has. A watcher without CAP_SETUID and CAP_SETGID stays who it is, with no more capabilities."""
+    actor.run([["become", who.uid, who.gid]], until_s)
+    must(actor, [["keep_only", who.capabilities]], until_s)
 
 
 def _enter(cgroup: Cgroup, actor: Actor) -> Callable[[], None]:
