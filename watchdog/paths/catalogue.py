@@ -1,8 +1,8 @@
 """Every known path as data, and what is to be said of it.
 
-The ids are the rows of the table that was measured first, on Linux 6.18 (docs/evasion.md): family, then a letter. Which
-layers stop a path was measured with each layer alone; tests/kernel/test_evasion.py measures it again, and fails where a
-path is stopped that is said to be open as well as the other way round.
+An id is a family's number and a letter. Which layers stop a path was measured with each layer alone, on Linux 6.18 (BPF
+LSM: 6.1); tests/kernel/test_evasion.py measures it again, and fails where a path is stopped that is said to be open as
+well as the other way round.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def inside(
 
 
 def _become(actor: Actor, who: Credentials, until_s: float) -> None:
-    """Have what the agent has. A watcher without CAP_SETUID and CAP_SETGID stays who it is, with no more capabilities."""
+    """Be as the agent is. A watcher without CAP_SETUID and CAP_SETGID stays who it is, with its capabilities."""
     actor.run([["become", who.uid, who.gid]], until_s)
     must(actor, [["keep_only", who.capabilities]], until_s)
 
