@@ -22,7 +22,7 @@ from watchdog.actions.ownership import Ownerships
 from watchdog.actions.place import Place
 from watchdog.actions.reconcile import Repair
 from watchdog.config import Config, Peer
-from watchdog.errors import JournalCorrupt, WatchdogError
+from watchdog.errors import WatchdogError
 from watchdog.heartbeat import Pulse, read_key
 from watchdog.host import unit_filters
 from watchdog.host.readiness import KeepAlive, notify
@@ -186,13 +186,7 @@ def opened_or_set_aside(state: Path) -> Iterator[tuple[Journal, str]]:
 
     A watcher that refused to start would leave its peers unwatched. What was isolated is found in the kernel.
     """
-    trouble = ""
-    try:
-        opened = Journal.open(state)
-    except JournalCorrupt as error:
-        kept = journal.set_aside(state, clock.utc_now())
-        trouble = f"{error.message.partition(';')[0]}; it is kept as {kept}, and a new one was begun"
-        opened = Journal.open(state)
+    opened, trouble = journal.open_or_set_aside(state, clock.utc_now())
     try:
         yield opened, trouble
     finally:

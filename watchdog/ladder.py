@@ -4,15 +4,17 @@ A miss or two: DEGRADED, an alert. Three: OFFLINE, a restart. Three restarts tha
 Each watcher climbs for itself; what the mesh did in the meantime (another watcher's restart, an operator's
 isolation or release) it learns from the shared record before it judges the next heartbeat.
 
-A restart *helped* when the peer then stays healthy for `policy.forgive_after_s` without a break; each such
-stretch takes one restart off the count. Until then a relapse climbs on where it stopped.
+A restart is forgiven for every `policy.forgive_after_s` worth of healthy heartbeats since the last one, whether or
+not a single miss lies between them: a peer that is there most of the time is not isolated, however long that goes on.
+Until then a relapse climbs on where it stopped.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 
 from watchdog.model import Action, Heartbeat, Status
 
@@ -21,9 +23,9 @@ MISSION_TIMEOUT_S = 5.0
 MISSION_MISSES = 3
 MISSION_RESTARTS = 3
 SPACING_SLACK = 0.2
-"""Share of an interval by which two orders may be closer than their misses say: heartbeats are jittered."""
+"""Share of an interval by which two orders may be closer than their misses say: no round begins exactly on time."""
 FORGIVE_AFTER_INTERVALS = 10
-"""Healthy time that forgives one restart: five minutes at 30 s, so that three restarts are three in fifteen minutes."""
+"""Healthy heartbeats that forgive one restart: five minutes, so that three restarts are three in a quarter hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Policy:
     missed_before_restart: int = MISSION_MISSES
     restarts_before_isolation: int = MISSION_RESTARTS
     forgive_after_s: float = MISSION_INTERVAL_S * FORGIVE_AFTER_INTERVALS
+
+    @property
+    def forgive_after_count(self) -> int:
+        """Healthy heartbeats that forgive one restart."""
+        return math.ceil(self.forgive_after_s / self.interval_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +57,22 @@ class Standing:
     """The newest order on this peer that this watcher knows of."""
     restart_count: int = 0
     """Restarts not yet forgiven, by whichever watcher."""
-    healthy_since_s: float | None = None
-    """When the present unbroken run of healthy heartbeats began; None after a miss and before the first one."""
+    healthy_count: int = 0
+    """Healthy heartbeats, in a row or not, since the last restart or forgiveness; only counted while one is owed."""
     impostor: bool = False
+
+
+class OrderState(StrEnum):
+    """What became of an order."""
+
+    OPEN = "open"
+    """Given, or being carried out: nobody asks for another."""
+    DONE = "done"
+    FAILED = "failed"
+    VOID = "void"
+    """It ended without anything having been done."""
+    LAPSED = "lapsed"
+    """It was begun, and whoever carried it out never said how it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +80,15 @@ class PeerRecord:
     """What the mesh knows of one peer: shared by all watchers, kept by the Coordinator."""
 
     token: int = 0
+    """The newest order; what the next four say is about that one."""
     last_action: Action | None = None
-    last_failed: bool = False
-    """The order with that token ended without success (a failed restart has been counted all the same)."""
+    order: OrderState | None = None
     ordered_s: float | None = None
-    """When that order was given; None when there is none, or on another boot."""
-    order_open: bool = False
-    """An order is being carried out: nobody asks for another."""
+    """When the round began in which it was asked for; None when there is none, or on another boot."""
     episode: int = 0
     episode_open: bool = False
     restart_count: int = 0
-    forgiven_s: float | None = None
+    """Restarts begun and not yet forgiven."""
     last_restart: datetime | None = None
     isolated_since: datetime | None = None
 
@@ -78,6 +96,18 @@ class PeerRecord:
     def isolated(self) -> bool:
         """Its traffic is cut."""
         return self.isolated_since is not None
+
+    @property
+    def order_open(self) -> bool:
+        """An order is being carried out: nobody asks for another."""
+        return self.order is OrderState.OPEN
+
+    @property
+    def in_vain(self) -> bool:
+        """The newest order changed nothing, and is asked for again at the next miss."""
+        if self.order is OrderState.VOID:
+            return True
+        return self.last_action is Action.ISOLATE and self.order in (OrderState.FAILED, OrderState.LAPSED)
 
 
 class Demand(Enum):
@@ -97,73 +127,70 @@ def learn(standing: Standing, record: PeerRecord, policy: Policy) -> Standing:
         return replace(standing, status=Status.ISOLATED, token=record.token, restart_count=record.restart_count)
     if standing.status is Status.ISOLATED:
         return Standing(status=Status.DEGRADED, token=record.token, restart_count=record.restart_count)
-    standing = replace(standing, restart_count=record.restart_count)
-    if record.token <= standing.token or record.order_open:
+    forgiven = record.restart_count < standing.restart_count
+    standing = replace(
+        standing, restart_count=record.restart_count, healthy_count=0 if forgiven else standing.healthy_count
+    )
+    if record.token == standing.token or record.order_open:
         return standing
-    return replace(standing, token=record.token, misses_since_order=_misses_kept(record, policy))
-
-
-def _misses_kept(record: PeerRecord, policy: Policy) -> int:
-    """After a restart the count begins anew; an isolation that failed is tried again at the next miss."""
-    if record.last_action is Action.ISOLATE and record.last_failed:
-        return policy.missed_before_restart - 1
-    return 0
+    misses = policy.missed_before_restart - 1 if record.in_vain else 0
+    return replace(standing, token=record.token, misses_since_order=misses, healthy_count=0)
 
 
 def hear(
-    standing: Standing, beat: Heartbeat, record: PeerRecord, policy: Policy, now_s: float
+    standing: Standing, beat: Heartbeat, record: PeerRecord, policy: Policy, round_s: float
 ) -> tuple[Standing, tuple[Demand, ...]]:
-    """Judge one heartbeat. `standing` has learned `record`; `now_s` is CLOCK_BOOTTIME in seconds."""
+    """Judge one heartbeat. `standing` has learned `record`; `round_s` is when this round began, CLOCK_BOOTTIME."""
     if beat.healthy:
-        return _heard(standing, record, policy, now_s)
+        return _heard(standing, record, policy)
     missed = replace(
         standing,
         missed_count=standing.missed_count + 1,
         misses_since_order=standing.misses_since_order + 1,
-        healthy_since_s=None,
         impostor=beat.impostor,
     )
     if standing.status is Status.ISOLATED:
         return missed, ()
     if beat.impostor:
         return _squatted(missed)
-    return _climb(missed, record, policy, now_s)
+    return _climb(missed, record, policy, round_s)
 
 
-def _heard(standing: Standing, record: PeerRecord, policy: Policy, now_s: float) -> tuple[Standing, tuple[Demand, ...]]:
-    since_s = now_s if standing.healthy_since_s is None else standing.healthy_since_s
-    heard = replace(standing, missed_count=0, misses_since_order=0, healthy_since_s=since_s, impostor=False)
+def _heard(standing: Standing, record: PeerRecord, policy: Policy) -> tuple[Standing, tuple[Demand, ...]]:
+    heard = replace(standing, missed_count=0, misses_since_order=0, impostor=False)
     if standing.status is Status.ISOLATED:
         return heard, ()  # only a release ends an isolation, whatever the peer answers
+    healthy_count = standing.healthy_count + 1 if record.restart_count else 0
     demands = [Demand.RESOLVE] if record.episode_open else []
-    counted_from_s = max(since_s, record.forgiven_s or 0.0)
-    if record.restart_count and now_s - counted_from_s >= policy.forgive_after_s:
+    if record.restart_count and healthy_count >= policy.forgive_after_count:
         demands.append(Demand.FORGIVE)
-    return replace(heard, status=Status.HEALTHY), tuple(demands)
+    return replace(heard, status=Status.HEALTHY, healthy_count=healthy_count), tuple(demands)
 
 
 def _squatted(missed: Standing) -> tuple[Standing, tuple[Demand, ...]]:
     """Somebody else answers in the peer's place: a restart of the innocent peer would not help."""
-    status = Status.OFFLINE if missed.status is Status.OFFLINE else Status.DEGRADED
-    return replace(missed, status=status, misses_since_order=0), (Demand.IMPOSTOR,)
+    return replace(_degraded(missed), misses_since_order=0), (Demand.IMPOSTOR,)
 
 
-def _too_soon(record: PeerRecord, policy: Policy, now_s: float) -> bool:
-    """Another watcher's order is younger than the misses that the next one needs.
+def _degraded(missed: Standing) -> Standing:
+    return missed if missed.status is Status.OFFLINE else replace(missed, status=Status.DEGRADED)
+
+
+def _too_soon(record: PeerRecord, policy: Policy, round_s: float) -> bool:
+    """The last order is younger than the misses that the next one needs.
 
     Watchers tick at different times: without this the second could order after little more than two intervals.
     """
-    if record.ordered_s is None or (record.last_action is Action.ISOLATE and record.last_failed):
+    if record.ordered_s is None or record.in_vain:
         return False
-    return now_s - record.ordered_s < (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
+    return round_s - record.ordered_s < (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
 
 
-def _climb(missed: Standing, record: PeerRecord, policy: Policy, now_s: float) -> tuple[Standing, tuple[Demand, ...]]:
+def _climb(missed: Standing, record: PeerRecord, policy: Policy, round_s: float) -> tuple[Standing, tuple[Demand, ...]]:
     if missed.misses_since_order < policy.missed_before_restart:
-        status = Status.OFFLINE if missed.status is Status.OFFLINE else Status.DEGRADED
-        return replace(missed, status=status), (() if record.episode_open else (Demand.ALERT,))
+        return _degraded(missed), (() if record.episode_open else (Demand.ALERT,))
     offline = replace(missed, status=Status.OFFLINE)
-    if record.order_open or _too_soon(record, policy, now_s):
+    if record.order_open or _too_soon(record, policy, round_s):
         return offline, ()
     if missed.restart_count < policy.restarts_before_isolation:
         return offline, (Demand.RESTART,)

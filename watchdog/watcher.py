@@ -4,37 +4,34 @@ The monitor feeds it heartbeats and carries out its orders; a simulator can driv
 What a watcher decides it decides with the others: every order goes through the Coordinator, every event through
 the outbox, and an order and its event are written in one transaction. A standing is written before what follows
 from it: killed in between, the watcher finds the same demand at its next miss.
+
+While the journal or the coordinator does not answer, a round goes on: peers are heard and believed, nothing is
+ordered, and what could not be written is written when it can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
-
-import msgspec
+from typing import NamedTuple
 
 from watchdog import ladder, quorum
 from watchdog.clock import Moment
+from watchdog.errors import WatchdogError
+from watchdog.herald import STORM, Herald, Publish
 from watchdog.journal import Journal
-from watchdog.ladder import Demand, PeerRecord, Policy, Standing
+from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
 from watchdog.mesh.coordinator import Coordinator, Denied, Order, OrderRequest
-from watchdog.model import Action, Escalation, EventState, Heartbeat, PeerStatus, Severity, Status
+from watchdog.model import Action, Heartbeat, PeerStatus, Severity, Status
 from watchdog.quorum import Doubt, Round
+from watchdog.standings import Saved, Standings
 
 VOTE_FRESH_TICKS = 2
 LEASE_MARGIN_S = 10.0
 ISOLATION_LEASE_S = 60.0
-STORM = "*"
-"""The name under which the storm's episode is kept: no peer can have it."""
-
-
-class Publish(Protocol):
-    """Hand an event to the outbox; False when that key was published before, by whichever watcher."""
-
-    def __call__(self, escalation: Escalation, key: str, at: Moment) -> bool: ...
+SAID_FOR_IT = "isolated; who did it ended before it could say so"
 
 
 @dataclass
@@ -46,33 +43,39 @@ class Watched:
     last_seen: datetime | None = None
     beat: Heartbeat | None = None
     suspected: bool = False
+    """Others were told that this watcher misses it."""
     suspect_since_round: int = 0
+    unsaved: bool = False
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A standing as the journal keeps it. `healthy_since_s` means nothing on another boot."""
+class Held(NamedTuple):
+    """A demand, and what it rests on: it is carried out at once, or when the round has shown itself to be sound."""
 
-    standing: Standing
-    boot: str
-    last_seen: datetime | None
+    peer: str
+    demand: Demand
+    beat: Heartbeat
+    record: PeerRecord
 
 
 @dataclass
 class _Tick:
     """The round that is under way."""
 
-    number: int
+    begun_s: float
     waiting: set[str]
-    peers: int
+    counted: set[str]
+    """Peers that are not isolated."""
     late_s: float
     clock_jump_s: float
     suspended_s: float
+    own_endpoint_waited_for: bool
     own_endpoint: str = ""
-    own_endpoint_waited_for: bool = False
+    stalled_s: float = 0.0
+    trouble: str = ""
+    """What the journal or the coordinator refused in this round."""
     gone: set[str] = field(default_factory=set)
     newly_gone: set[str] = field(default_factory=set)
-    held: list[tuple[str, Demand, Heartbeat]] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
 
 
 class Watcher:
@@ -96,26 +99,32 @@ class Watcher:
         self.storm = Doubt()
         self.score = 0
         self.rounds = 0
+        self.trouble = ""
+        """What the journal or the coordinator refused in the last round."""
         self.total_checks = self.total_misses = self.total_restarts = self.total_isolations = 0
         self._coordinator = coordinator
         self._journal = journal
-        self._publish = publish
+        self._standings = Standings(journal, name)
+        self._herald = Herald(name, coordinator, journal, publish, self._fresh_s)
         self._voters_on = voters_on
         self._restart_lease_s = restart_timeout_s + LEASE_MARGIN_S
         self._tick: _Tick | None = None
         self._records: dict[str, PeerRecord] = {}
-        self._records_version = -1
+        self._version: int | None = None
+        self._overrun_s = 0.0
+        self._doubt_is_told = self._storm_is_told = False
 
     def watch(self, peer: str, endpoint: str, at: Moment) -> None:
         """Begin to watch a peer where this watcher left it, or with a clean slate."""
-        saved = self._load(peer)
+        saved = self._standings.load(peer)
         watched = Watched(endpoint)
         if saved is not None:
-            since_s = saved.standing.healthy_since_s if saved.boot == at.boot else None
-            watched.standing = replace(saved.standing, healthy_since_s=since_s)
-            watched.last_seen = saved.last_seen
-            watched.suspected = watched.standing.missed_count > 0
+            watched.standing, watched.last_seen = saved.standing, saved.last_seen
+            watched.suspected = saved.standing.missed_count > 0
+        self._records[peer] = self._coordinator.record(peer, at)
         self.peers[peer] = watched
+
+    # A round
 
     def begin_round(
         self,
@@ -127,103 +136,98 @@ class Watcher:
         own_endpoint_probed: bool = False,
     ) -> None:
         """Begin a tick: every peer (and the own endpoint, where it is probed) is heard once, then the round ends."""
-        self._refresh_records(at)
+        late_s = max(late_s, self._overrun_s)
         self.score = quorum.score_after(self.score, late_s, self.policy.interval_s)
-        probed = {name for name, peer in self.peers.items() if peer.standing.status is not Status.ISOLATED}
         self._tick = _Tick(
-            number=self.rounds,
+            begun_s=at.s,
             waiting=set(self.peers),
-            peers=len(probed),
+            counted={name for name, peer in self.peers.items() if peer.standing.status is not Status.ISOLATED},
             late_s=late_s,
             clock_jump_s=clock_jump_s,
             suspended_s=suspended_s,
             own_endpoint_waited_for=own_endpoint_probed,
         )
-
-    def hear_own(self, beat: Heartbeat) -> None:
-        """How the own agent answered this round."""
-        assert self._tick is not None, "a round has begun"
-        self._tick.own_endpoint_waited_for = False
-        self._tick.own_endpoint = "" if beat.healthy else beat.detail
+        with self._remembering():
+            self._refresh_records(at)
+            self._settle_for_the_dead(at)
 
     @property
     def round_is_complete(self) -> bool:
         """Every answer of the tick is in."""
         return self._tick is None or not (self._tick.waiting or self._tick.own_endpoint_waited_for)
 
+    def hear_own(self, beat: Heartbeat) -> None:
+        """How the own agent answered this round."""
+        if self._tick is not None:
+            self._tick.own_endpoint_waited_for = False
+            self._tick.own_endpoint = "" if beat.healthy else beat.detail
+
+    def skip(self, peer: str, late_s: float = 0.0) -> None:
+        """This watcher could not ask the peer, or stood still for that long meanwhile: no word on the peer."""
+        if self._tick is not None:
+            self._tick.waiting.discard(peer)
+            self._tick.stalled_s = max(self._tick.stalled_s, late_s)
+
+    def break_off(self) -> None:
+        """The round under way is not brought to its end: nothing follows from it."""
+        self._tick = None
+
     def hear(self, peer: str, beat: Heartbeat, at: Moment) -> list[Order]:
         """Judge one heartbeat of the round; the orders that may be carried out now."""
-        assert self._tick is not None, "a round has begun"
-        watched = self.peers[peer]
-        self._tick.waiting.discard(peer)
+        tick = self._tick
+        if tick is None or peer not in tick.waiting:
+            return []  # an answer to a round that is over, or the second one to this
+        tick.waiting.discard(peer)
         self.total_checks += 1
         self.total_misses += not beat.healthy
-        record = self._record(peer, at, fresh=not beat.healthy)
+        watched = self.peers[peer]
+        record = self._record(peer, at, tick, fresh=not beat.healthy)
         policy = quorum.stretched(self.policy, self.score)
         learned = ladder.learn(watched.standing, record, policy)
-        standing, demands = ladder.hear(learned, beat, record, policy, at.s)
-        self._note(peer, watched, standing, beat)
-        with self._journal.transaction() if self._must_write(watched, standing, beat) else nullcontext():
-            self._believe(peer, watched, standing, beat, at)
-        self._tick.held += [(peer, demand, beat) for demand in demands]
-        if self._may_turn_out_sick():
-            return []
-        return self._carry_out_held(at)
+        standing, demands = ladder.hear(learned, beat, record, policy, tick.begun_s)
+        self._note(peer, watched, standing, beat, tick)
+        self._believe(peer, watched, standing, beat, at, tick)
+        tick.held += [Held(peer, demand, beat, record) for demand in demands]
+        return [] if self._must_wait(tick, at) else self._carry_out_held(tick, at)
 
-    def skip(self, peer: str) -> None:
-        """This watcher could not ask the peer: it is not heard in this round, and no miss is counted."""
-        assert self._tick is not None, "a round has begun"
-        self._tick.waiting.discard(peer)
-
-    def end_round(self, at: Moment, coordinator_trouble: str = "") -> list[Order]:
-        """All answers of the tick are in: doubt or trust, then act on what was held back."""
+    def end_round(self, at: Moment) -> list[Order]:
+        """All answers of the tick are in, or late: doubt or trust, then act on what was held back."""
         tick = self._tick
-        assert tick is not None, "a round has begun"
-        seen = Round(
-            peers=tick.peers,
-            newly_gone=len(tick.newly_gone),
-            gone=len(tick.gone),
-            late_s=tick.late_s,
-            interval_s=self.policy.interval_s,
-            clock_jump_s=tick.clock_jump_s,
-            suspended_s=tick.suspended_s,
-            own_endpoint=tick.own_endpoint,
-            coordinator=coordinator_trouble,
-        )
-        try:
-            self._set_doubt(quorum.judge_round(self.doubt, seen), at)
-            self._set_storm(quorum.judge_storm(self.storm, self._newly_suspect(), len(tick.gone), tick.peers), at)
-            return self._carry_out_held(at)
-        finally:
-            self.rounds += 1
-            self._tick = None
+        if tick is None:
+            return []
+        self.doubt = quorum.judge_round(self.doubt, self._seen(tick, at))
+        self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), len(tick.gone), len(tick.counted))
+        with self._remembering():
+            self._tell_doubt(at)
+            self._tell_storm(at)
+        orders = self._carry_out_held(tick, at)
+        self._overrun_s = max(0.0, tick.stalled_s, at.s - tick.begun_s - self.policy.interval_s)
+        self.trouble = tick.trouble
+        self.rounds += 1
+        self._tick = None
+        return orders
 
-    def settle(self, order: Order, at: Moment, *, failed: bool, outcome: str) -> None:
-        """An order ended: journal it and tell people."""
-        with self._journal.transaction():
-            self._coordinator.finish(order, at, failed=failed, outcome=outcome)
-            self._journal.record(
-                at.utc,
-                f"{order.action} {'failed' if failed else 'done'}",
-                peer=order.peer,
-                token=order.token,
-                watcher=self.name,
-                outcome=outcome,
-            )
-            if order.action is Action.RESTART:
-                self.total_restarts += 1
-                if failed:
-                    self._tell(order, Action.ALERT, Severity.HIGH, f"restart failed: {outcome}", "failed", at)
-            elif failed:
-                self._tell(order, Action.ALERT, Severity.CRITICAL, f"isolation failed: {outcome}", "failed", at)
-            else:
-                self.total_isolations += 1
-                self._tell(order, Action.ALERT_ARCHITECT, Severity.CRITICAL, outcome, "isolated", at)
-            self._learn(order.peer, at)
+    # An order's end
 
     def may_begin(self, order: Order, at: Moment) -> bool:
         """Ask once more before acting, from the thread that will: has the order been overtaken or expired?"""
         return self._coordinator.begin(order, at)
+
+    def drop(self, order: Order, why: str, at: Moment) -> None:
+        """An order was not carried out: it was overtaken, or its time was up."""
+        with self._journal.transaction():
+            if self._coordinator.finish(order.token, at, failed=True, outcome=why):
+                self._herald.dropped(order, why, at)
+            self._learn(order.peer, at)
+
+    def settle(self, order: Order, at: Moment, *, failed: bool, outcome: str) -> None:
+        """An order ended: journal it and tell people."""
+        with self._journal.transaction():
+            if self._coordinator.finish(order.token, at, failed=failed, outcome=outcome):
+                self._herald.ended(order, outcome, at, failed=failed)
+            self._learn(order.peer, at)
+        self.total_restarts += order.action is Action.RESTART
+        self.total_isolations += order.action is Action.ISOLATE and not failed
 
     def status_of(self, peer: str) -> PeerStatus:
         """A copy of what is believed of one peer."""
@@ -246,41 +250,54 @@ class Watcher:
 
     # What was heard
 
-    def _note(self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat) -> None:
-        tick = self._tick
-        assert tick is not None
+    def _note(self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat, tick: _Tick) -> None:
         if beat.healthy or standing.status is Status.ISOLATED:
             return
         tick.gone.add(peer)
-        if watched.standing.missed_count == 0:
+        if watched.standing.missed_count == 0 or self.rounds == 0:  # before the first round this watcher saw nothing
             tick.newly_gone.add(peer)
-            watched.suspect_since_round = tick.number
+            watched.suspect_since_round = self.rounds
 
-    @staticmethod
-    def _must_write(watched: Watched, standing: Standing, beat: Heartbeat) -> bool:
-        return standing != watched.standing or not beat.healthy or watched.suspected
-
-    def _believe(self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat, at: Moment) -> None:
-        """Take over the new standing; the journal first, so that what it refused is not believed."""
-        if standing != watched.standing:
-            last_seen = at.utc if beat.healthy else watched.last_seen
-            self._save(peer, Saved(standing, at.boot, last_seen))
+    def _believe(
+        self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat, at: Moment, tick: _Tick
+    ) -> None:
+        """Take over the new standing, vote by it, and write both down."""
         votes = not beat.healthy and standing.status is not Status.ISOLATED and not self.doubt.doubting
-        if votes:
-            self._coordinator.suspect(self.name, peer, standing.missed_count, at)
-        elif watched.suspected:
-            self._coordinator.trust(self.name, peer)
-        watched.standing, watched.beat, watched.suspected = standing, beat, votes
-        if beat.healthy:
-            watched.last_seen = at.utc
+        watched.unsaved |= standing != watched.standing or votes or watched.suspected
+        watched.standing, watched.beat = standing, beat
+        watched.last_seen = at.utc if beat.healthy else watched.last_seen
+        if not watched.unsaved or tick.trouble:
+            return
+        with self._remembering():
+            with self._journal.transaction():
+                self._standings.save(peer, Saved(standing, watched.last_seen))
+                if votes:
+                    self._coordinator.suspect(self.name, peer, 0 if beat.impostor else standing.missed_count, at)
+                elif watched.suspected:
+                    self._coordinator.trust(self.name, peer)
+            watched.unsaved, watched.suspected = False, votes
 
     def _learn(self, peer: str, at: Moment) -> None:
+        """Take over what the mesh did to the peer, as soon as this watcher knows."""
         watched = self.peers[peer]
-        record = self._record(peer, at, fresh=True)
-        learned = ladder.learn(watched.standing, record, quorum.stretched(self.policy, self.score))
-        if learned != watched.standing:
-            self._save(peer, Saved(learned, at.boot, watched.last_seen))
-            watched.standing = learned
+        self._records[peer] = self._coordinator.record(peer, at)
+        watched.standing = ladder.learn(
+            watched.standing, self._records[peer], quorum.stretched(self.policy, self.score)
+        )
+        self._standings.save(peer, Saved(watched.standing, watched.last_seen))
+
+    def _seen(self, tick: _Tick, at: Moment) -> Round:
+        return Round(
+            peers=len(tick.counted),
+            newly_gone=len(tick.newly_gone),
+            gone=len(tick.gone),
+            late_s=max(tick.late_s, tick.stalled_s, at.s - tick.begun_s - self.policy.interval_s),
+            interval_s=self.policy.interval_s,
+            clock_jump_s=tick.clock_jump_s,
+            suspended_s=tick.suspended_s,
+            own_endpoint=tick.own_endpoint,
+            coordinator=tick.trouble,
+        )
 
     def _newly_suspect(self) -> int:
         since_round = self.rounds - quorum.STORM_TICKS + 1
@@ -291,169 +308,136 @@ class Watcher:
             for watched in self.peers.values()
         )
 
-    def _may_turn_out_sick(self) -> bool:
-        """Answers that are still out could make this a round of doubt or a storm: act on nobody before they are in."""
-        tick = self._tick
-        assert tick is not None
-        if tick.own_endpoint_waited_for:
+    def _must_wait(self, tick: _Tick, at: Moment) -> bool:
+        """This is a round of doubt or a storm, or answers that are still out could make it one: act on nobody yet."""
+        if tick.own_endpoint_waited_for or quorum.reasons_to_doubt(self._seen(tick, at)):
             return True
-        unknown = len(tick.waiting)
-        return quorum.may_still_doubt(len(tick.newly_gone), unknown, tick.peers) or quorum.is_storm(
-            self._newly_suspect() + unknown, tick.peers
+        unknown, peers = len(tick.waiting & tick.counted), len(tick.counted)
+        return quorum.may_still_doubt(len(tick.newly_gone), unknown, peers) or quorum.is_storm(
+            self._newly_suspect() + unknown, peers
         )
 
     # What follows
-
-    def _carry_out_held(self, at: Moment) -> list[Order]:
-        assert self._tick is not None
-        held, self._tick.held = self._tick.held, []
-        orders = [self._carry_out(peer, demand, beat, at) for peer, demand, beat in held]
-        return [order for order in orders if order is not None]
-
-    def _carry_out(self, peer: str, demand: Demand, beat: Heartbeat, at: Moment) -> Order | None:
-        if demand is Demand.RESTART:
-            return self._restart(peer, beat, at)
-        if demand is Demand.ISOLATE:
-            return self._isolate(peer, beat, at)
-        with self._journal.transaction():
-            if demand is Demand.ALERT:
-                self._alert(peer, beat, at)
-            elif demand is Demand.IMPOSTOR:
-                self._warn(peer, "impostor", f"somebody else answers for it: {beat.detail}", at)
-            elif demand is Demand.RESOLVE:
-                self._resolve(peer, at)
-            elif demand is Demand.FORGIVE and self._coordinator.forgive(peer, self._record(peer, at, fresh=True), at):
-                self._journal.record(at.utc, "restart forgiven", peer=peer, watcher=self.name)
-        self._record(peer, at, fresh=True)
-        return None
 
     @property
     def _hands_bound(self) -> bool:
         return self.doubt.doubting or self.storm.doubting
 
-    def _restart(self, peer: str, beat: Heartbeat, at: Moment) -> Order | None:
-        if self.rounds == 0 or (self._hands_bound and not beat.unit_down):
-            return None
-        record = self._record(peer, at, fresh=True)
-        number = record.restart_count + 1
-        reason = f"{self._misses(peer)}: {beat.detail}; restart {number} of {self.policy.restarts_before_isolation}"
-        return self._order(peer, Action.RESTART, Severity.HIGH, reason, (), self._restart_lease_s, at)
+    def _carry_out_held(self, tick: _Tick, at: Moment) -> list[Order]:
+        """The orders given; what the journal refuses is dropped, and demanded again by the next heartbeat."""
+        held, tick.held = tick.held, []
+        orders = []
+        for each in held:
+            if tick.trouble:
+                break
+            with self._remembering():
+                order = self._carry_out(each, at)
+                if order is not None:
+                    orders.append(order)
+        return orders
 
-    def _isolate(self, peer: str, beat: Heartbeat, at: Moment) -> Order | None:
+    def _carry_out(self, held: Held, at: Moment) -> Order | None:
+        if held.demand is Demand.RESTART:
+            return self._restart(held, at)
+        if held.demand is Demand.ISOLATE:
+            return self._isolate(held, at)
+        with self._journal.transaction():
+            self._tell(held, at)
+        self._records[held.peer] = self._coordinator.record(held.peer, at)
+        return None
+
+    def _tell(self, held: Held, at: Moment) -> None:
+        peer = held.peer
+        if held.demand is Demand.ALERT and not self._hands_bound:
+            self._herald.degraded(peer, f"{self._misses(peer)}: {held.beat.detail}", at)
+        elif held.demand is Demand.IMPOSTOR:
+            self._herald.warn(peer, "impostor", f"somebody else answers for it: {held.beat.detail}", at)
+        elif held.demand is Demand.RESOLVE:
+            self._herald.over(peer, "answers again", at)
+        elif held.demand is Demand.FORGIVE and self._coordinator.forgive(peer, held.record, at):
+            self._journal.record(at.utc, "restart forgiven", peer=peer, watcher=self.name)
+
+    def _restart(self, held: Held, at: Moment) -> Order | None:
+        if self.rounds == 0 or (self._hands_bound and not held.beat.unit_down):
+            return None
+        count = f"restart {held.record.restart_count + 1} of {self.policy.restarts_before_isolation}"
+        reason = f"{self._misses(held.peer)}: {held.beat.detail}; {count}"
+        return self._order(held, Action.RESTART, reason, (), self._restart_lease_s, at)
+
+    def _isolate(self, held: Held, at: Moment) -> Order | None:
         if self.rounds == 0 or self._hands_bound:
             return None
-        suspicions = self._coordinator.suspicions(at, self.policy.interval_s * VOTE_FRESH_TICKS)
-        enough = self.policy.missed_before_restart
-        votes = {s.watcher for s in suspicions if s.peer == peer and s.missed_count >= enough}
+        peer, beat = held.peer, held.beat
+        suspicions = self._coordinator.suspicions(at, self._fresh_s)
+        voters, enough = set(self._voters_on(peer)), self.policy.missed_before_restart
+        votes = {s.watcher for s in suspicions if s.peer == peer and s.missed_count >= enough} & voters
         against = quorum.may_isolate(
-            watchers=self._voters_on(peer),
+            watchers=voters,
             votes=votes,
             accused_by_peer={s.peer for s in suspicions if s.watcher == peer},
             evidence=beat.evidence,
         )
         if against:
             with self._journal.transaction():
-                self._warn(peer, "no-quorum", f"it should be isolated, and is not: {against}", at)
+                self._herald.warn(peer, "no-quorum", f"it should be isolated, and is not: {against}", at)
             return None
         proof = beat.evidence or f"votes of {', '.join(sorted(votes))}"
-        reason = f"{self._record(peer, at, fresh=True).restart_count} restarts did not help: {beat.detail}; {proof}"
-        return self._order(peer, Action.ISOLATE, Severity.CRITICAL, reason, tuple(sorted(votes)), ISOLATION_LEASE_S, at)
+        reason = f"{held.record.restart_count} restarts did not help: {beat.detail}; {proof}"
+        return self._order(held, Action.ISOLATE, reason, tuple(sorted(votes)), ISOLATION_LEASE_S, at)
 
     def _order(
-        self,
-        peer: str,
-        action: Action,
-        severity: Severity,
-        reason: str,
-        voters: tuple[str, ...],
-        lease_s: float,
-        at: Moment,
+        self, held: Held, action: Action, reason: str, voters: tuple[str, ...], lease_s: float, at: Moment
     ) -> Order | None:
+        assert self._tick is not None, "orders are given in a round"
+        request = OrderRequest(
+            peer=held.peer,
+            action=action,
+            watcher=self.name,
+            reason=reason,
+            known_token=held.record.token,
+            round_s=self._tick.begun_s,
+            lease_s=lease_s,
+            voters=voters,
+        )
         with self._journal.transaction():
-            token = self._record(peer, at, fresh=True).token
-            claim = self._coordinator.claim(
-                OrderRequest(peer, action, self.name, reason, token, lease_s, voters=voters), at
-            )
+            claim = self._coordinator.claim(request, at)
             if isinstance(claim, Denied):
                 return None
-            self._journal.record(
-                at.utc, f"{action} ordered", peer=peer, token=claim.token, watcher=self.name, reason=reason
-            )
-            self._tell(claim, action, severity, reason, "ordered", at)
-        self._record(peer, at, fresh=True)
+            again = action is Action.ISOLATE and held.record.last_action is action and held.record.in_vain
+            self._herald.ordered(claim, at, again=again)
+        self._records[held.peer] = self._coordinator.record(held.peer, at)
         return claim
 
     def _misses(self, peer: str) -> str:
         count = self.peers[peer].standing.missed_count
         return f"{count} heartbeat{'s' if count != 1 else ''} missed"
 
-    # What people are told
+    def _settle_for_the_dead(self, at: Moment) -> None:
+        """Say for a watcher that cut a peer off, and was killed before it could, that it did."""
+        for peer in self.peers:
+            record = self._records.get(peer, PeerRecord())
+            if record.isolated and record.last_action is Action.ISOLATE and record.order is OrderState.LAPSED:
+                order = Order(record.token, peer, record.episode, Action.ISOLATE, self.name, "", at.s, at.boot)
+                with self._journal.transaction():
+                    if self._coordinator.finish(order.token, at, failed=False, outcome=SAID_FOR_IT):
+                        self._herald.ended(order, SAID_FOR_IT, at, failed=False)
+                self._records[peer] = self._coordinator.record(peer, at)
 
-    def _alert(self, peer: str, beat: Heartbeat, at: Moment) -> None:
-        episode = self._coordinator.open_episode(peer, at)
-        if episode is not None and not self._hands_bound:
-            reason = f"{self._misses(peer)}: {beat.detail}"
-            self._emit(peer, episode, Action.ALERT, Severity.MEDIUM, reason, "degraded", at)
+    # What people are told of this watcher itself
 
-    def _warn(self, peer: str, what: str, reason: str, at: Moment) -> None:
-        """A CRITICAL alert, once an episode."""
-        self._coordinator.open_episode(peer, at)
-        self._coordinator.raise_severity(peer, Severity.CRITICAL)
-        episode = self._record(peer, at, fresh=True).episode
-        if self._emit(peer, episode, Action.ALERT, Severity.CRITICAL, reason, what, at):
-            self._journal.record(at.utc, what, peer=peer, watcher=self.name, reason=reason)
-
-    def _resolve(self, peer: str, at: Moment) -> None:
-        closed = self._coordinator.close_episode(peer, at, self.policy.interval_s * VOTE_FRESH_TICKS)
-        if closed is None:
+    def _tell_doubt(self, at: Moment) -> None:
+        """Doubt takes its votes back; what it changes is told once, when the journal can keep it."""
+        if not self.doubt.doubting and not self._doubt_is_told:
             return
-        episode, severity = closed
-        self._emit(peer, episode, Action.ALERT, severity, "answers again", "resolved", at, EventState.RESOLVED)
-        self._journal.record(at.utc, "recovered", peer=peer, watcher=self.name, episode=episode)
-
-    def _tell(self, order: Order, action: Action, severity: Severity, reason: str, what: str, at: Moment) -> None:
-        self._coordinator.raise_severity(order.peer, severity)
-        self._emit(order.peer, order.episode, action, severity, reason, f"{order.action}/{order.token}/{what}", at)
-
-    def _emit(
-        self,
-        peer: str,
-        episode: int,
-        action: Action,
-        severity: Severity,
-        reason: str,
-        what: str,
-        at: Moment,
-        state: EventState = EventState.FIRING,
-    ) -> bool:
-        escalation = Escalation(
-            timestamp=at.utc,
-            peer_name=peer,
-            action=action,
-            reason=reason,
-            severity=severity,
-            state=state,
-            watcher=self.name,
-            episode=episode,
-        )
-        if state is EventState.FIRING and peer in self._coordinator.silences(at):
-            return False
-        return self._publish(escalation, f"{peer}/{episode}/{what}", at)
-
-    def _set_doubt(self, doubt: Doubt, at: Moment) -> None:
-        before, self.doubt = self.doubt, doubt
-        if before.doubting == doubt.doubting:
-            return
-        own = f"{self.name} (watcher)"
         with self._journal.transaction():
-            if doubt.doubting:
+            if self.doubt.doubting:
                 self._withdraw_votes()
-                episode = self._coordinator.open_episode(own, at) or self._coordinator.record(own, at).episode
-                reason = f"this watcher doubts itself and acts on nobody: {doubt.reason}"
-                self._emit(own, episode, Action.ALERT, Severity.MEDIUM, reason, "doubt", at)
-            else:
-                self._resolve(own, at)
-            self._journal.record(at.utc, "self-doubt", watcher=self.name, reason=doubt.reason or "over")
+            if self.doubt.doubting and not self._doubt_is_told:
+                reason = f"this watcher doubts itself and acts on nobody: {self.doubt.reason}"
+                self._herald.warn(self._herald.itself, "self-doubt", reason, at, Severity.MEDIUM)
+            elif not self.doubt.doubting:
+                self._herald.over(self._herald.itself, "this watcher trusts itself again", at)
+        self._doubt_is_told = self.doubt.doubting
 
     def _withdraw_votes(self) -> None:
         for peer, watched in self.peers.items():
@@ -461,39 +445,42 @@ class Watcher:
                 self._coordinator.trust(self.name, peer)
                 watched.suspected = False
 
-    def _set_storm(self, storm: Doubt, at: Moment) -> None:
-        before, self.storm = self.storm, storm
-        if before.doubting == storm.doubting:
+    def _tell_storm(self, at: Moment) -> None:
+        if self.storm.doubting == self._storm_is_told:
             return
         with self._journal.transaction():
-            if not storm.doubting:
-                self._resolve(STORM, at)
-                return
-            gone = ", ".join(sorted(n for n, w in self.peers.items() if w.standing.missed_count))
-            if self._coordinator.open_episode(STORM, at) is not None:
-                self._warn(STORM, "storm", f"{storm.reason}: {gone}; nobody is isolated", at)
+            if self.storm.doubting:
+                gone = ", ".join(sorted(name for name, peer in self.peers.items() if peer.standing.missed_count))
+                self._herald.warn(STORM, "storm", f"{self.storm.reason}: {gone}; nobody is isolated", at)
+            else:
+                self._herald.over(STORM, "the storm is over", at)
+        self._storm_is_told = self.storm.doubting
 
     # What is kept
 
-    def _record(self, peer: str, at: Moment, *, fresh: bool) -> PeerRecord:
-        if fresh:
-            self._records[peer] = self._coordinator.record(peer, at)
+    @property
+    def _fresh_s(self) -> float:
+        return self.policy.interval_s * VOTE_FRESH_TICKS
+
+    def _record(self, peer: str, at: Moment, tick: _Tick, *, fresh: bool) -> PeerRecord:
+        if fresh and not tick.trouble:
+            with self._remembering():
+                self._records[peer] = self._coordinator.record(peer, at)
         return self._records.get(peer, PeerRecord())
 
     def _refresh_records(self, at: Moment) -> None:
         """Read the shared records again when somebody else has written, or when one of them moves by itself."""
-        version = self._journal.data_version()
-        if version != self._records_version or any(record.order_open for record in self._records.values()):
+        version = self._coordinator.version()
+        if version != self._version or any(record.order_open for record in self._records.values()):
             self._records = self._coordinator.records(at)
-            self._records_version = version
+            self._version = version
 
-    def _save(self, peer: str, saved: Saved) -> None:
-        with self._journal.transaction() as tx:
-            tx.execute(
-                "INSERT OR REPLACE INTO standing (watcher, peer, body) VALUES (?, ?, ?)",
-                (self.name, peer, msgspec.json.encode(saved).decode()),
-            )
-
-    def _load(self, peer: str) -> Saved | None:
-        rows = self._journal.read("SELECT body FROM standing WHERE watcher = ? AND peer = ?", (self.name, peer))
-        return msgspec.json.decode(rows[0]["body"], type=Saved) if rows else None
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        """What the journal or the coordinator refuses is this round's trouble; nothing more is asked of them in it."""
+        assert self._tick is not None, "a round has begun"
+        try:
+            yield
+        except WatchdogError as error:
+            self._tick.trouble = error.one_line()
+            self._version = None

@@ -13,8 +13,7 @@ from watchdog.config import Config
 from watchdog.errors import WatchdogError
 from watchdog.host import systemd
 from watchdog.intents import Why
-from watchdog.mesh.coordinator import Order
-from watchdog.monitor import Outcome
+from watchdog.mesh.coordinator import Order, Outcome
 
 DOWN = ("failed", "inactive", "deactivating")
 EVIDENCE_TIMEOUT_S = 2.0

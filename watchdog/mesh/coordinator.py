@@ -2,7 +2,10 @@
 
 Every method is one compare-and-swap or one read, and none needs more than that: a backend on a key-value store
 with transactions can offer all of them. A backend that cannot answer raises WatchdogError: the watcher then goes on
-probing and alerting, and orders nothing.
+probing, doubts itself and orders nothing. tests/unit/test_coordinator.py is what every backend must pass.
+
+An order's life: `claim` gives it to one watcher, `begin` lets that one act on it, `finish` says how it ended. One that
+is not finished by its `expires_s` is over all the same: void when it was never begun, lapsed when it was.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from watchdog.clock import Moment
 from watchdog.ladder import PeerRecord
@@ -24,6 +27,7 @@ class Suspicion:
     watcher: str
     peer: str
     missed_count: int
+    """Misses in a row; 0 when somebody else answers in the peer's place, which is no vote to isolate it."""
     age_s: float
 
 
@@ -36,9 +40,11 @@ class OrderRequest:
     watcher: str
     reason: str
     known_token: int
-    """The peer's newest order as the watcher knew it: when there is a newer one, it decided too late."""
+    """The peer's newest order as the watcher knew it: when there is another one, it decided too late."""
+    round_s: float
+    """When the round began in which it was decided: what the spacing of the next order is counted from."""
     lease_s: float
-    """How long the order may take. After that it counts as failed and its holder must not act on it."""
+    """How long the order may take. After that it is over and its holder must not act on it."""
     voters: tuple[str, ...] = ()
     """Watchers whose suspicion this order rests on: each must still be there."""
 
@@ -55,6 +61,16 @@ class Order:
     reason: str
     expires_s: float
     boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an order ended, in a sentence for people."""
+
+    failed: bool
+    detail: str
+    begun: bool = True
+    """False: the order was overtaken or came too late, and nothing was done."""
 
 
 class Denied(Enum):
@@ -76,6 +92,13 @@ class Silence:
     by: str
 
 
+class Closed(NamedTuple):
+    """An episode that ended, and the loudest severity that people were told of it; None when they were told nothing."""
+
+    episode: int
+    told: Severity | None
+
+
 class Coordinator(Protocol):
     """Observations, orders, restart counts and silences of one mesh."""
 
@@ -85,6 +108,9 @@ class Coordinator(Protocol):
     def records(self, at: Moment) -> dict[str, PeerRecord]:
         """The records of every peer the mesh has ever acted on; all others are empty."""
 
+    def version(self) -> int:
+        """A number that changes whenever another watcher or a command has changed a record: cheap to poll."""
+
     def suspect(self, watcher: str, peer: str, missed_count: int, at: Moment) -> None:
         """Say that `watcher` finds `peer` missing; repeated at every miss."""
 
@@ -92,28 +118,30 @@ class Coordinator(Protocol):
         """Take `watcher`'s suspicion of `peer` back; without effect when there is none."""
 
     def suspicions(self, at: Moment, fresh_s: float) -> list[Suspicion]:
-        """Every suspicion not older than `fresh_s`."""
+        """Every suspicion not older than `fresh_s`; none from another boot."""
 
     def open_episode(self, peer: str, at: Moment) -> int | None:
         """Begin a peer's trouble; its number, or None when it has begun already."""
 
-    def close_episode(self, peer: str, at: Moment, fresh_s: float) -> tuple[int, Severity] | None:
-        """End a peer's trouble when no watcher freshly suspects it: the episode and its loudest severity.
+    def close_episode(self, peer: str, at: Moment, fresh_s: float) -> Closed | None:
+        """End a peer's trouble when no watcher freshly suspects it.
 
         None when it has ended already, is isolated, or somebody still suspects the peer.
         """
 
-    def raise_severity(self, peer: str, severity: Severity) -> None:
-        """Remember the loudest severity of the peer's open episode."""
+    def told(self, peer: str, severity: Severity) -> None:
+        """Remember the loudest severity that people were told of the peer's open episode."""
 
     def claim(self, request: OrderRequest, at: Moment) -> Order | Denied:
-        """Give the order to exactly one watcher. A restart counts from here on, whatever becomes of it."""
+        """Give the order to exactly one watcher."""
 
     def begin(self, order: Order, at: Moment) -> bool:
-        """Ask once more right before acting: False when the order is overtaken, over or expired."""
+        """Ask once more right before acting: False when the order is overtaken, over, begun before or expired, or when
+        the peer was silenced or isolated since. A restart counts from here on, whatever becomes of it.
+        """
 
-    def finish(self, order: Order, at: Moment, *, failed: bool, outcome: str) -> None:
-        """Say how the order ended."""
+    def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:
+        """Say how an order ended; one never begun ends void. False, and nothing changes, when it has ended before."""
 
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         """Take one restart off the count; False when the record is no longer the one known."""
@@ -125,4 +153,4 @@ class Coordinator(Protocol):
         """End a silence; False when there was none."""
 
     def silences(self, at: Moment) -> dict[str, Silence]:
-        """The silences in force, by peer."""
+        """The silences in force, by peer. On the boot they were made on no clock step moves their end."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.journal import Journal
-from watchdog.ladder import PeerRecord
-from watchdog.mesh.coordinator import Denied, Order, OrderRequest, Silence, Suspicion
+from watchdog.ladder import OrderState, PeerRecord
+from watchdog.mesh.coordinator import Closed, Denied, Order, OrderRequest, Silence, Suspicion
 from watchdog.model import Action, Severity
 
 ISOLATED_STATES = ("isolated", "releasing")
 """States of an isolation in which the peer's traffic is cut: from the first proof to the end of the release."""
 EVER_HEARD_OF = "SELECT name FROM peer UNION SELECT peer FROM isolation WHERE peer IS NOT NULL"
+OPEN, BEGUN = "open", "begun"
+"""States of an order that is under way; the others are those of OrderState."""
 
 
 class LocalCoordinator:
@@ -23,12 +26,15 @@ class LocalCoordinator:
         self._journal = journal
 
     def record(self, peer: str, at: Moment) -> PeerRecord:
-        with self._journal.transaction() as tx:
+        with self._journal.snapshot() as tx:
             return _record(tx, peer, at)
 
     def records(self, at: Moment) -> dict[str, PeerRecord]:
-        with self._journal.transaction() as tx:
+        with self._journal.snapshot() as tx:
             return {row["name"]: _record(tx, row["name"], at) for row in tx.execute(EVER_HEARD_OF).fetchall()}
+
+    def version(self) -> int:
+        return self._journal.data_version()
 
     def suspect(self, watcher: str, peer: str, missed_count: int, at: Moment) -> None:
         with self._journal.transaction() as tx:
@@ -42,106 +48,98 @@ class LocalCoordinator:
             tx.execute("DELETE FROM observation WHERE watcher = ? AND peer = ?", (watcher, peer))
 
     def suspicions(self, at: Moment, fresh_s: float) -> list[Suspicion]:
-        rows = self._journal.read("SELECT * FROM observation WHERE boot = ?", (at.boot,))
-        found = [Suspicion(r["watcher"], r["peer"], r["missed_count"], at.s - r["seen_s"]) for r in rows]
-        return [suspicion for suspicion in found if suspicion.age_s <= fresh_s]
+        rows = self._journal.read("SELECT * FROM observation WHERE boot = ? AND seen_s >= ?", (at.boot, at.s - fresh_s))
+        return [Suspicion(r["watcher"], r["peer"], r["missed_count"], at.s - r["seen_s"]) for r in rows]
 
     def open_episode(self, peer: str, at: Moment) -> int | None:
         with self._journal.transaction() as tx:
             tx.execute("INSERT OR IGNORE INTO peer (name) VALUES (?)", (peer,))
             opened = tx.execute(
-                "UPDATE peer SET episode = episode + 1, episode_open = 1, episode_since = ?, severity = ? "
+                "UPDATE peer SET episode = episode + 1, episode_open = 1, episode_since = ?, severity = NULL "
                 "WHERE name = ? AND NOT episode_open RETURNING episode",
-                (rfc3339(at.utc), Severity.MEDIUM, peer),
+                (rfc3339(at.utc), peer),
             ).fetchone()
             return int(opened["episode"]) if opened else None
 
-    def close_episode(self, peer: str, at: Moment, fresh_s: float) -> tuple[int, Severity] | None:
+    def close_episode(self, peer: str, at: Moment, fresh_s: float) -> Closed | None:
         with self._journal.transaction() as tx:
             if _isolated_since(tx, peer) or any(s.peer == peer for s in self.suspicions(at, fresh_s)):
                 return None
             closed = tx.execute(
                 "UPDATE peer SET episode_open = 0 WHERE name = ? AND episode_open RETURNING episode, severity", (peer,)
             ).fetchone()
-            return (int(closed["episode"]), Severity(closed["severity"])) if closed else None
+            if closed is None:
+                return None
+            return Closed(int(closed["episode"]), Severity(closed["severity"]) if closed["severity"] else None)
 
-    def raise_severity(self, peer: str, severity: Severity) -> None:
+    def told(self, peer: str, severity: Severity) -> None:
         with self._journal.transaction() as tx:
-            row = tx.execute("SELECT severity FROM peer WHERE name = ?", (peer,)).fetchone()
-            if row and Severity(row["severity"]).rank < severity.rank:
+            row = tx.execute("SELECT severity FROM peer WHERE name = ? AND episode_open", (peer,)).fetchone()
+            if row and (row["severity"] is None or Severity(row["severity"]).rank < severity.rank):
                 tx.execute("UPDATE peer SET severity = ? WHERE name = ?", (severity, peer))
 
     def claim(self, request: OrderRequest, at: Moment) -> Order | Denied:
         with self._journal.transaction() as tx:
-            record = _record(tx, request.peer, at)
-            denied = self._denied(tx, request, record, at)
+            denied = self._denied(tx, request, at)
             if denied:
                 return denied
             self.open_episode(request.peer, at)
-            episode = _record(tx, request.peer, at).episode
-            cursor = tx.execute(
-                "INSERT INTO orders (peer, episode, action, watcher, reason, at, ordered_s, expires_s, boot, state) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'open')",
-                (
-                    request.peer,
-                    episode,
-                    request.action,
-                    request.watcher,
-                    request.reason,
-                    rfc3339(at.utc),
-                    at.s,
-                    at.s + request.lease_s,
-                    at.boot,
-                ),
-            )
-            if request.action is Action.RESTART:
-                tx.execute(
-                    "UPDATE peer SET restart_count = restart_count + 1, last_restart = ? WHERE name = ?",
-                    (rfc3339(at.utc), request.peer),
-                )
-            assert cursor.lastrowid is not None
-            return Order(
-                token=cursor.lastrowid,
+            order = Order(
+                token=0,
                 peer=request.peer,
-                episode=episode,
+                episode=_record(tx, request.peer, at).episode,
                 action=request.action,
                 watcher=request.watcher,
                 reason=request.reason,
                 expires_s=at.s + request.lease_s,
                 boot=at.boot,
             )
+            return replace(order, token=_write(tx, order, request.round_s, at))
 
-    def _denied(self, tx: sqlite3.Connection, request: OrderRequest, record: PeerRecord, at: Moment) -> Denied | None:
+    def _denied(self, tx: sqlite3.Connection, request: OrderRequest, at: Moment) -> Denied | None:
+        record = _record(tx, request.peer, at)
         if record.token != request.known_token or record.order_open or record.isolated:
             return Denied.LATE
         if request.peer in self.silences(at):
             return Denied.SILENCED
-        if request.action is Action.RESTART and _open_orders(tx, Action.RESTART, at):
+        if request.action is Action.RESTART and _is_under_way(tx, Action.RESTART, at):
             return Denied.BUSY
-        suspecting = {row["watcher"] for row in _suspecting(tx, request.peer, at)}
-        return Denied.VOTE_WITHDRAWN if set(request.voters) - suspecting else None
+        rows = tx.execute("SELECT watcher FROM observation WHERE peer = ? AND boot = ?", (request.peer, at.boot))
+        return Denied.VOTE_WITHDRAWN if set(request.voters) - {row["watcher"] for row in rows} else None
 
     def begin(self, order: Order, at: Moment) -> bool:
-        row = self._journal.read("SELECT max(token) AS newest FROM orders WHERE peer = ?", (order.peer,))[0]
-        mine = self._journal.read("SELECT state FROM orders WHERE token = ?", (order.token,))
-        alive = bool(mine) and mine[0]["state"] == "open" and order.boot == at.boot and at.s < order.expires_s
-        return alive and row["newest"] == order.token
-
-    def finish(self, order: Order, at: Moment, *, failed: bool, outcome: str) -> None:
         with self._journal.transaction() as tx:
-            tx.execute(
-                "UPDATE orders SET state = ?, outcome = ?, ended = ? WHERE token = ? AND state = 'open'",
-                ("failed" if failed else "done", outcome, rfc3339(at.utc), order.token),
+            if order.boot != at.boot or at.s >= order.expires_s:
+                return False
+            if order.peer in self.silences(at) or _isolated_since(tx, order.peer):
+                return False
+            begun = tx.execute(
+                "UPDATE orders SET state = ? WHERE token = ? AND peer = ? AND watcher = ? AND state = ? "
+                "AND token = (SELECT max(token) FROM orders WHERE peer = ?)",
+                (BEGUN, order.token, order.peer, order.watcher, OPEN, order.peer),
+            ).rowcount
+            if begun and order.action is Action.RESTART:
+                tx.execute(
+                    "UPDATE peer SET restart_count = restart_count + 1, last_restart = ? WHERE name = ?",
+                    (rfc3339(at.utc), order.peer),
+                )
+            return begun > 0
+
+    def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:
+        ended = OrderState.FAILED if failed else OrderState.DONE
+        with self._journal.transaction() as tx:
+            finished = tx.execute(
+                "UPDATE orders SET state = CASE state WHEN ? THEN ? ELSE ? END, outcome = ?, ended = ? "
+                "WHERE token = ? AND state IN (?, ?)",
+                (OPEN, OrderState.VOID, ended, outcome, rfc3339(at.utc), token, OPEN, BEGUN),
             )
+            return finished.rowcount > 0
 
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         with self._journal.transaction() as tx:
             if _record(tx, peer, at) != known or not known.restart_count:
                 return False
-            tx.execute(
-                "UPDATE peer SET restart_count = restart_count - 1, forgiven_s = ?, forgiven_boot = ? WHERE name = ?",
-                (at.s, at.boot, peer),
-            )
+            tx.execute("UPDATE peer SET restart_count = restart_count - 1 WHERE name = ?", (peer,))
             return True
 
     def silence(self, silence: Silence, at: Moment) -> None:
@@ -173,29 +171,49 @@ def _record(tx: sqlite3.Connection, peer: str, at: Moment) -> PeerRecord:
     return PeerRecord(
         token=order["token"] if order else 0,
         last_action=Action(order["action"]) if order else None,
-        last_failed=bool(order) and not _is_open(order, at) and order["state"] != "done",
+        order=_state_of(order, at) if order else None,
         ordered_s=order["ordered_s"] if order and order["boot"] == at.boot else None,
-        order_open=bool(order) and _is_open(order, at),
         episode=row["episode"] if row else 0,
         episode_open=bool(row) and bool(row["episode_open"]),
         restart_count=row["restart_count"] if row else 0,
-        forgiven_s=row["forgiven_s"] if row and row["forgiven_boot"] == at.boot else None,
         last_restart=from_rfc3339(row["last_restart"]) if row and row["last_restart"] else None,
         isolated_since=_isolated_since(tx, peer),
     )
 
 
-def _is_open(order: sqlite3.Row, at: Moment) -> bool:
-    return bool(order["state"] == "open" and order["boot"] == at.boot and at.s < order["expires_s"])
+def _state_of(order: sqlite3.Row, at: Moment) -> OrderState:
+    if order["state"] not in (OPEN, BEGUN):
+        return OrderState(order["state"])
+    if order["boot"] == at.boot and at.s < order["expires_s"]:
+        return OrderState.OPEN
+    return OrderState.VOID if order["state"] == OPEN else OrderState.LAPSED
 
 
-def _open_orders(tx: sqlite3.Connection, action: Action, at: Moment) -> list[sqlite3.Row]:
-    rows = tx.execute("SELECT * FROM orders WHERE action = ? AND state = 'open'", (action,))
-    return [row for row in rows if _is_open(row, at)]
+def _is_under_way(tx: sqlite3.Connection, action: Action, at: Moment) -> bool:
+    rows = tx.execute("SELECT * FROM orders WHERE action = ? AND state IN ('open', 'begun')", (action,))
+    return any(_state_of(row, at) is OrderState.OPEN for row in rows)
 
 
-def _suspecting(tx: sqlite3.Connection, peer: str, at: Moment) -> list[sqlite3.Row]:
-    return tx.execute("SELECT * FROM observation WHERE peer = ? AND boot = ?", (peer, at.boot)).fetchall()
+def _write(tx: sqlite3.Connection, order: Order, round_s: float, at: Moment) -> int:
+    """Write a new order down; its token."""
+    cursor = tx.execute(
+        "INSERT INTO orders (peer, episode, action, watcher, reason, at, ordered_s, expires_s, boot, state) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            order.peer,
+            order.episode,
+            order.action,
+            order.watcher,
+            order.reason,
+            rfc3339(at.utc),
+            round_s,
+            order.expires_s,
+            order.boot,
+            OPEN,
+        ),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
 
 
 def _isolated_since(tx: sqlite3.Connection, peer: str) -> datetime | None:

@@ -1,0 +1,153 @@
+"""The one door to SQLite: connections as the journal needs them, its errors as ours, and the file they share.
+
+A journal's file appears whole, with its tables, or not at all: one that is empty was damaged, and nobody begins a new
+one in its place unasked. FILE_NAME is a link, and every journal ever begun has a name of its own: SQLite removes the
+WAL by name when the last connection closes, and with one name for all a watcher that leaves a journal that was set
+aside would remove the WAL of the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from watchdog.errors import JournalCorrupt, JournalFailed
+from watchdog.schema import VERSION, statements_after
+
+FILE_NAME = "journal.db"
+BUSY_TIMEOUT_MS = 5_000
+SET_ASIDE_HINT = "watchdog-mesh reconcile --set-aside-journal keeps it beside and rebuilds from the kernel"
+OUR_BUGS = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+"""What SQLite raises for a mistake in our code; but a connection that was closed is none."""
+
+
+class Connection(sqlite3.Connection):
+    """One thread's connection; a journal in memory has one for all threads."""
+
+    inside = ""
+    """The kind of transaction that is open: "write", "read" or none."""
+    file: tuple[int, int] | None = None
+    """Device and inode of the file it is connected to."""
+    after_commit: tuple[Callable[[], None], ...] = ()
+
+
+def connect(path: Path) -> Connection:
+    """A connection to a journal's file that is there."""
+    connection = _connect(f"file:{quote(str(path))}?mode=rw", uri=True)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.file = identity(path)
+    return connection
+
+
+def connect_in_memory() -> Connection:
+    """A new journal in memory, with its tables."""
+    connection = _connect(":memory:", uri=False)
+    migrate(connection)
+    return connection
+
+
+def _connect(name: str, *, uri: bool) -> Connection:
+    connection = sqlite3.connect(
+        name,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        factory=Connection,
+        uri=uri,
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+@contextmanager
+def between(connection: Connection, begin: str, kind: str) -> Iterator[None]:
+    """A transaction of SQLite's: committed at the end, rolled back for whatever is raised."""
+    connection.execute(begin)
+    connection.inside = kind
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.after_commit = ()
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    finally:
+        connection.inside = ""
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """How many steps of the schema the file has had."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the tables to our version, whoever is first."""
+    with between(connection, "BEGIN IMMEDIATE", "write"):
+        for statement in statements_after(version_of(connection)):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def make(state: Path) -> None:
+    """Make a journal under a name of its own, and link it when it is whole. Raises OSError and SQLite's errors."""
+    handle, name = tempfile.mkstemp(prefix="journal-", suffix=".db", dir=state)
+    os.close(handle)
+    made = Path(name)
+    try:
+        with closing(connect(made)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            migrate(connection)
+        (state / FILE_NAME).symlink_to(made.name)
+    except FileExistsError:
+        made.unlink()  # somebody was faster: theirs it is
+    except BaseException:
+        for suffix in ("-wal", "-shm", "-journal", ""):
+            made.with_name(made.name + suffix).unlink(missing_ok=True)
+        raise
+    directory = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file has that name now: device and inode; None when there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - twice as fast as Path.stat, before every transaction
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def translated(path: Path | None) -> Iterator[None]:
+    """What SQLite raises, as our errors; `path` is for their words."""
+    try:
+        yield
+    except OUR_BUGS as error:
+        if "closed database" not in str(error):
+            raise
+        raise JournalFailed(f"the journal {path} was closed") from error
+    except sqlite3.OperationalError as error:
+        raise JournalFailed(f"the journal {path}: {error}", hint=_hint(error)) from error
+    except sqlite3.DatabaseError as error:
+        raise JournalCorrupt(
+            f"the journal {path} is damaged ({error}); it was left as it is", hint=SET_ASIDE_HINT
+        ) from error
+
+
+def _hint(error: sqlite3.OperationalError) -> str:
+    text = str(error)
+    if "full" in text:
+        return "free space on that disk, or name another directory with $WATCHDOG_MESH_STATE_DIR"
+    if "locked" in text:
+        return "another process holds it for too long: see who with fuser"
+    return "check the disk, and that it is root's"

@@ -1,0 +1,279 @@
+"""The loop: the one thread that owns the watcher and reads the clocks.
+
+Probes and actions run on threads of their own and post what they found to the loop's inbox, so that no hung peer and no
+hung restart delays another. A round ends when every answer is in, or when the next one is due.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from watchdog import clock
+from watchdog.clock import Moment
+from watchdog.errors import WatchdogError
+from watchdog.ladder import Policy
+from watchdog.mesh.coordinator import Order, Outcome
+from watchdog.model import Heartbeat
+from watchdog.watcher import Watcher
+
+if TYPE_CHECKING:
+    from watchdog.probe import Target
+
+MOST_PROBES_AT_ONCE = 128
+MOST_ACTIONS_AT_ONCE = 4
+JITTER_SHARE = 0.1
+"""Probes of a round begin within this share of the interval, so that peers are not all asked at one instant."""
+LONGEST_WAIT_S = 1.0
+"""The loop turns at least this often, so that a loop that stands still is seen to."""
+STALL_SHARE = 0.5
+"""A turn later than this share of the probes' timeout: this process did not run, and silence then proves nothing."""
+
+log = logging.getLogger("watchdog")
+
+Message = Callable[[Moment], None]
+
+
+class Probe(Protocol):
+    """One GET to one heartbeat."""
+
+    def probe(self, target: Target) -> Heartbeat: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What the loop has others do, on threads of their own."""
+
+    prober: Probe
+    evidence: Callable[[str], tuple[str, bool]]
+    """What this host itself says against a silent peer, and whether systemd reports its unit down."""
+    carry_out: Callable[[Order], Outcome]
+    show: Callable[[str], None]
+    """Called on the loop's thread when what is believed of a peer may have changed."""
+    on_turn: Callable[[], None]
+    on_round: Callable[[], None]
+
+
+class Loop:
+    """`targets` may grow while it runs: what a round probes is what the watcher watches."""
+
+    def __init__(self, watcher: Watcher, targets: Mapping[str, Target], own: Target | None, hands: Hands) -> None:
+        self._watcher = watcher
+        self._policy: Policy = watcher.policy
+        self._targets = targets
+        self._own = own
+        self._hands = hands
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._again: list[Message] = []
+        self._in_flight: set[str] = set()
+        self._stopping = threading.Event()
+        self._probes = ThreadPoolExecutor(MOST_PROBES_AT_ONCE, thread_name_prefix="watchdog-probe")
+        self._work = ThreadPoolExecutor(MOST_ACTIONS_AT_ONCE, thread_name_prefix="watchdog-action")
+        self._thread = threading.Thread(target=self._run, name="watchdog-monitor", daemon=True)
+        self._refused = ""
+        self._stalled_until_s = self._stalled_s = 0.0
+        self.turned_s = clock.now_s()
+        self.trouble = ""
+
+    def start(self) -> None:
+        """Begin with a round at once."""
+        self._thread.start()
+
+    def stop(self, patience_s: float) -> None:
+        """Begin nothing more, and wait that long for what was begun."""
+        self._stopping.set()
+        self._inbox.put(None)
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(patience_s)
+
+    @property
+    def stopping(self) -> bool:
+        """It was told to stop."""
+        return self._stopping.is_set()
+
+    def post(self, message: Message) -> None:
+        """Have the loop's thread do something; what the journal refuses is tried again every round."""
+        self._inbox.put(message)
+
+    # Rounds
+
+    def _run(self) -> None:
+        due, before = clock.moment(), None
+        while not self.stopping:
+            before = self._round(due, before)
+            due = replace(due, s=next_tick_s(due.s, clock.now_s(), self._policy.interval_s))
+            while not self.stopping and (wait_s := due.s - clock.now_s()) > 0:
+                self._turn(wait_s)
+        self._end()
+
+    def _end(self) -> None:
+        """Wait for what was begun, and settle it: the next watcher should not have to wait for a lease."""
+        self._watcher.break_off()
+        self._probes.shutdown(cancel_futures=True)
+        self._work.shutdown()
+        while not self._inbox.empty():
+            if (message := self._inbox.get()) is not None:
+                self._attempt(message)
+
+    def _round(self, due: Moment, before: tuple[Moment, float] | None) -> tuple[Moment, float]:
+        """Probe every peer once; what both clocks said at its beginning is the next round's `before`."""
+        at, monotonic_s = clock.moment(), time.monotonic()
+        passed_s = at.s - before[0].s if before else 0.0
+        self._refused = ""
+        self._watcher.begin_round(
+            at,
+            late_s=max(0.0, at.s - due.s) if before else 0.0,
+            clock_jump_s=(at.utc - before[0].utc).total_seconds() - passed_s if before else 0.0,
+            suspended_s=passed_s - (monotonic_s - before[1]) if before else 0.0,
+            own_endpoint_probed=self._own is not None and "" not in self._in_flight,
+        )
+        again, self._again = self._again, []
+        for message in again:
+            self._attempt(message)
+        self._probe_all(at.s)
+        if not self.stopping:
+            self._carry_out(self._watcher.end_round(clock.moment()))
+        self._attempt(lambda _: self._hands.on_round(), once=True)
+        self._tell_trouble()
+        return at, monotonic_s
+
+    def _probe_all(self, begun_s: float) -> None:
+        jitter_s, last_s = self._jitter_s, begun_s + self._policy.interval_s
+        pending = [(begun_s + random.uniform(0, jitter_s), name) for name in self._watcher.peers]  # noqa: S311
+        heapq.heapify(pending)
+        if self._own is not None:
+            self._submit("", self._own)
+        while not self.stopping and (pending or not self._watcher.round_is_complete):
+            now_s = clock.now_s()
+            if now_s >= last_s:
+                break  # what is not in by now is no word on anybody
+            while pending and pending[0][0] <= now_s:
+                name = heapq.heappop(pending)[1]
+                self._submit(name, self._targets[name])
+            self._turn(min(last_s, pending[0][0] if pending else last_s) - now_s)
+
+    def _submit(self, key: str, target: Target) -> None:
+        """One probe a peer at a time; the own endpoint's key is empty."""
+        if key not in self._in_flight:
+            self._in_flight.add(key)
+            self._probes.submit(self._ask, key, target)
+
+    @property
+    def _jitter_s(self) -> float:
+        spare_s = self._policy.interval_s - self._policy.timeout_s
+        return max(0.0, min(self._policy.interval_s * JITTER_SHARE, spare_s / 2))
+
+    def _turn(self, wait_s: float) -> None:
+        """Do one thing that has come in, or wait for it."""
+        wait_s = max(0.0, min(wait_s, LONGEST_WAIT_S))
+        self.turned_s = clock.now_s()
+        self._hands.on_turn()
+        try:
+            message = self._inbox.get(timeout=wait_s)
+        except queue.Empty:
+            message = None
+        self._note_stall(clock.now_s(), wait_s)
+        if message is not None:
+            self._attempt(message)
+
+    def _note_stall(self, now_s: float, wait_s: float) -> None:
+        """Stopped, starved or suspended: probes that were under way meanwhile could not hear an answer in time."""
+        overslept_s = now_s - self.turned_s - wait_s
+        if overslept_s > STALL_SHARE * self._policy.timeout_s:
+            self._stalled_until_s, self._stalled_s = now_s, overslept_s
+
+    def _attempt(self, message: Message, *, once: bool = False) -> None:
+        try:
+            message(clock.moment())
+        except WatchdogError as error:
+            self._refused = error.one_line()
+            if not once:
+                self._again.append(message)
+
+    def _tell_trouble(self) -> None:
+        """The journal may be full or locked: say so once, and once when it works again."""
+        trouble = self._watcher.trouble or self._refused
+        if trouble and trouble != self.trouble:
+            log.error("%s", trouble)
+        elif self.trouble and not trouble:
+            log.warning("the watcher works again as it should")
+        self.trouble = trouble
+
+    # On the loop's thread, for what came in
+
+    def _hear(self, peer: str, beat: Heartbeat, asked_s: float) -> None:
+        if not beat.healthy and asked_s <= self._stalled_until_s:
+            self._watcher.skip(peer, self._stalled_s)
+            return
+        self._carry_out(self._watcher.hear(peer, beat, clock.moment()))
+        self._hands.show(peer)
+
+    def _carry_out(self, orders: list[Order]) -> None:
+        for order in orders:
+            self._work.submit(self._do, order)
+
+    def _settle(self, order: Order, outcome: Outcome, at: Moment) -> None:
+        if outcome.begun:
+            self._watcher.settle(order, at, failed=outcome.failed, outcome=outcome.detail)
+        else:
+            self._watcher.drop(order, outcome.detail, at)
+        self._hands.show(order.peer)
+        self._attempt(lambda _: self._hands.on_round(), once=True)
+
+    # On other threads
+
+    def _ask(self, key: str, target: Target) -> None:
+        """Probe one peer; whatever becomes of it, the loop hears of it."""
+        asked_s = clock.now_s()
+        refused = ""
+        beat: Heartbeat | None = None
+        try:
+            beat = self._hands.prober.probe(target)
+            if key and not beat.healthy:
+                said, unit_down = self._hands.evidence(key)
+                beat = replace(beat, evidence=said, unit_down=unit_down)
+        except WatchdogError as error:
+            refused = error.one_line()
+        except Exception:  # a prober may be anybody's code, and one that fails must not end the round for ever
+            log.exception("probing %s failed", target.name)
+            refused = f"cannot probe {target.name}: a bug, see the log"
+
+        def take(_: Moment) -> None:
+            self._in_flight.discard(key)
+            self._refused = refused or self._refused
+            if not key:
+                self._watcher.hear_own(beat or Heartbeat(target.name, healthy=False, detail=refused))
+            elif beat is None:
+                self._watcher.skip(key)
+            else:
+                self._hear(key, beat, asked_s)
+
+        self._inbox.put(take)
+
+    def _do(self, order: Order) -> None:
+        """Carry out one order, and tell the loop how it ended."""
+        try:
+            late = Outcome(failed=True, detail="this watcher is stopping", begun=False)
+            outcome = late if self.stopping else self._hands.carry_out(order)
+        except WatchdogError as error:
+            outcome = Outcome(failed=True, detail=error.one_line())
+        except Exception as error:  # actions may be anybody's code, and an order must end
+            log.exception("carrying out %s of %s failed", order.action, order.peer)
+            outcome = Outcome(failed=True, detail=f"{type(error).__name__}: {error}")
+        self._inbox.put(lambda at: self._settle(order, outcome, at))
+
+
+def next_tick_s(due_s: float, now_s: float, interval_s: float) -> float:
+    """When the next round begins: on the grid of the first one; ticks that were slept through are not made up for."""
+    missed = max(0, int((now_s - due_s) // interval_s))
+    return due_s + (missed + 1) * interval_s

@@ -1,0 +1,106 @@
+"""The journal's tables, as the steps that make them: a journal of version N has had the first N.
+
+A step that was released is never edited; a change is a new step at the end, and older journals are migrated.
+"""
+
+from __future__ import annotations
+
+STEPS = (
+    """
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    record TEXT NOT NULL,           -- canonical JSON, with its own seq inside
+    hash TEXT NOT NULL              -- SHA-256 of the previous hash and the record
+);
+CREATE TABLE standing (             -- what each watcher believes of each peer
+    watcher TEXT NOT NULL,
+    peer TEXT NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (watcher, peer)
+);
+CREATE TABLE peer (                 -- what the mesh knows of each peer
+    name TEXT PRIMARY KEY,
+    episode INTEGER NOT NULL DEFAULT 0,
+    episode_open INTEGER NOT NULL DEFAULT 0,
+    episode_since TEXT,
+    severity TEXT,                  -- the loudest that people were told of the episode; NULL: nothing yet
+    restart_count INTEGER NOT NULL DEFAULT 0,
+    last_restart TEXT
+);
+CREATE TABLE observation (          -- who suspects whom; a row only while it does
+    watcher TEXT NOT NULL,
+    peer TEXT NOT NULL,
+    missed_count INTEGER NOT NULL,
+    seen_s REAL NOT NULL,
+    boot TEXT NOT NULL,
+    PRIMARY KEY (watcher, peer)
+);
+CREATE TABLE orders (
+    token INTEGER PRIMARY KEY AUTOINCREMENT,
+    peer TEXT NOT NULL,
+    episode INTEGER NOT NULL,
+    action TEXT NOT NULL,
+    watcher TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    at TEXT NOT NULL,
+    ordered_s REAL NOT NULL,
+    expires_s REAL NOT NULL,
+    boot TEXT NOT NULL,
+    state TEXT NOT NULL,            -- open, begun, done, failed, void (ended without having been begun)
+    outcome TEXT NOT NULL DEFAULT '',
+    ended TEXT
+);
+CREATE INDEX orders_by_peer ON orders (peer, token);
+CREATE INDEX orders_under_way ON orders (action) WHERE state IN ('open', 'begun');
+CREATE TABLE silence (
+    peer TEXT PRIMARY KEY,
+    until TEXT NOT NULL,            -- what people read, and what counts after a reboot
+    until_s REAL NOT NULL,          -- what counts on this boot: no clock step moves it
+    boot TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    by TEXT NOT NULL
+);
+CREATE TABLE isolation (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    peer TEXT,                      -- NULL for a target that is no configured peer
+    target TEXT NOT NULL,           -- JSON: unit, cgroup path, cgroup id
+    state TEXT NOT NULL,            -- isolating, isolated, releasing, released, failed
+    body TEXT NOT NULL,             -- JSON: level, reason, incident, slot, program ids, who
+    since TEXT NOT NULL,
+    changed TEXT NOT NULL
+);
+CREATE INDEX isolation_by_state ON isolation (state);
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,        -- the webhook-id, the same for every receiver and try
+    key TEXT NOT NULL UNIQUE,       -- what makes it one event, however many watchers saw it
+    at TEXT NOT NULL,
+    severity TEXT NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE TABLE delivery (
+    receiver TEXT NOT NULL,
+    event_seq INTEGER NOT NULL REFERENCES event (seq),
+    state TEXT NOT NULL,            -- pending, delivered, expired, refused
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_at TEXT NOT NULL,          -- wall clock: it must mean the same after a reboot
+    last_error TEXT NOT NULL DEFAULT '',
+    settled_at TEXT,
+    PRIMARY KEY (receiver, event_seq)
+);
+CREATE INDEX delivery_pending ON delivery (receiver, event_seq) WHERE state = 'pending';
+CREATE INDEX delivery_by_event ON delivery (event_seq);
+CREATE TABLE gone (                 -- receivers that answered 410, until their URL changes or a test arrives
+    receiver TEXT PRIMARY KEY,
+    url_hash TEXT NOT NULL,         -- a URL's path may be a secret
+    at TEXT NOT NULL,
+    why TEXT NOT NULL
+);
+""",
+)
+VERSION = len(STEPS)
+
+
+def statements_after(version: int) -> list[str]:
+    """What brings a journal of that version to ours, in order."""
+    return [statement for step in STEPS[version:] for statement in step.split(";\n") if statement.strip()]
