@@ -6,6 +6,7 @@ a new cgroup at the old path and nothing that was attached to the old one.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -19,9 +20,19 @@ from watchdog.kernel.mounts import Mount, read_mounts
 OTHER_NAMESPACE = 0
 """What the kernel writes for a process that lives in a PID namespace we cannot see into."""
 
+FILEID_KERNFS = 0xFE
+"""<linux/exportfs.h>: a file handle that is nothing but a cgroup id."""
+
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _GONE = (FileNotFoundError, NotADirectoryError)
+
+
+class _KernfsHandle(ctypes.Structure):
+    """struct file_handle with the eight bytes of a cgroup id."""
+
+    _fields_ = (("bytes", ctypes.c_uint32), ("type", ctypes.c_int32), ("id", ctypes.c_uint64))
+    _pack_ = 1
 
 
 class CgroupGone(KernelRefused):
@@ -135,6 +146,30 @@ def of_pid(pid: int, root: Path | None = None) -> Cgroup:
         raise UsageError(f"process {pid} is in {path}, which cannot be seen from here: {error.strerror}") from error
 
 
+def by_id(cgroup_id: int, root: Path) -> Cgroup | None:
+    """The cgroup of an id, wherever it is; None where it is gone, or outside what is mounted at `root`."""
+    handle = _KernfsHandle(ctypes.sizeof(ctypes.c_uint64), FILEID_KERNFS, cgroup_id)
+    with _opened_root(root) as mount_fd:
+        fd = ctypes.CDLL(None, use_errno=True).open_by_handle_at(mount_fd, ctypes.byref(handle), os.O_RDONLY)
+        if fd < 0:
+            return None
+        try:
+            path = Path(f"/proc/self/fd/{fd}").readlink()
+        finally:
+            os.close(fd)
+    found = Cgroup(path, cgroup_id, root)
+    return found if path.is_relative_to(root) and exists(found) else None
+
+
+@contextmanager
+def _opened_root(root: Path) -> Iterator[int]:
+    fd = os.open(root, _OPEN_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def parse_proc_cgroup(text: str) -> str:
     """The v2 name in /proc/PID/cgroup: the line of hierarchy 0. "" for the root."""
     for line in text.splitlines():
@@ -166,16 +201,17 @@ def opened(cgroup: Cgroup) -> Iterator[int]:
 
 def exists(cgroup: Cgroup) -> bool:
     """Whether this very cgroup, not another at its path, is there."""
-    return _inode_at(cgroup.path) == cgroup.inode
+    return inode_at(cgroup.path) == cgroup.inode
 
 
 def recreated(cgroup: Cgroup) -> Cgroup | None:
     """The cgroup that has taken this one's path since; None where it is still itself, or nothing is there."""
-    inode = _inode_at(cgroup.path)
+    inode = inode_at(cgroup.path)
     return None if inode in {None, cgroup.inode} else Cgroup(cgroup.path, inode or 0, cgroup.root)
 
 
-def _inode_at(path: Path) -> int | None:
+def inode_at(path: Path) -> int | None:
+    """The id of the cgroup at a path now; None where there is none."""
     try:
         return path.stat().st_ino
     except OSError:
@@ -185,7 +221,7 @@ def _inode_at(path: Path) -> int | None:
 def tree(cgroup: Cgroup) -> Iterator[Cgroup]:
     """The cgroup and all below it, parents first; what vanishes midway is left out."""
     for folder, _, _ in os.walk(cgroup.path):
-        inode = _inode_at(Path(folder))
+        inode = inode_at(Path(folder))
         if inode is not None:
             yield Cgroup(Path(folder), inode, cgroup.root)
 

@@ -7,15 +7,19 @@ attachment outlives its process and its pins; it ends by `detach` or with the cg
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 from watchdog.errors import KernelRefused
 from watchdog.kernel import cgroups, libbpf
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.libbpf import BpfRefused, ProgramInfo
 from watchdog.kernel.programs import OUR_PREFIX, Hook
+
+REMEMBERED = 4096
+"""Programs whose names are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,32 @@ def find_attached(top: Cgroup, hooks: Collection[Hook], is_ours: Callable[[Progr
 def uses_our_map(info: ProgramInfo) -> bool:
     """Every program of ours uses a map whose name is ours; one that has only taken our name does not."""
     return any(_map_name(map_id).startswith(OUR_PREFIX) for map_id in info.map_ids)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def our_name(program_id: int) -> str:
+    """The name of a program of ours, of any version; "" for another tool's, and for one that is gone.
+
+    Remembered: a program does not change, and ids are not given again.
+    """
+    info = info_or_none(program_id)
+    return info.name if info and info.name.startswith(OUR_PREFIX) and uses_our_map(info) else ""
+
+
+def ours_at(cgroup: Cgroup, hooks: Collection[Hook], names: Collection[str]) -> set[Placed]:
+    """Programs of ours of these names that are attached to this very cgroup at these hooks."""
+    return {each for each in placed(cgroup, hooks) if our_name(each.program_id) in names}
+
+
+def detach_ours(cgroup: Cgroup, hooks: Collection[Hook], names: Collection[str]) -> bool:
+    """Detach programs of ours of these names, of whatever version. False where there was none."""
+    return detach(cgroup, hooks, {each.program_id for each in ours_at(cgroup, hooks, names)})
+
+
+def maps_of(program_ids: Iterable[int], name: str) -> set[int]:
+    """The ids of the maps of a name that these programs use, of those programs that are still there."""
+    used = {map_id for info in infos(tuple(program_ids)) for map_id in info.map_ids}
+    return {map_id for map_id in used if _map_name(map_id) == name}
 
 
 @contextmanager

@@ -162,7 +162,24 @@ TC_DROP = ProgramSet(
     maps=("wd_tc_cut",),
 )
 
-COMMON_SETS: tuple[ProgramSet[Program], ...] = (CALLS, UNIX, OPTIONS, DEVICES, TC_EGRESS, TC_DROP)
+COOKIES_MAP = "wd_cookies"
+"""Sockets that isolated agents have from elsewhere (struct wd_elsewhere in bpf/wd_sockets.h, by cookie)."""
+
+COOKIES = ProgramSet(
+    source="cookies.c",
+    programs=(
+        CgroupProgram("wd_cookie_in", ProgramType.CGROUP_SKB, Hook.INGRESS),
+        CgroupProgram("wd_cookie_out", ProgramType.CGROUP_SKB, Hook.EGRESS),
+    ),
+    maps=(COOKIES_MAP,),
+)
+
+WHOSE = CgroupProgram("wd_whose", ProgramType.CGROUP_SOCKOPT, Hook.GETSOCKOPT)
+BELOW = CgroupProgram("wd_below", ProgramType.CGROUP_SOCKOPT, Hook.GETSOCKOPT)
+
+OWNERS = ProgramSet(source="owners.c", programs=(WHOSE, BELOW), maps=("wd_owners",))
+
+COMMON_SETS: tuple[ProgramSet[Program], ...] = (CALLS, COOKIES, OWNERS, UNIX, OPTIONS, DEVICES, TC_EGRESS, TC_DROP)
 """What all isolations share. What this kernel lacks of it is left out, with the kernel's reason."""
 
 SETS: tuple[ProgramSet[Program], ...] = SLOT_SETS + COMMON_SETS

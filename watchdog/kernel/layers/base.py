@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.common import Common
 from watchdog.kernel.programs import INGRESS
 from watchdog.kernel.slots import Slot
+from watchdog.kernel.sockets import Known
 
 NETWORK, FROZEN = "network", "frozen"
 """Levels: cut off and running, or cut off and stopped."""
@@ -20,13 +22,17 @@ class Target:
     """What one isolation holds, and with what."""
 
     cgroups: tuple[Cgroup, ...]
-    """All that the agent occupies now: more than one while a unit is being restarted."""
+    """All that the agent occupies now: more than one while a unit is being restarted, none when it does not run."""
     slot: Slot
     common: Common
+    root: Path
+    """Where the v2 hierarchy is mounted."""
     level: str = NETWORK
     held: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Program ids that the journal has of this isolation, by layer; of an earlier version's programs after an
     upgrade."""
+    known: Known = field(default_factory=dict, compare=False)
+    """What was found out about its sockets, for who looks again and again."""
 
     @property
     def isolation_id(self) -> int:

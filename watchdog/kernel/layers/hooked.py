@@ -42,17 +42,19 @@ class Hooked:
             raise refused[0]
 
     def gaps(self, target: Target) -> list[str]:
-        """Hooks without our program, and those that this kernel does not have."""
-        missing = self.missing(target.common)
-        found = [gap for cgroup in target.cgroups for gap in self._gaps_of(cgroup, target)]
-        return [missing, *found] if missing else found
+        """Hooks without our program, of those that this kernel has."""
+        return [gap for cgroup in target.cgroups for gap in self._gaps_of(cgroup, target)]
 
     def detach(self, target: Target) -> None:
         """Detach the common programs, those recorded, and those that an earlier version of ours left there."""
         ids = {self._placed(program, target.common).program_id for program in self._loaded(target.common)}
         ids |= target.ids(self.name)
         for cgroup in target.cgroups:
-            hooks.detach(cgroup, self._hooks(), ids | self._ours_at(cgroup, ids))
+            hooks.detach(
+                cgroup,
+                self._hooks(),
+                ids | {each.program_id for each in hooks.ours_at(cgroup, self._hooks(), self.programs.names)},
+            )
 
     def _gaps_of(self, cgroup: Cgroup, target: Target) -> Iterable[str]:
         there = hooks.placed(cgroup, self._hooks())
@@ -73,8 +75,3 @@ class Hooked:
         """The common program, or the one that an earlier version of ours attached for this isolation."""
         recorded = {Placed(program.hook, program_id) for program_id in target.ids(self.name)}
         return {self._placed(program, target.common), *recorded}
-
-    def _ours_at(self, cgroup: Cgroup, known: set[int]) -> set[int]:
-        unknown = {each.program_id for each in hooks.placed(cgroup, self._hooks())} - known
-        found = hooks.infos(unknown)
-        return {info.id for info in found if info.name in self.programs.names and hooks.uses_our_map(info)}

@@ -13,6 +13,8 @@ from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.kernel import programs
 from watchdog.kernel.layers import freeze
 from watchdog.kernel.layers.base import Layer, Target
+from watchdog.kernel.layers.cookies import Cookies
+from watchdog.kernel.layers.descriptors import Descriptors
 from watchdog.kernel.layers.freeze import Freeze
 from watchdog.kernel.layers.hooked import Hooked
 from watchdog.kernel.layers.packets import Packets
@@ -21,7 +23,9 @@ PACKETS = Packets()
 
 LAYERS: tuple[Layer, ...] = (
     PACKETS,
+    Cookies(),
     Hooked("calls", programs.CALLS),
+    Descriptors(),
     Hooked("unix", programs.UNIX),
     Hooked("options", programs.OPTIONS),
     Hooked("devices", programs.DEVICES),

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* What cookies.c and owners.c share with watchdog/kernel/sockets.py and watchdog/kernel/layers/cookies.py. */
+#ifndef WD_SOCKETS_H
+#define WD_SOCKETS_H
+
+#include "wd.h"
+
+#define WD_COOKIES_MAX 65536 /* cookies.py: COOKIES_MAX; an entry takes about 80 bytes */
+
+/* Values of wd_cookies, of which the key is a socket's cookie. */
+struct wd_elsewhere {
+        __u32 isolation; /* the one that wants it dropped: id of its wd_ingress */
+        __u32 zero;
+        __u64 point; /* id of the cgroup where the programs are attached that see it */
+};
+_Static_assert(sizeof(struct wd_elsewhere) == 16, "cookies.py: ELSEWHERE");
+
+/* A level of getsockopt that no protocol has ("wd" and a number), and its options. */
+#define WD_LEVEL 0x77640001
+#define WD_OPTION_WHOSE 1
+#define WD_OPTION_BELOW 2
+
+/* What these options answer, where one does. */
+struct wd_owned {
+        __u32 family;   /* AF_* */
+        __u32 type;     /* SOCK_* */
+        __u32 protocol; /* IPPROTO_* */
+};
+_Static_assert(sizeof(struct wd_owned) == 12, "sockets.py: OWNED");
+
+#endif

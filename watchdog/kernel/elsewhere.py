@@ -1,0 +1,114 @@
+"""Sockets from elsewhere: which cgroup each belongs to, and the set of those that are dropped there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from watchdog.errors import KernelRefused, WatchdogError
+from watchdog.kernel import diag, libbpf
+from watchdog.kernel.diag import Listed
+from watchdog.kernel.netns import Netns
+
+COOKIE = struct.Struct("=Q")
+ELSEWHERE = struct.Struct("=IIQ")
+"""struct wd_elsewhere in bpf/wd_sockets.h: isolation, zero, point."""
+
+SIOCGSKNS = 0x894C
+"""<linux/sockios.h>: a descriptor of the network namespace that a socket is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One socket that is dropped."""
+
+    cookie: int
+    isolation: int
+    point: int
+    """The id of the cgroup where the programs are attached that see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What sock_diag knows of one socket."""
+
+    cgroup_id: int
+    """Where it was made; 0 where that is not known."""
+    cookies: frozenset[int]
+    """Of what carries its packets: the socket itself, the subflows of multipath TCP, and the connections that wait
+    at a listening socket to be accepted."""
+
+
+@dataclass
+class Origins:
+    """Asks each network namespace once."""
+
+    _listed: dict[int, list[Listed]] = field(default_factory=dict)
+
+    def of(self, fd: int, inode: int, cookie: int) -> Origin:
+        """The origin of a socket that we have as `fd`."""
+        listed = self._of_namespace(fd)
+        itself = [each for each in listed if each.inode == inode]
+        waiting = [each for each in listed if each.inode == 0 and any(_accepts(listener, each) for listener in itself)]
+        owner = next((each.cgroup_id for each in itself), 0)
+        return Origin(owner, frozenset({cookie, *(each.cookie for each in (*itself, *waiting))}))
+
+    def _of_namespace(self, fd: int) -> list[Listed]:
+        try:
+            namespace = fcntl.ioctl(fd, SIOCGSKNS)
+        except OSError:
+            return []
+        try:
+            inode = os.fstat(namespace).st_ino
+            if inode not in self._listed:
+                self._listed[inode] = _listed(Netns(inode, Path(f"/proc/self/fd/{namespace}")))
+            return self._listed[inode]
+        finally:
+            os.close(namespace)
+
+
+def _listed(place: Netns) -> list[Listed]:
+    """Without an answer the origin is not known, which is no reason to let the socket be."""
+    try:
+        return diag.internet_sockets(place)
+    except (WatchdogError, OSError):
+        return []
+
+
+def _accepts(listener: Listed, waiting: Listed) -> bool:
+    return listener.state == diag.LISTEN and (listener.port, listener.cgroup_id) == (waiting.port, waiting.cgroup_id)
+
+
+def entries(map_id: int) -> list[Entry]:
+    """The whole set."""
+    with libbpf.map_by_id(map_id) as fd:
+        return list(_entries(fd))
+
+
+def _entries(fd: int) -> Iterator[Entry]:
+    for key in libbpf.map_keys(fd, COOKIE.size):
+        value = libbpf.map_lookup(fd, key, ELSEWHERE.size)
+        if value is not None:
+            isolation, _, point = ELSEWHERE.unpack(value)
+            yield Entry(COOKIE.unpack(key)[0], isolation, point)
+
+
+def add(map_id: int, wanted: Collection[Entry]) -> None:
+    """Drop these from now on, wherever a program of the set sees them. KernelRefused where the set is full."""
+    with libbpf.map_by_id(map_id) as fd:
+        for each in wanted:
+            try:
+                libbpf.map_update(fd, COOKIE.pack(each.cookie), ELSEWHERE.pack(each.isolation, 0, each.point))
+            except libbpf.BpfRefused as error:
+                raise KernelRefused(f"no more sockets from elsewhere can be dropped: {error.message}") from error
+
+
+def remove(map_id: int, cookies: Collection[int]) -> None:
+    """Drop these no longer; those that are not in the set are fine."""
+    with libbpf.map_by_id(map_id) as fd:
+        for cookie in cookies:
+            libbpf.map_delete(fd, COOKIE.pack(cookie))

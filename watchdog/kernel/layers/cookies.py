@@ -1,0 +1,169 @@
+"""Sockets that the target has from elsewhere, dropped by their cookies where they were made.
+
+Made before its processes were moved in, passed over a unix socket, or opened for it by systemd: such a socket belongs
+to another cgroup and to its packet hooks. Programs are attached to exactly the cgroups that such sockets belong to,
+and to none where there are no such sockets, so that nobody else pays; never to the root cgroup, which every packet of
+the host would have to pass. Another process that has the same socket open is cut off from it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from watchdog.errors import KernelRefused, WatchdogError
+from watchdog.kernel import cgroups, elsewhere, hooks, sockets
+from watchdog.kernel.cgroups import Cgroup, CgroupGone
+from watchdog.kernel.common import Common
+from watchdog.kernel.elsewhere import Entry, Origin, Origins
+from watchdog.kernel.hooks import Placed
+from watchdog.kernel.layers import whose
+from watchdog.kernel.layers.base import Target
+from watchdog.kernel.programs import BELOW, COOKIES, COOKIES_MAP, CgroupProgram, Hook
+from watchdog.kernel.sockets import Scan, Socket
+
+PACKET_HOOKS = (Hook.INGRESS, Hook.EGRESS)
+POINT_HOOKS = (*PACKET_HOOKS, BELOW.hook)
+POINT_NAMES = (*COOKIES.names, BELOW.name)
+
+NAMES_AT_MOST = 3
+"""How many sockets a gap names."""
+
+
+class Cookies:
+    """The set of cookies, and the programs that look into it at the cgroups those sockets belong to."""
+
+    name = "cookies"
+
+    def missing(self, common: Common) -> str:
+        """The kernel's reason for the first program it lacks."""
+        return common.why_missing(COOKIES.programs)
+
+    def attach(self, target: Target) -> None:
+        """Find such sockets and drop their packets. Cheap where there are none, or none that are new."""
+        refused = whose.ask(target)
+        origins = Origins()
+        found = _uncovered(target, origins)
+        if found.sockets and (reason := self.missing(target.common)):
+            raise KernelRefused(reason)
+        for each in found.sockets.values():
+            try:
+                with (
+                    suppress(OSError),
+                    sockets.opened(found.handles[each.inode]) as fd,
+                ):  # closed meanwhile: all is well
+                    _cover(target, fd, origins.of(fd, each.inode, each.cookie))
+            except WatchdogError as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
+
+    def gaps(self, target: Target) -> list[str]:
+        """Such sockets that are not dropped, and processes that could not be looked at."""
+        found = _uncovered(target, Origins())
+        return [*([_described(found)] if found.sockets else []), *sorted(set(found.unseen))]
+
+    def detach(self, target: Target) -> None:
+        """Forget this isolation's sockets, and take the programs from where no other isolation needs them."""
+        whose.stop_asking(target)
+        entries = _entries(target)
+        needed = {entry.point for _, entry in entries if entry.isolation != target.isolation_id}
+        mine = [(map_id, entry) for map_id, entry in entries if entry.isolation == target.isolation_id]
+        for point in (*_alive({entry.point for _, entry in mine}, target), *_likely(target)):
+            if point.inode not in needed:
+                hooks.detach_ours(point, POINT_HOOKS, POINT_NAMES)
+        for map_id in {map_id for map_id, _ in mine}:
+            elsewhere.remove(map_id, [entry.cookie for each, entry in mine if each == map_id])
+
+
+def _uncovered(target: Target, origins: Origins) -> Scan:
+    """What is open, with only those sockets left in it that ought to be dropped and are not."""
+    found = whose.look(target)
+    foreign = found.elsewhere()
+    if foreign:
+        points = {entry.cookie: entry.point for _, entry in _entries(target)}
+        seeing = {point.inode for point in _alive(set(points.values()), target) if _sees(point)}
+        foreign = [each for each in foreign if points.get(each.cookie) not in seeing]
+    if not whose.is_told(target):
+        foreign = [each for each in foreign if not _is_own(target, each, found, origins)]
+    found.sockets = {each.inode: each for each in foreign}
+    return found
+
+
+def _is_own(target: Target, each: Socket, found: Scan, origins: Origins) -> bool:
+    """By sock_diag, where no program of ours can tell. One that was closed meanwhile is nobody's."""
+    with suppress(OSError), sockets.opened(found.handles[each.inode]) as fd:
+        owner = origins.of(fd, each.inode, each.cookie).cgroup_id
+        return any(owner == below.inode for cgroup in target.cgroups for below in cgroups.tree(cgroup))
+    return True
+
+
+def _cover(target: Target, fd: int, origin: Origin) -> None:
+    """Drop one socket where it is seen. The entries come first: a dead process's programs are found by them."""
+    map_id = target.common.maps[COOKIES_MAP]
+    for point in _candidates(target, origin):
+        elsewhere.add(map_id, [Entry(cookie, target.isolation_id, point.inode) for cookie in origin.cookies])
+        was_there = bool(hooks.ours_at(point, POINT_HOOKS, POINT_NAMES))
+        with suppress(CgroupGone):
+            _attach_point(target.common, point)
+            if point.inode == origin.cgroup_id or sockets.is_answered(fd, sockets.BELOW):
+                return
+        if not was_there:
+            hooks.detach_ours(point, POINT_HOOKS, POINT_NAMES)
+    elsewhere.remove(map_id, origin.cookies)
+
+
+def _candidates(target: Target, origin: Origin) -> Iterable[Cgroup]:
+    """The cgroup it was made in, where that is known and there; else where it may have been, the nearest first."""
+    owner = cgroups.by_id(origin.cgroup_id, target.root) if origin.cgroup_id else None
+    if owner is None:
+        return _likely(target)
+    return () if owner.is_root else (owner,)
+
+
+def _likely(target: Target) -> Iterator[Cgroup]:
+    """The parents of the target, and what is directly below the root: a socket's own cgroup may be gone by now."""
+    parents = {parent for cgroup in target.cgroups for parent in cgroup.path.parents}
+    above = sorted((path for path in parents if path.is_relative_to(target.root) and path != target.root), reverse=True)
+    top = sorted(path for path in target.root.iterdir() if path.is_dir() and path not in above)
+    for path in (*above, *top):
+        inode = cgroups.inode_at(path)
+        if inode is not None:
+            yield Cgroup(path, inode, target.root)
+
+
+def _alive(ids: Iterable[int], target: Target) -> list[Cgroup]:
+    found = (cgroups.by_id(each, target.root) for each in ids)
+    return [cgroup for cgroup in found if cgroup is not None]
+
+
+def _attach_point(common: Common, point: Cgroup) -> None:
+    """Those that drop; and the one that proves that they see a socket, where it can be had."""
+    hooks.attach(point, [_placed(program, common) for program in COOKIES.programs])
+    if BELOW.name in common.programs:
+        with suppress(KernelRefused):
+            hooks.attach(point, [_placed(BELOW, common)])
+
+
+def _sees(point: Cgroup) -> bool:
+    return {each.hook for each in hooks.ours_at(point, PACKET_HOOKS, COOKIES.names)} == set(PACKET_HOOKS)
+
+
+def _entries(target: Target) -> list[tuple[int, Entry]]:
+    """Of the common set, and of an earlier version's that holds this isolation."""
+    maps = {target.common.maps[COOKIES_MAP]} if COOKIES_MAP in target.common.maps else set()
+    maps |= hooks.maps_of(target.ids(Cookies.name), COOKIES_MAP)
+    return [(map_id, entry) for map_id in maps for entry in elsewhere.entries(map_id)]
+
+
+def _described(found: Scan) -> str:
+    named = [
+        f"descriptor {found.handles[inode].fd} of process {found.handles[inode].pid}" for inode in sorted(found.sockets)
+    ]
+    more = len(named) - NAMES_AT_MOST
+    listed = ", ".join(named[:NAMES_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+    return f"sockets that were made in the root cgroup, or in none that is left, are not cut off: {listed}"
+
+
+def _placed(program: CgroupProgram, common: Common) -> Placed:
+    return Placed(program.hook, common.programs[program.name])

@@ -1,0 +1,206 @@
+"""The sockets that a target's processes have open, whosever they are, and what else of theirs carries traffic.
+
+A socket belongs to the cgroup it was made in, whoever holds it. The kernel shows that nowhere, but runs getsockopt
+programs by it: an option that no protocol has is answered by bpf/owners.c where the cgroup owns the socket.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+
+from watchdog.kernel import cgroups, pidfd
+from watchdog.kernel.cgroups import Cgroup
+
+LEVEL = 0x77640001
+WHOSE, BELOW = 1, 2
+"""WD_LEVEL and its options in bpf/wd_sockets.h."""
+
+OWNED = struct.Struct("=III")
+"""struct wd_owned: family, type, protocol."""
+
+SO_PROTOCOL, SO_DOMAIN, SO_COOKIE = 38, 39, 57
+"""<asm-generic/socket.h>; socket has no SO_COOKIE, and AF_XDP sockets are too much for socket.socket()."""
+
+AF_XDP = 44
+INTERNET = frozenset({socket.AF_INET, socket.AF_INET6})
+
+TUN_DEVICE = os.makedev(10, 200)
+
+_SOCKET, _RING = "socket:[", "anon_inode:[io_uring]"
+_NO_LONGER = {errno.EBADF, errno.ESRCH, errno.ENOENT}
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """One socket, known by its inode: no two have had the same since the boot."""
+
+    inode: int
+    family: int
+    type: int
+    protocol: int
+    cookie: int
+    """0 where nobody needs it: the socket is the target's own."""
+    own: bool
+    """Whether it is known to have been made in the target's cgroups."""
+
+
+Known = MutableMapping[int, Socket]
+"""What was found out about sockets before, by inode: kept by who looks again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Where something is open."""
+
+    pid: int
+    thread: int
+    """The process itself, or a thread with descriptors of its own."""
+    fd: int
+
+
+@dataclass(slots=True)
+class Scan:
+    """Everything that was found open."""
+
+    sockets: dict[int, Socket] = field(default_factory=dict)
+    """By inode."""
+    handles: dict[int, Handle] = field(default_factory=dict)
+    """One of the places where each is open, by inode."""
+    tuns: list[Handle] = field(default_factory=list)
+    rings: list[Handle] = field(default_factory=list)
+    """io_uring instances: they may hold sockets that no descriptor shows."""
+    unseen: list[str] = field(default_factory=list)
+    """What could not be looked at, a sentence each."""
+
+    def elsewhere(self) -> list[Socket]:
+        """Internet sockets that are not known to be the target's own."""
+        return [each for each in self.sockets.values() if each.family in INTERNET and not each.own]
+
+    def of_family(self, family: int) -> list[Socket]:
+        """Its sockets of one address family."""
+        return [each for each in self.sockets.values() if each.family == family]
+
+
+def scan(targets: Sequence[Cgroup], known: Known | None = None) -> Scan:
+    """Look at every process in the cgroups and below. Processes, threads and sockets that go midway are left out.
+
+    wd_whose has to be attached to the cgroups, else every socket is said to be from elsewhere; give no `known` then.
+    """
+    known = {} if known is None else known
+    found = Scan()
+    for pid in sorted({pid for cgroup in targets for pid in cgroups.processes(cgroup)}):
+        if pid == cgroups.OTHER_NAMESPACE:
+            found.unseen.append("it has a process in a PID namespace that cannot be seen from here")
+            continue
+        for thread in _tables(pid, found):
+            _scan_table(pid, thread, known, found)
+    return found
+
+
+@contextmanager
+def opened(handle: Handle) -> Iterator[int]:
+    """The socket itself. OSError where it is gone, or not for us to look at."""
+    with pidfd.opened(handle.pid, handle.thread) as process:
+        fd = pidfd.take(process, handle.fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def option(fd: int, level: int, name: int, size_bytes: int = 4) -> bytes | None:
+    """One socket option as it is; None where the socket does not have it."""
+    value, length = ctypes.create_string_buffer(size_bytes), ctypes.c_uint32(size_bytes)
+    if _libc().getsockopt(fd, level, name, value, ctypes.byref(length)) < 0:
+        return None
+    return value.raw[: length.value]
+
+
+def set_option(fd: int, level: int, name: int, value: int) -> None:
+    """Set an int option; OSError where the socket does not take it."""
+    packed = struct.pack("=i", value)
+    if _libc().setsockopt(fd, level, name, packed, len(packed)) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def is_answered(fd: int, question: int) -> bool:
+    """Whether the cgroup that owns the socket, or one above it, has our program for this question (WHOSE, BELOW)."""
+    return option(fd, LEVEL, question, OWNED.size) is not None
+
+
+def _tables(pid: int, found: Scan) -> Iterator[int]:
+    """The process, and those of its threads that have descriptors of their own."""
+    yield pid
+    with suppress(OSError):
+        for thread in map(int, os.listdir(f"/proc/{pid}/task")):  # noqa: PTH208 -- every descriptor of every process
+            shares = thread == pid or pidfd.shares_descriptors(pid, thread)
+            if shares is None:
+                found.unseen.append(f"thread {thread} of process {pid} may have descriptors of its own")
+            elif not shares:
+                yield thread
+
+
+def _scan_table(pid: int, thread: int, known: Known, found: Scan) -> None:
+    folder = f"/proc/{pid}/task/{thread}/fd"
+    try:
+        with pidfd.opened(pid, thread) as process:
+            for name in os.listdir(folder):  # noqa: PTH208 -- every descriptor of every process
+                _look_at(Handle(pid, thread, int(name)), f"{folder}/{name}", process, known, found)
+    except OSError as error:
+        if error.errno not in _NO_LONGER:
+            found.unseen.append(f"the descriptors of process {pid} cannot be looked at: {error.strerror}")
+
+
+def _look_at(handle: Handle, path: str, process: int, known: Known, found: Scan) -> None:
+    try:
+        leads_to = os.readlink(path)  # noqa: PTH115 -- every descriptor of every process
+        if leads_to.startswith(_SOCKET):
+            _look_at_socket(int(leads_to[len(_SOCKET) : -1]), handle, process, known, found)
+        elif leads_to.startswith("/"):
+            if os.stat(path).st_rdev == TUN_DEVICE:  # noqa: PTH116 -- every descriptor of every process
+                found.tuns.append(handle)
+        elif leads_to == _RING:
+            found.rings.append(handle)
+    except OSError as error:
+        if error.errno not in _NO_LONGER:
+            found.unseen.append(f"descriptor {handle.fd} of process {handle.pid} cannot be looked at: {error.strerror}")
+
+
+def _look_at_socket(inode: int, handle: Handle, process: int, known: Known, found: Scan) -> None:
+    if inode in found.sockets:
+        return
+    if inode not in known:
+        fd = pidfd.take(process, handle.fd)
+        try:
+            known[inode] = _seen(inode, fd)
+        finally:
+            os.close(fd)
+    found.sockets[inode], found.handles[inode] = known[inode], handle
+
+
+def _seen(inode: int, fd: int) -> Socket:
+    owned = option(fd, LEVEL, WHOSE, OWNED.size)
+    if owned is not None:
+        family, kind, protocol = OWNED.unpack(owned)
+        return Socket(inode, family, kind, protocol, cookie=0, own=True)
+    family, kind, protocol = (_int(fd, name) for name in (SO_DOMAIN, socket.SO_TYPE, SO_PROTOCOL))
+    cookie = option(fd, socket.SOL_SOCKET, SO_COOKIE, 8)
+    return Socket(inode, family, kind, protocol, int.from_bytes(cookie or b"", "little"), own=False)
+
+
+def _int(fd: int, name: int) -> int:
+    return int.from_bytes(option(fd, socket.SOL_SOCKET, name) or b"", "little")
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
