@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from watchdog.errors import WatchdogError
+from watchdog.kernel import locks
 
 PREFIX = "watcher-"
 PRIVATE_MODE = 0o600
@@ -61,6 +62,11 @@ def read_all(run: Path) -> list[Published]:
     """Every watcher that ever ran on this host since it booted, by name."""
     names = sorted({path.stem.removeprefix(PREFIX) for path in run.glob(f"{PREFIX}*.lock")})
     return [Published(name, _is_held(_lock_path(run, name)), _read(_document_path(run, name))) for name in names]
+
+
+def pids(run: Path) -> set[int]:
+    """The processes of the watchers that are alive."""
+    return {pid for path in run.glob(f"{PREFIX}*.lock") for pid in locks.holders(path)}
 
 
 def _read(path: Path) -> Mapping[str, Any]:
