@@ -19,7 +19,7 @@ from watchdog import clock, journal, webhook
 from watchdog.actions import reconcile
 from watchdog.actions.orders import HostActions
 from watchdog.actions.ownership import Ownerships
-from watchdog.actions.place import Place
+from watchdog.actions.place import Place, configured
 from watchdog.actions.reconcile import Repair
 from watchdog.config import Config, Peer
 from watchdog.errors import WatchdogError
@@ -120,7 +120,7 @@ class Daemon:
             builder.ensure_slots(self.place.pins, self.place.build_lock, READY_SLOTS)
             stale.prune_stale(self.place.pins, self.place.build_lock, keep=slots_in_use(self.place))
             self.outbox.prune(clock.utc_now() - EVENTS_KEPT)
-            for repair in reconcile.reconcile(self.place, clock.utc_now()):
+            for repair in reconcile.reconcile(self.place, clock.moment()):
                 self._tell_repair(repair)
             self.keeper.sweep()
         except WatchdogError as error:
@@ -142,6 +142,9 @@ class Daemon:
 
     def _tell_repair(self, repair: Repair) -> None:
         text = f"{repair.target}: {repair.found}; {repair.done}"
+        if repair.expected:
+            log.info("%s", text)
+            return
         self._announce(f"repair/{clock.utc_now().timestamp()}", text, peer=repair.target)
 
     def _announce(self, key: str, reason: str, peer: str = "") -> None:
@@ -170,7 +173,7 @@ def run(settings: Config, own: Peer | None) -> None:
         settings.paths.run.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
         stack.enter_context(published.only_one(settings.paths.run, settings.self_name))
         opened, trouble = stack.enter_context(opened_or_set_aside(settings.paths.state))
-        place = Place(journal=opened, pins=settings.paths.bpffs, run=settings.paths.run)
+        place = configured(settings, opened)
         daemon = Daemon(settings, own, place, trouble)
         daemon.start()
         stack.callback(daemon.stop)

@@ -1,21 +1,26 @@
 """What is meant to be isolated, as the journal keeps it. The kernel says what is; a difference between them is drift.
 
 An intent is written before the kernel is touched and changed after, so that a process killed at any step leaves a row
-that says where things were going: `isolating` goes on to isolated, `releasing` to released.
+that says where things were going: `isolating` goes on to isolated, `releasing` to released, `undoing` to failed.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from watchdog.clock import Moment, from_rfc3339, rfc3339
+from watchdog.errors import JournalCorrupt
 from watchdog.journal import Journal
+
+NO_FACTS: Mapping[str, object] = MappingProxyType({})
 
 
 class State(StrEnum):
@@ -25,11 +30,13 @@ class State(StrEnum):
     ISOLATED = "isolated"
     RELEASING = "releasing"
     RELEASED = "released"
+    UNDOING = "undoing"
+    """It could not be isolated, and what was begun is being undone."""
     FAILED = "failed"
-    """It could not be isolated, and what was begun was undone."""
+    """It could not be isolated, and nothing of it is left."""
 
 
-IN_FORCE = (State.ISOLATING, State.ISOLATED, State.RELEASING)
+IN_FORCE = (State.ISOLATING, State.ISOLATED, State.RELEASING, State.UNDOING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,8 @@ class Why:
     by: dict[str, Any] = field(default_factory=dict)
     until: Until | None = None
     """None: until a person releases it."""
+    overruled: tuple[str, ...] = ()
+    """What the safety rails had against it, where it was forced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +84,11 @@ class With:
     """What holds it: our programs, found again by their ids even when their pins are gone."""
 
     slot: str = ""
-    """The slot's directory below the pins: KEY/slot-N."""
-    ingress_id: int = 0
-    egress_id: int = 0
-    guard_ids: tuple[int, ...] = ()
+    """The slot's directory below the pins: KEY/slot-N; empty where nothing of ours holds it."""
+    ids: dict[str, int] = field(default_factory=dict)
+    """Program ids by name, of what is attached to the agent's cgroup."""
+    boot: str = ""
+    """The boot these ids are of; on another one they are anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,8 @@ class Intent:
     held_by: With
     since: datetime
     changed: datetime
+    trouble: str = ""
+    """What could not be put right when it was last tried, so that it is told once."""
 
     @property
     def name(self) -> str:
@@ -103,6 +115,7 @@ class Intent:
 class _Body:
     why: Why
     held_by: With
+    trouble: str = ""
 
 
 class Intents:
@@ -113,46 +126,41 @@ class Intents:
 
     def begin(self, where: Where, why: Why, held_by: With, at: datetime, state: State = State.ISOLATING) -> Intent:
         """Write the intent down. It is on disk when this returns."""
-        body = msgspec.json.encode(_Body(why, held_by)).decode()
+        begun = Intent(0, state, where, why, held_by, at, at)
         with self._journal.transaction() as tx:
             cursor = tx.execute(
                 "INSERT INTO isolation (peer, target, state, body, since, changed) VALUES (?, ?, ?, ?, ?, ?)",
-                (where.peer or None, msgspec.json.encode(where).decode(), state, body, rfc3339(at), rfc3339(at)),
+                (where.peer or None, _encoded(where), state, _body(begun), rfc3339(at), rfc3339(at)),
             )
             assert cursor.lastrowid is not None
-            intent = Intent(cursor.lastrowid, state, where, why, held_by, at, at)
+            intent = replace(begun, id=cursor.lastrowid)
             self._audit(intent, at)
         return intent
 
     def change(
-        self, intent: Intent, state: State, at: datetime, *, where: Where | None = None, **facts: object
+        self, intent: Intent, state: State, at: datetime, *, facts: Mapping[str, object] = NO_FACTS, **moved: Any
     ) -> Intent:
-        """Move an intent on; `facts` go to the audit trail."""
-        moved = replace(intent, state=state, where=where or intent.where, changed=at)
+        """Move an intent on; `moved` are other fields of it that change too, `facts` go to the audit trail."""
+        after = replace(intent, state=state, changed=at, **moved)
         with self._journal.transaction() as tx:
             tx.execute(
-                "UPDATE isolation SET state = ?, target = ?, changed = ? WHERE id = ?",
-                (state, msgspec.json.encode(moved.where).decode(), rfc3339(at), intent.id),
+                "UPDATE isolation SET peer = ?, state = ?, target = ?, body = ?, changed = ? WHERE id = ?",
+                (after.where.peer or None, after.state, _encoded(after.where), _body(after), rfc3339(at), after.id),
             )
-            if state is State.RELEASED and moved.where.peer:
+            if after.state is State.RELEASED and after.where.peer:
                 # A person let it back: what is counted against it begins anew, or its first misses would cut it off.
-                tx.execute("UPDATE peer SET restart_count = 0 WHERE name = ?", (moved.where.peer,))
-            if state is not intent.state or facts:
-                self._audit(moved, at, **facts)
-        return moved
+                tx.execute("UPDATE peer SET restart_count = 0 WHERE name = ?", (after.where.peer,))
+            if facts or replace(after, changed=intent.changed) != intent:
+                self._audit(after, at, facts)
+        return after
 
-    def hold_by(self, intent: Intent, held_by: With, at: datetime) -> Intent:
-        """Note that other programs hold an intent now: those of before did not survive a reboot."""
-        body = msgspec.json.encode(_Body(intent.why, held_by)).decode()
-        moved = replace(intent, held_by=held_by, changed=at)
-        with self._journal.transaction() as tx:
-            tx.execute("UPDATE isolation SET body = ?, changed = ? WHERE id = ?", (body, rfc3339(at), intent.id))
-            self._audit(moved, at)
-        return moved
+    def get(self, intent: Intent) -> Intent:
+        """The intent as it is now."""
+        return _intent(self._journal.read("SELECT * FROM isolation WHERE id = ?", (intent.id,))[0])
 
     def in_force(self) -> list[Intent]:
         """Every intent that is not over, oldest first."""
-        rows = self._journal.read("SELECT * FROM isolation WHERE state IN (?, ?, ?) ORDER BY id", IN_FORCE)
+        rows = self._journal.read("SELECT * FROM isolation WHERE state IN (?, ?, ?, ?) ORDER BY id", IN_FORCE)
         return [_intent(row) for row in rows]
 
     def last(self, most: int) -> list[Intent]:
@@ -160,7 +168,8 @@ class Intents:
         rows = self._journal.read("SELECT * FROM isolation ORDER BY id DESC LIMIT ?", (most,))
         return [_intent(row) for row in rows]
 
-    def _audit(self, intent: Intent, at: datetime, **facts: object) -> None:
+    def _audit(self, intent: Intent, at: datetime, facts: Mapping[str, object] = NO_FACTS) -> None:
+        more = {"trouble": intent.trouble} if intent.trouble else {}
         self._journal.record(
             at,
             f"intent {intent.state}",
@@ -171,19 +180,35 @@ class Intents:
             reason=intent.why.reason,
             incident=intent.why.incident,
             by=intent.why.by,
+            overruled=list(intent.why.overruled),
             slot=intent.held_by.slot,
-            **facts,
+            **{**more, **facts},
         )
 
 
+def _encoded(where: Where) -> str:
+    return msgspec.json.encode(where).decode()
+
+
+def _body(intent: Intent) -> str:
+    return msgspec.json.encode(_Body(intent.why, intent.held_by, intent.trouble)).decode()
+
+
 def _intent(row: sqlite3.Row) -> Intent:
-    body = msgspec.json.decode(row["body"], type=_Body)
-    return Intent(
-        id=row["id"],
-        state=State(row["state"]),
-        where=msgspec.json.decode(row["target"], type=Where),
-        why=body.why,
-        held_by=body.held_by,
-        since=from_rfc3339(row["since"]),
-        changed=from_rfc3339(row["changed"]),
-    )
+    try:
+        body = msgspec.json.decode(row["body"], type=_Body)
+        return Intent(
+            id=row["id"],
+            state=State(row["state"]),
+            where=msgspec.json.decode(row["target"], type=Where),
+            why=body.why,
+            held_by=body.held_by,
+            since=from_rfc3339(row["since"]),
+            changed=from_rfc3339(row["changed"]),
+            trouble=body.trouble,
+        )
+    except (ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
+        raise JournalCorrupt(
+            f"the journal's isolation {row['id']} cannot be read ({error}); it was left as it is",
+            hint="watchdog-mesh reconcile --set-aside-journal keeps the journal beside and rebuilds from the kernel",
+        ) from error

@@ -10,13 +10,11 @@ import threading
 from collections.abc import Callable
 
 from watchdog import clock
-from watchdog.actions import isolation, reconcile
+from watchdog.actions import holding, reconcile
 from watchdog.actions.place import Place
 from watchdog.actions.reconcile import Repair
-from watchdog.clock import Moment, rfc3339
 from watchdog.errors import WatchdogError
 from watchdog.intents import Intent
-from watchdog.kernel import slots
 from watchdog.kernel.slots import Counters, Traffic
 from watchdog.status.document import Dropped, IsolationView
 
@@ -61,10 +59,7 @@ class Keeper:
     def sweep(self) -> None:
         """Look at every isolation, repair what is not as meant, and remember what was seen."""
         if self._place.intents.in_force():
-            for repair in [
-                *release_overdue(self._place, clock.moment()),
-                *reconcile.reconcile(self._place, clock.utc_now()),
-            ]:
+            for repair in reconcile.reconcile(self._place, clock.moment(), patient=True):
                 self._on_repair(repair)
         self.views = tuple(view_of(intent, self._place) for intent in self._place.intents.in_force())
 
@@ -74,22 +69,10 @@ class Keeper:
             log.error("cannot look after the isolations: %s", trouble)
 
 
-def release_overdue(place: Place, at: Moment) -> list[Repair]:
-    """Release what was isolated for a time that is over."""
-    ended = []
-    for intent in place.intents.in_force():
-        if intent.why.until is not None and intent.why.until.is_over(at):
-            isolation.release(intent, place, at.utc)
-            ended.append(
-                Repair(intent.name, f"isolated until {rfc3339(intent.why.until.utc)}", "released: its time is over")
-            )
-    return ended
-
-
 def view_of(intent: Intent, place: Place) -> IsolationView:
     """One isolation as the kernel and the journal together show it."""
-    result = isolation.verify(intent, place)
-    dropped = result.dropped or slots.counters_of_programs(isolation.program_ids(intent)) or NOTHING
+    result = holding.verify(intent, place)
+    dropped = result.dropped or NOTHING
     return IsolationView(
         peer=intent.where.peer,
         unit=intent.where.unit,

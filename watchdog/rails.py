@@ -15,8 +15,10 @@ class Facts:
 
     is_root_cgroup: bool = False
     holds_init: bool = False
+    holds_self: bool = False
+    """The very process that is asked to isolate it."""
     holds_watcher: bool = False
-    """This very process, or a watcher of this mesh."""
+    """A watcher of this host: `watchdog-mesh run`."""
     holds_caller: bool = False
     """The session that typed the command: a shell, a terminal, an ssh connection among our ancestors."""
     holds_sshd: bool = False
@@ -26,7 +28,7 @@ class Facts:
     """Other targets that are isolated."""
     max_isolated: int = 1
     peers_left: int | None = None
-    """Configured peers that would still be on the network; None when the target is none of them."""
+    """Configured agents that would still be on the network; None when the target is none of them."""
 
 
 def objections(facts: Facts) -> list[str]:
@@ -36,6 +38,8 @@ def objections(facts: Facts) -> list[str]:
         found.append("it is the root cgroup: the whole host would be cut off")
     if facts.holds_init:
         found.append("it holds PID 1")
+    if facts.holds_self:
+        found.append("it holds this very process: what it does next would be cut off")
     if facts.holds_watcher:
         found.append("it holds a watcher of this mesh: nobody would be left to see to it")
     if facts.holds_caller:

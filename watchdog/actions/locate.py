@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchdog import config, rails
-from watchdog.actions import isolation
-from watchdog.actions.place import Place, cgroups_of
+from watchdog.actions import adopt
+from watchdog.actions.place import Place, look
 from watchdog.config import Config
 from watchdog.errors import Refused, UsageError
 from watchdog.host import agents, processes, systemd
@@ -17,9 +16,11 @@ from watchdog.host.agents import AgentSelector
 from watchdog.intents import Where
 from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.status import published
 
 INIT_PID = 1
-SSHD = "sshd"
+SSHD = ("sshd", "sshd-session", "sshd-auth")
+"""Its name, and since OpenSSH 9.8 those of the processes that serve a login."""
 WHOLE_CGROUP = ("unit", "cgroup")
 """Selectors that name a cgroup and all that is in it; the others name processes, and the rest are strangers."""
 
@@ -44,28 +45,28 @@ class Located:
 
 def locate(named: Named, settings: Config, place: Place) -> Located:
     """Find the target on this host. Raises UsageError when there is none, or when it may be several."""
-    peer = settings.peer(named.peer) if named.peer else _peer_with(named, settings)
-    if named.peer and peer is None:
-        known = ", ".join(each.name for each in settings.peers) or "none"
-        raise UsageError(f"there is no peer {named.peer!r} in the configuration", hint=f"known: {known}; or --unit")
-    if peer is not None:
-        return _of_peer(peer, place)
+    if named.peer:
+        return _of_peer(named.peer, settings, place)
     if named.unit:
-        return _of_unit(named.unit, "", place)
-    if named.pid:
-        return _of_processes(AgentSelector(pid=named.pid), "", place)
-    return _of_cgroup(Path(named.cgroup), "", place)
+        found = _of_unit(named.unit, "", place)
+    elif named.pid:
+        found = _of_processes(AgentSelector(pid=named.pid), "", place)
+    else:
+        found = _of_cgroup(Path(named.cgroup), "", place)
+    return replace(found, where=replace(found.where, peer=_peer_of(found.where, settings, place)))
 
 
-def _peer_with(named: Named, settings: Config) -> config.Peer | None:
-    """The configured peer whose unit was named: it is then isolated as that peer, and every watcher knows."""
-    if not named.unit:
-        return None
-    unit = systemd.normalise(named.unit)
-    return next((peer for peer in settings.peers if peer.unit and systemd.normalise(peer.unit) == unit), None)
+def configured_peer(name: str, settings: Config) -> config.Peer:
+    """The peer of that name. Raises UsageError that says which there are."""
+    peer = settings.peer(name)
+    if peer is None:
+        known = ", ".join(each.name for each in settings.peers) or "none"
+        raise UsageError(f"there is no peer {name!r} in the configuration", hint=f"known: {known}; or name a --unit")
+    return peer
 
 
-def _of_peer(peer: config.Peer, place: Place) -> Located:
+def _of_peer(name: str, settings: Config, place: Place) -> Located:
+    peer = configured_peer(name, settings)
     if peer.selector is None:
         raise UsageError(
             f"the configuration does not say how to find {peer.name} on this host",
@@ -78,19 +79,41 @@ def _of_peer(peer: config.Peer, place: Place) -> Located:
     return _of_processes(selector_of(peer), peer.name, place)
 
 
+def _peer_of(where: Where, settings: Config, place: Place) -> str:
+    """The configured peer that was meant without its name: it is isolated as that peer, and every watcher knows."""
+    known = place.peers.get(where.unit, "") or place.peers.get(where.cgroup, "")
+    if known or not where.cgroup:
+        return known
+    by_process = [peer for peer in settings.peers if peer.selector and peer.selector[0] not in WHOLE_CGROUP]
+    return next((peer.name for peer in by_process if _runs_in(peer, where.cgroup, place)), "")
+
+
+def _runs_in(peer: config.Peer, cgroup: str, place: Place) -> bool:
+    try:
+        return _of_processes(selector_of(peer), peer.name, place).where.cgroup == cgroup
+    except UsageError:
+        return False  # it does not run, or not in one cgroup
+
+
 def selector_of(peer: config.Peer) -> AgentSelector:
     """How processes are found that no unit and no cgroup names."""
     return AgentSelector(pid_file=peer.pid_file, exec=peer.exec, command_line=peer.command_line, port=peer.port)
 
 
 def _of_unit(unit: str, peer: str, place: Place) -> Located:
-    where = Where(cgroup="", cgroup_id=0, unit=isolation.unit_of(unit), peer=peer)
-    return Located(_with_cgroup(where, cgroups_of(where, place.root)), agent=None)
+    """By its full id: aliases are resolved, so that one unit has one name in the journal."""
+    where = Where(cgroup="", cgroup_id=0, unit=systemd.show(unit).id, peer=peer)
+    found = look(where, place.root).cgroups
+    return Located(replace(where, cgroup=str(found[-1].path), cgroup_id=found[-1].inode) if found else where, None)
 
 
 def _of_cgroup(path: Path, peer: str, place: Place) -> Located:
-    cgroup = cgroups.resolve(path, place.root)
-    return Located(Where(cgroup=str(cgroup.path), cgroup_id=cgroup.inode, peer=peer), agent=None)
+    return Located(_at(cgroups.resolve(path, place.root), peer), None)
+
+
+def _at(cgroup: Cgroup, peer: str) -> Where:
+    """A cgroup that is a unit's is isolated as that unit: it would be another one after a restart."""
+    return Where(str(cgroup.path), cgroup.inode, adopt.unit_at(cgroup), peer)
 
 
 def _of_processes(how: AgentSelector, peer: str, place: Place) -> Located:
@@ -102,17 +125,9 @@ def _of_processes(how: AgentSelector, peer: str, place: Place) -> Located:
     if len(places) > 1:
         listed = ", ".join(sorted(str(each.path) for each in places))
         raise UsageError(f"its processes are in several cgroups: {listed}", hint="name one with --cgroup")
-    cgroup = places.pop()
     agent = {process.pid for process in found}
     agent |= {child.pid for process in found for child in processes.descendants(process)}
-    where = Where(cgroup=str(cgroup.path), cgroup_id=cgroup.inode, peer=peer)
-    return Located(where, frozenset(agent))
-
-
-def _with_cgroup(where: Where, found: Sequence[Cgroup]) -> Where:
-    if not found:
-        return where
-    return Where(cgroup=str(found[-1].path), cgroup_id=found[-1].inode, unit=where.unit, peer=where.peer)
+    return Located(_at(places.pop(), peer), frozenset(agent))
 
 
 def check_rails(located: Located, settings: Config, place: Place, *, force: bool) -> list[str]:
@@ -130,25 +145,39 @@ def check_rails(located: Located, settings: Config, place: Place, *, force: bool
 
 def facts_of(located: Located, settings: Config, place: Place) -> rails.Facts:
     """What the rails ask about a target."""
-    where = located.where
-    found = cgroups_of(where, place.root)
-    inside = {pid for cgroup in found for pid in cgroups.processes(cgroup)} - {cgroups.OTHER_NAMESPACE}
-    others = [intent for intent in place.intents.in_force() if intent.where != where and intent.name != _name(where)]
-    isolated_peers = {intent.where.peer for intent in others if intent.where.peer} | {where.peer}
-    left = [peer.name for peer in settings.peers if peer.name not in isolated_peers]
-    alone = where.peer and len(settings.peers) > 1
-    strangers = sorted(inside - located.agent) if located.agent is not None else []
+    where, found = located.where, look(located.where, place.root).cgroups
+    inside = {pid for cgroup in found for pid in cgroups.processes(cgroup)}
+    others = [intent for intent in place.intents.in_force() if not _same(intent.where, where)]
+    above = {parent.pid for parent in processes.ancestors(os.getpid())} - {INIT_PID}
     return rails.Facts(
         is_root_cgroup=any(cgroup.is_root for cgroup in found),
         holds_init=INIT_PID in inside,
-        holds_watcher=os.getpid() in inside,
-        holds_caller=any(parent.pid in inside for parent in processes.ancestors(os.getpid()) if parent.pid != INIT_PID),
-        holds_sshd=any(processes.name_of(pid) == SSHD for pid in inside),
-        strangers=[processes.describe(pid) for pid in strangers],
+        holds_self=os.getpid() in inside,
+        holds_watcher=bool(inside & (published.pids(place.run) - {os.getpid()})),
+        holds_caller=bool(inside & above),
+        holds_sshd=any(processes.name_of(pid) in SSHD for pid in inside),
+        strangers=[_described(pid) for pid in sorted(inside - located.agent)] if located.agent is not None else [],
         isolated_now=[intent.name for intent in others],
         max_isolated=settings.isolation.max_isolated,
-        peers_left=len(left) if alone else None,
+        peers_left=_peers_left(where, {intent.where.peer for intent in others}, settings),
     )
+
+
+def _same(one: Where, other: Where) -> bool:
+    return any(a and a == b for a, b in ((one.peer, other.peer), (one.unit, other.unit), (one.cgroup, other.cgroup)))
+
+
+def _described(pid: int) -> str:
+    if pid == cgroups.OTHER_NAMESPACE:
+        return "processes of another pid namespace, which cannot be seen from here"
+    return processes.describe(pid)
+
+
+def _peers_left(where: Where, isolated: set[str], settings: Config) -> int | None:
+    """How many configured agents would still be on the network, the watcher's own among them."""
+    everybody = {peer.name for peer in settings.peers} | ({settings.self_name} if settings.self_name else set())
+    alone = len(everybody) == 1
+    return None if not where.peer or alone else len(everybody - isolated - {where.peer})
 
 
 def _name(where: Where) -> str:

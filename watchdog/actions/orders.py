@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from watchdog import clock, config
 from watchdog.actions import isolation, locate
@@ -42,12 +43,12 @@ class HostActions:
         )
         try:
             found = locate.locate(Named(peer=order.peer), self.settings, self.place)
-            locate.check_rails(found, self.settings, self.place, force=False)
-            result = isolation.isolate(found.where, why, self.place, clock.utc_now())
+            rails = partial(locate.check_rails, found, self.settings, self.place, force=False)
+            result = isolation.isolate(found.where, why, self.place, clock.utc_now(), rails=rails)
         except WatchdogError as error:
             return Outcome(failed=True, detail=error.one_line())
-        partial = f"; but {'; '.join(result.gaps)}" if result.gaps else ""
-        return Outcome(failed=False, detail=f"isolated in the kernel: {order.reason}{partial}")
+        uncovered = f"; but {'; '.join(result.gaps)}" if result.gaps else ""
+        return Outcome(failed=False, detail=f"isolated in the kernel: {order.reason}{uncovered}")
 
     def evidence(self, peer: str) -> tuple[str, bool]:
         """What systemd says against a silent peer: hard local evidence, as far as this host can see."""

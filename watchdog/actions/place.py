@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from watchdog.config import Config
+from watchdog.errors import HostCannot, SystemdFailed
 from watchdog.host import systemd, unit_filters
+from watchdog.host.systemd import UnitState
 from watchdog.intents import Intents, Where
 from watchdog.journal import Journal
 from watchdog.kernel import cgroups
@@ -27,6 +30,8 @@ class Place:
     run: Path
     drop_ins: Path = unit_filters.BASE
     root: Path = field(default_factory=cgroups.find_v2_root)
+    peers: Mapping[str, str] = field(default_factory=dict)
+    """Configured peers by the unit or the cgroup's path that is theirs: what is found cut off gets its name back."""
 
     @property
     def intents(self) -> Intents:
@@ -38,6 +43,11 @@ class Place:
         """Held while programs are built."""
         return self.run / "build.lock"
 
+    @property
+    def top(self) -> Cgroup:
+        """The whole v2 tree, for walking only."""
+        return Cgroup(self.root, self.root.stat().st_ino, self.root)
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One isolate, release or reconcile at a time on this host; a dead holder's lock is free."""
@@ -45,14 +55,32 @@ class Place:
             yield
 
 
-def cgroups_of(where: Where, root: Path) -> list[Cgroup]:
-    """The cgroups the target occupies now: none when nothing of it runs.
+def configured(settings: Config, journal: Journal) -> Place:
+    """The place that a configuration names."""
+    peers = {systemd.normalise(peer.unit): peer.name for peer in settings.peers if peer.unit}
+    peers |= {str(peer.cgroup): peer.name for peer in settings.peers if peer.cgroup}
+    return Place(journal, settings.paths.bpffs, settings.paths.run, peers=peers)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Where a target is right now."""
+
+    cgroups: tuple[Cgroup, ...]
+    """What it occupies: none when nothing of it runs."""
+    unit: UnitState | None
+    """What systemd says of its unit; None where it has none, or where systemd does not run or answer."""
+
+
+def look(where: Where, root: Path) -> Sight:
+    """Find the target's cgroups now.
 
     A unit that was restarted has another cgroup than the one that was noted; the one noted may be there under the
     same name with another id.
     """
-    found = [cgroup for cgroup in (_noted(where, root), _of_unit(where.unit, root)) if cgroup is not None]
-    return list({cgroup.inode: cgroup for cgroup in found}.values())
+    state = _state_of(where.unit)
+    found = [cgroup for cgroup in (_noted(where, root), _of_unit(state, root)) if cgroup is not None]
+    return Sight(tuple({cgroup.inode: cgroup for cgroup in found}.values()), state)
 
 
 def _noted(where: Where, root: Path) -> Cgroup | None:
@@ -62,11 +90,18 @@ def _noted(where: Where, root: Path) -> Cgroup | None:
     return noted if cgroups.exists(noted) else cgroups.recreated(noted)
 
 
-def _of_unit(unit: str, root: Path) -> Cgroup | None:
+def _state_of(unit: str) -> UnitState | None:
+    """A systemd that hangs keeps nobody from being cut off where it was last seen."""
+    if not unit or not systemd.SYSTEMD_RUNTIME.is_dir():
+        return None
+    try:
+        return systemd.query(unit)
+    except (HostCannot, SystemdFailed):
+        return None
+
+
+def _of_unit(state: UnitState | None, root: Path) -> Cgroup | None:
     """The unit's cgroup as systemd says; what it said may be gone by the time we look."""
-    if not unit or not systemd.running():
+    if state is None or not state.control_group or not (root / state.control_group.lstrip("/")).is_dir():
         return None
-    name = systemd.query(unit).control_group
-    if not name or not (root / name.lstrip("/")).is_dir():
-        return None
-    return cgroups.resolve_relative(name, root)
+    return cgroups.resolve_relative(state.control_group, root)

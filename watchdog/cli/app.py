@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import click
 
 from watchdog import __version__
+from watchdog.actions import place
 from watchdog.actions.place import Place
 from watchdog.cli.output import Output
-from watchdog.config import Config, find, load, seconds
+from watchdog.config import DEFAULT_PATH, Config, find, load, seconds
 from watchdog.errors import Exit, NotRoot, UsageError, WatchdogError
 from watchdog.journal import Journal
 
@@ -32,6 +33,11 @@ VERBS = {
     "reconcile": "bring the kernel back to what is meant",
     "config": "check a configuration, or print an example",
 }
+
+TEXT_LIMIT = 2000
+"""Characters of a reason: what is longer belongs into the incident's own record."""
+SURROGATES = ("\ud800", "\udfff")
+"""What bytes that are no UTF-8 become on the command line; they can be neither stored nor sent."""
 
 
 class Verbs(click.Group):
@@ -107,7 +113,7 @@ def need_root() -> None:
 def configured(config_path: Path | None) -> Config:
     """The configuration; without a file at the default place what needs no peers works with defaults."""
     path = find(config_path)
-    if config_path is None and not path.exists():
+    if path == DEFAULT_PATH and config_path is None and not path.exists():
         from watchdog.config import Config, Paths, with_environment
 
         paths = with_environment({}, os.environ).get("paths", {})
@@ -119,7 +125,7 @@ def configured(config_path: Path | None) -> Config:
 def place_of(config: Config) -> Iterator[Place]:
     """The host's journal and places, as configured."""
     with closing_journal(config) as journal:
-        yield Place(journal=journal, pins=config.paths.bpffs, run=config.paths.run)
+        yield place.configured(config, journal)
 
 
 @contextmanager
@@ -132,9 +138,26 @@ def closing_journal(config: Config) -> Iterator[Journal]:
         journal.close()
 
 
-def given_span_s(text: str, option: str) -> float:
+def given_span_s(text: str, option: str, longest_s: float) -> float:
     """A time span given on the command line, in seconds. Raises UsageError that names the option."""
     try:
-        return seconds(text)
+        span_s = seconds(text)
     except ValueError as error:
         raise UsageError(f"{option} {text}: {error}") from error
+    if span_s > longest_s:
+        raise UsageError(f"{option} {text}: want at most {longest_s / 3600:g}h")
+    return span_s
+
+
+def stated(text: str, option: str) -> str:
+    """A text given on the command line for the record. Raises UsageError for one that says nothing or too much."""
+    problem = ""
+    if not text.strip():
+        problem = "says nothing"
+    elif len(text) > TEXT_LIMIT:
+        problem = f"has {len(text)} characters, at most {TEXT_LIMIT} are wanted"
+    elif any(SURROGATES[0] <= letter <= SURROGATES[1] for letter in text):
+        problem = "is not UTF-8 text"
+    if problem:
+        raise UsageError(f"{option} {problem}", hint="say it in a sentence: it goes to the journal and the receivers")
+    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import click
 
 from watchdog import clock
 from watchdog.actions import isolation, locate
-from watchdog.actions.isolation import Result
+from watchdog.actions.holding import Result
 from watchdog.cli import report
-from watchdog.cli.app import common, configured, given_span_s, need_root, place_of
+from watchdog.cli.app import common, configured, given_span_s, need_root, place_of, stated
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
 from watchdog.cli.tell import tell
@@ -22,48 +23,59 @@ from watchdog.host.caller import who
 from watchdog.intents import Until, Why
 from watchdog.model import Action, Severity
 
+LONGEST_S = 365 * 24 * 3600.0
+"""What is to last longer is released by a person."""
+
 
 @click.command()
 @target_options
 @common
 @click.option("--reason", required=True, help="Why; it goes to the journal and to the receivers.")
-@click.option("--incident", default="", help="The incident it belongs to.")
+@click.option("--incident", help="The incident it belongs to.")
 @click.option("--ttl", metavar="TIME", help='Release it by itself after this time, as "15m": a watcher sees to it.')
 @click.option("--force", is_flag=True, help="Although a safety rail speaks against it.")
 def verb(
-    config_path: Path | None, as_json: bool, reason: str, incident: str, ttl: str | None, force: bool, **target: Any
+    config_path: Path | None,
+    as_json: bool,
+    reason: str,
+    incident: str | None,
+    ttl: str | None,
+    force: bool,
+    **target: Any,
 ) -> int:
     """Cut one agent off the network in the kernel, and see that it is.
 
     It stays cut off over restarts of the agent and of this host until it is released.
     """
     output, wanted = Output(as_json=as_json), named(target)
-    span_s = given_span_s(ttl, "--ttl") if ttl else None
+    stated(reason, "--reason")
+    if incident is not None:
+        stated(incident, "--incident")
+    until = _until(given_span_s(ttl, "--ttl", LONGEST_S)) if ttl is not None else None
     need_root()
     settings = configured(config_path)
     with place_of(settings) as place:
         located = locate.locate(wanted, settings, place)
-        overruled = locate.check_rails(located, settings, place, force=force)
-        why = Why(reason, incident, settings.isolation.level, asdict(who()), _until(span_s))
-        result = isolation.isolate(located.where, why, place, clock.utc_now())
-        _say(output, result, overruled)
+        why = Why(reason, incident or "", settings.isolation.level, asdict(who()), until)
+        rails = partial(locate.check_rails, located, settings, place, force=force)
+        result = isolation.isolate(located.where, why, place, clock.utc_now(), rails=rails)
+        _say(output, result)
+        notices: list[str] = []
         if result.changed:
-            tell(output, settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, reason)
+            notices = tell(settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, why.reason)
+    output.document("isolate", 1, report.facts_of(result) | {"notices": notices})
+    output.words(*(f"  {notice}" for notice in notices))
     return Exit.PARTIAL if result.gaps else Exit.OK
 
 
-def _until(span_s: float | None) -> Until | None:
-    if span_s is None:
-        return None
+def _until(span_s: float) -> Until:
     at = clock.moment()
     return Until(at.utc + timedelta(seconds=span_s), at.s + span_s, at.boot)
 
 
-def _say(output: Output, result: Result, overruled: list[str]) -> None:
-    output.document("isolate", 1, report.facts_of(result) | {"overruled": overruled})
+def _say(output: Output, result: Result) -> None:
     name = result.intent.name
-    for objection in overruled:
-        output.words(f"Although {objection} (--force)")
+    output.words(*(f"Although {objection} (--force)" for objection in result.intent.why.overruled))
     if not result.changed:
         output.words(f"{name} is isolated already, since {clock.rfc3339(result.intent.since)}; nothing was changed")
     elif result.gaps:

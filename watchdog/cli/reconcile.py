@@ -14,7 +14,6 @@ from watchdog.cli.output import Output
 from watchdog.config import Config
 from watchdog.errors import Exit, JournalCorrupt, UsageError
 from watchdog.journal import Journal
-from watchdog.keeper import release_overdue
 
 
 @click.command()
@@ -29,9 +28,8 @@ def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal:
     if set_aside_journal:
         _set_aside(settings, output)
     with place_of(settings) as place:
-        if boot and not place.intents.in_force():
-            return Exit.OK
-        repairs = [*release_overdue(place, clock.moment()), *reconcile.reconcile(place, clock.utc_now())]
+        nothing_to_do = boot and not place.intents.in_force()
+        repairs = [] if nothing_to_do else reconcile.reconcile(place, clock.moment())
     output.document("reconcile", 1, {"repairs": [asdict(repair) for repair in repairs]})
     output.words(*(f"{repair.target}: {repair.found}; {repair.done}" for repair in repairs))
     if not repairs and not boot:

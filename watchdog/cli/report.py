@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from watchdog.actions.isolation import Result
+from watchdog.actions.holding import Result
 from watchdog.clock import rfc3339
 from watchdog.kernel.slots import Counters, Traffic
 
@@ -21,6 +21,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         "level": intent.why.level,
         "reason": intent.why.reason,
         "incident": intent.why.incident or None,
+        "overruled": list(intent.why.overruled),
         "since": rfc3339(intent.since),
         "until": rfc3339(intent.why.until.utc) if intent.why.until else None,
         "changed": result.changed,

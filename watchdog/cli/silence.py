@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from watchdog import clock
-from watchdog.cli.app import closing_journal, common, configured, given_span_s, need_root
+from watchdog.cli.app import closing_journal, common, configured, given_span_s, need_root, stated
 from watchdog.cli.output import Output
 from watchdog.errors import Exit, UsageError
 from watchdog.host.caller import who
@@ -44,17 +44,12 @@ def verb(config_path: Path | None, as_json: bool, peer: str, span: str | None, r
             return Exit.OK
         if not span or not reason:
             raise UsageError("a silence needs --for TIME and --reason TEXT", hint="or --end")
-        silence = Silence(peer, at.utc + timedelta(seconds=_span_s(span)), reason, who().in_words())
+        stated(reason, "--reason")
+        until = at.utc + timedelta(seconds=given_span_s(span, "--for", LONGEST_S))
+        silence = Silence(peer, until, reason, who().in_words())
         with journal.transaction():
             coordinator.silence(silence, at)
             journal.record(at.utc, "silenced", peer=peer, until=silence.until, reason=reason, by=silence.by)
     output.document("silence", 1, {"peer": peer, "until": clock.rfc3339(silence.until), "changed": True})
     output.words(f"{peer} is silenced until {clock.rfc3339(silence.until)}: probed, and nothing acts on it")
     return Exit.OK
-
-
-def _span_s(span: str) -> float:
-    wanted = given_span_s(span, "--for")
-    if wanted > LONGEST_S:
-        raise UsageError(f"--for {span}: want at most 24h", hint="a silence is for a piece of work")
-    return wanted

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from watchdog import clock
 from watchdog.actions.place import Place
-from watchdog.cli.output import Output
 from watchdog.config import Config
+from watchdog.errors import WatchdogError
+from watchdog.host.caller import who
 from watchdog.intents import Intent
 from watchdog.model import Action, Escalation, EventState, Severity
 
@@ -14,7 +15,6 @@ FLUSH_S = 3.0
 
 
 def tell(
-    output: Output,
     settings: Config,
     place: Place,
     intent: Intent,
@@ -22,10 +22,28 @@ def tell(
     severity: Severity,
     reason: str,
     state: EventState = EventState.FIRING,
-) -> None:
-    """Publish one event and try to deliver it; says what was not delivered yet."""
+) -> list[str]:
+    """Publish one event and try to deliver it; what was not delivered yet, a sentence each.
+
+    Raises nothing of ours: what was done to the agent is done, whoever can be told of it.
+    """
     if not settings.webhooks:
-        return
+        return []
+    try:
+        return _tell(settings, place, intent, action, severity, reason, state)
+    except WatchdogError as error:
+        return [f"nobody could be told: {error.one_line()}"]
+
+
+def _tell(
+    settings: Config,
+    place: Place,
+    intent: Intent,
+    action: Action,
+    severity: Severity,
+    reason: str,
+    state: EventState,
+) -> list[str]:
     import socket
 
     from watchdog.daemon import receivers
@@ -34,18 +52,20 @@ def tell(
 
     at = clock.moment()
     outbox = Outbox(place.journal, receivers(settings), host=socket.gethostname())
-    by = intent.why.by.get("user", "")
+    by = who().in_words()
     escalation = Escalation(
         timestamp=at.utc,
         peer_name=intent.name,
         action=action,
-        reason=f"{reason} (by hand, {by})" if by else reason,
+        reason=f"{reason} (by hand, {by})",
         severity=severity,
         state=state,
         watcher="",
     )
     outbox.publish(escalation, f"intent/{intent.id}/{state}", at, incident=intent.why.incident)
     flushed = Sender(outbox, settings.paths.run, report=lambda _: None).flush(deadline_s=FLUSH_S)
-    for receiver, result in flushed.items():
-        if result.pending:
-            output.words(f"  {receiver}: {result.pending} pending ({result.why or 'a watcher delivers'})")
+    return [
+        f"{receiver}: {result.pending} pending ({result.why or 'a watcher delivers'})"
+        for receiver, result in flushed.items()
+        if result.pending
+    ]

@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 
-from watchdog.actions import isolation
+from watchdog.actions import holding, locate
+from watchdog.actions.place import Place
 from watchdog.cli import report
 from watchdog.cli.app import common, configured, need_root, place_of
 from watchdog.cli.output import Output
-from watchdog.cli.release import meant
+from watchdog.cli.release import meant, name_of
 from watchdog.cli.target import named, target_options
 from watchdog.errors import Exit
+from watchdog.intents import Where
 
 
 @click.command()
@@ -30,11 +32,8 @@ def verb(config_path: Path | None, as_json: bool, **target: Any) -> int:
     with place_of(settings) as place:
         intent = meant(wanted, settings, place)
         if intent is None:
-            name = wanted.peer or wanted.unit or wanted.cgroup or f"process {wanted.pid}"
-            output.document("verify", 1, {"target": name, "holds": False, "state": None})
-            output.words(f"{name} is not isolated")
-            return Exit.FAILED
-        result = isolation.verify(intent, place)
+            return _without_intent(output, name_of(wanted), locate.locate(wanted, settings, place).where, place)
+        result = holding.verify(intent, place)
     output.document("verify", 1, report.facts_of(result))
     verdict = "holds" if result.holds and not result.gaps else "holds in part" if result.holds else "DOES NOT HOLD"
     output.words(f"The isolation of {intent.name} {verdict}: {report.place_of(result)}")
@@ -43,3 +42,16 @@ def verb(config_path: Path | None, as_json: bool, **target: Any) -> int:
         output.words("  put it back with: watchdog-mesh reconcile")
         return Exit.FAILED
     return Exit.PARTIAL if result.gaps else Exit.OK
+
+
+def _without_intent(output: Output, name: str, where: Where, place: Place) -> int:
+    """What is not meant to be isolated may be cut off all the same: the kernel is asked, not the journal."""
+    found = holding.still_over(where, place)
+    gaps = [f"in no intent: {each}" for each in found]
+    output.document("verify", 1, {"target": name, "holds": bool(found), "state": None, "gaps": gaps})
+    if not found:
+        output.words(f"{name} is not isolated")
+        return Exit.FAILED
+    output.words(f"{name} is not meant to be isolated, and is cut off", *(f"  {gap}" for gap in gaps))
+    output.words("  keep it so with: watchdog-mesh reconcile; let it back with: watchdog-mesh release")
+    return Exit.PARTIAL

@@ -1,0 +1,107 @@
+"""Does an isolation hold? Asked of the kernel and of systemd; the journal only says what to ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from watchdog.actions import programs
+from watchdog.actions.place import Place, Sight, look
+from watchdog.host import unit_filters
+from watchdog.intents import Intent, Where
+from watchdog.kernel import cgroups, gate, slots
+from watchdog.kernel.cgroups import Cgroup, CgroupGone
+from watchdog.kernel.programs import EGRESS, GUARD_IN, GUARD_OUT, INGRESS
+from watchdog.kernel.slots import Counters, Slot
+
+LOADED = "loaded"
+IDLE = "nothing of it runs, and only a watcher would see its next start"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an isolate, verify or release found or left behind."""
+
+    intent: Intent
+    changed: bool
+    holds: bool
+    """Asked of the kernel after everything was done: the target is cut off (isolate), or free of us (release)."""
+    gaps: tuple[str, ...] = ()
+    """What does not hold although the target is cut off, a sentence each."""
+    dropped: Counters | None = None
+    idle: bool = False
+    """Nothing of the target runs, and nothing in the kernel or systemd waits for its next start."""
+    restarted: bool = False
+    """The only gap is what every restart of a unit leaves: systemd attaches what its drop-in names, not the guards."""
+
+
+def verify(intent: Intent, place: Place) -> Result:
+    """Ask whether the isolation holds. Changes nothing."""
+    return judge(intent, place, look(intent.where, place.root))
+
+
+def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Result:
+    """What the kernel and systemd say of an intent; `trouble` is why its next start could not be secured."""
+    slot = programs.recorded(intent.held_by, place)
+    there = [cgroup for cgroup in sight.cgroups if cgroups.exists(cgroup)]
+    at_hooks = [gap for cgroup in there if (gap := gate.gap(cgroup, slot))]
+    later = next_start(intent, place, sight)
+    idle = not there and (bool(later) or not intent.where.unit)
+    others = [IDLE] if idle and not later else []
+    if programs.ids(intent.held_by) and programs.pinned(intent.held_by, place) is None:
+        others.append("the pins of its programs are gone")
+    if later:
+        others.append(f"{later} ({trouble})" if trouble else later)
+    return Result(
+        intent,
+        changed=False,
+        holds=all(gate.stops(cgroup, slot) for cgroup in there),
+        gaps=(*at_hooks, *others),
+        dropped=slots.counters_of_programs(programs.ids(intent.held_by).values()),
+        idle=idle,
+        restarted=bool(at_hooks) and not others and all(_lacks_guards_only(cgroup, slot) for cgroup in there),
+    )
+
+
+def _lacks_guards_only(cgroup: Cgroup, slot: Slot) -> bool:
+    return set(gate.missing(cgroup, slot)) <= {GUARD_IN, GUARD_OUT}
+
+
+def next_start(intent: Intent, place: Place, sight: Sight) -> str:
+    """Why the unit's next start would not be as meant; empty when it would, and for what is no unit."""
+    unit, held = intent.where.unit, intent.held_by
+    if not unit:
+        return ""
+    filters = unit_filters.filters_installed(unit, base=place.drop_ins)
+    pins = [place.pins / held.slot / program.name for program in (INGRESS, EGRESS)]
+    if filters is None or [filters.ingress, filters.egress] != pins:
+        return f"a restart of {unit} would open it: its drop-in is missing"
+    if programs.pinned(held, place) is None:
+        return f"{unit} cannot start: the pins that its drop-in names are gone"
+    state = sight.unit
+    if state is not None and state.load_state == LOADED and str(pins[0]) not in state.ip_ingress_filter_path:
+        return f"a restart of {unit} would open it: systemd has not read its drop-in"
+    return ""
+
+
+def still_over(where: Where, place: Place) -> list[str]:
+    """What of ours is on a target, whatever the journal says: a sentence each."""
+    left = []
+    for cgroup in look(where, place.root).cgroups:
+        try:
+            views = gate.query(cgroup)
+        except CgroupGone:
+            continue
+        left += [f"our program {info.id} is attached to {cgroup.path}" for view in views.values() for info in view.ours]
+    if where.unit and unit_filters.filters_installed(where.unit, base=place.drop_ins):
+        left.append(f"{where.unit} has a drop-in of ours")
+    return left
+
+
+def cut_off_above(intent: Intent, place: Place) -> list[str]:
+    """Isolations in force of cgroups above a target's, which cut it off too."""
+    return [
+        f"{cgroup.path} is still cut off by the isolation of {other.name}, above it"
+        for cgroup in look(intent.where, place.root).cgroups
+        for other in place.intents.in_force()
+        if other.id != intent.id and any(above.contains(cgroup) for above in look(other.where, place.root).cgroups)
+    ]
