@@ -14,6 +14,7 @@ from typing import Protocol
 import pytest
 
 from tests.kernel.inside import Inside
+from tests.kernel.isolation_bed import Host
 from tests.kernel.netns import Netns, VethPair, join
 from watchdog.errors import WatchdogError
 from watchdog.kernel import bpffs, builder, cgroups, gate, slots
@@ -116,6 +117,15 @@ def built_pins(v2_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         skip_or_fail(error.one_line())
     yield path
     bpffs.unmount(path)
+
+
+@pytest.fixture
+def host(built_pins: Path, tmp_path: Path, scratch_cgroup: MakeCgroup) -> Iterator[Host]:
+    """A host of scratch directories. Its cgroups go first (scratch_cgroup), and with them what is attached."""
+    scratch = Host(tmp_path, built_pins)
+    yield scratch
+    scratch.close()
+    bpffs.prepare(built_pins)
 
 
 @pytest.fixture
