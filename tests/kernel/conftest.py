@@ -17,8 +17,11 @@ from tests.kernel.inside import Inside
 from tests.kernel.isolation_bed import Host
 from tests.kernel.netns import Netns, VethPair, join
 from watchdog.errors import WatchdogError
-from watchdog.kernel import bpffs, builder, cgroups, gate, slots
+from watchdog.kernel import bpffs, builder, cgroups, common, gate, slots
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.common import Common
+from watchdog.kernel.layers import sequence
+from watchdog.kernel.layers.base import NETWORK, Target
 from watchdog.kernel.slots import Slot
 
 REQUIRED = "WATCHDOG_KERNEL_TESTS"
@@ -40,6 +43,12 @@ class RunInside(Protocol):
     """A process that is in `cgroup` (and `netns`) before it makes any socket."""
 
     def __call__(self, cgroup: Cgroup, netns: Netns | None = None) -> Inside: ...
+
+
+class TargetOf(Protocol):
+    """What an isolation of these cgroups works on, with a free slot."""
+
+    def __call__(self, *inside: Cgroup, level: str = ..., of: Slot = ...) -> Target: ...
 
 
 def skip_or_fail(reason: str) -> None:
@@ -189,3 +198,25 @@ def isolate(slot: Slot) -> Iterator[Callable[[Cgroup], Slot]]:
             return slot
 
         yield attach
+
+
+@pytest.fixture
+def common_set(built_pins: Path) -> Common:
+    """The common programs, compiled once for all tests."""
+    found = common.find(built_pins)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def target_of(slot: Slot, common_set: Common, v2_root: Path) -> Iterator[TargetOf]:
+    """Makes targets of cgroups; what still holds one at the end is taken off."""
+    made: list[Target] = []
+
+    def target(*inside: Cgroup, level: str = NETWORK, of: Slot = slot) -> Target:
+        made.append(Target(inside, of, common_set, v2_root, level=level))
+        return made[-1]
+
+    yield target
+    for each in reversed(made):
+        sequence.free(each)

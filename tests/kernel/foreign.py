@@ -19,6 +19,17 @@ _CGROUP_SKB = 8
 _MOV64_R0_IMM, _EXIT = 0xB7, 0x95
 
 
+class _Options(ctypes.Structure):
+    """The beginning of struct bpf_prog_load_opts."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_int),
+        ("rest", ctypes.c_uint64 * 30),
+    )
+
+
 def _library() -> ctypes.CDLL:
     return ctypes.CDLL(libbpf.SONAMES[0], use_errno=True)
 
@@ -30,11 +41,11 @@ def _ok(result: int) -> int:
     return result
 
 
-def load(name: str, verdict: int = 1, hook: Hook = Hook.INGRESS) -> int:
-    """The descriptor of a cgroup_skb program that answers `verdict` to every packet."""
+def load(name: str, verdict: int = 1, hook: Hook = Hook.INGRESS, kind: int = _CGROUP_SKB) -> int:
+    """The descriptor of a program that answers `verdict` to everything, of a type and for a hook."""
     code = struct.pack("=BBhi", _MOV64_R0_IMM, 0, 0, verdict) + struct.pack("=BBhi", _EXIT, 0, 0, 0)
-    options = (ctypes.c_uint64 * 32)(ctypes.sizeof(ctypes.c_uint64) * 32)
-    return _ok(_library().bpf_prog_load(_CGROUP_SKB, name.encode(), b"GPL", code, len(code) // 8, options))
+    options = _Options(size=ctypes.sizeof(_Options), expected_attach_type=hook)
+    return _ok(_library().bpf_prog_load(kind, name.encode(), b"GPL", code, len(code) // 8, ctypes.byref(options)))
 
 
 def attach(fd: int, cgroup: Path, hook: Hook, flags: int) -> None:

@@ -28,6 +28,8 @@ RECEIVE_BYTES = 1 << 18
 TIMEOUT_S = 2.0
 
 ALL_STATES = 0xFFFFFFFF
+LIVING_STATES = ALL_STATES & ~(1 << 6)
+"""All but TCP_TIME_WAIT: what nobody has any more, and often the most of what there is."""
 INET_REQUEST = struct.Struct("=BBBxI48x")
 """struct inet_diag_req_v2: family, protocol, extensions, states; every address."""
 INET_ANSWER = struct.Struct("=BBxx2s38xQ16xI")
@@ -88,7 +90,7 @@ def unix_sockets(place: Netns) -> dict[int, UnixSocket]:
 def _inet_requests() -> Iterator[bytes]:
     for family in (socket.AF_INET, socket.AF_INET6):
         for protocol in PROTOCOLS:
-            yield INET_REQUEST.pack(family, protocol, 0, ALL_STATES)
+            yield INET_REQUEST.pack(family, protocol, 0, LIVING_STATES)
 
 
 def _inet(request: bytes) -> Iterator[Listed]:

@@ -44,31 +44,52 @@ class Origin:
 
 
 @dataclass
-class Origins:
-    """Asks each network namespace once."""
+class Namespace:
+    """The internet sockets of one network namespace."""
 
-    _listed: dict[int, list[Listed]] = field(default_factory=dict)
+    by_inode: dict[int, list[Listed]]
+    waiting: dict[tuple[int, int], list[Listed]]
+    """Connections that nobody has accepted yet, by the port and the cgroup of their listening socket."""
 
-    def of(self, fd: int, inode: int, cookie: int) -> Origin:
-        """The origin of a socket that we have as `fd`."""
-        listed = self._of_namespace(fd)
-        itself = [each for each in listed if each.inode == inode]
-        waiting = [each for each in listed if each.inode == 0 and any(_accepts(listener, each) for listener in itself)]
+    def origin(self, inode: int, cookie: int) -> Origin:
+        """What is known of one socket in it."""
+        itself = self.by_inode.get(inode, [])
+        listening = [each for each in itself if each.state == diag.LISTEN]
+        waiting = [each for listener in listening for each in self.waiting.get((listener.port, listener.cgroup_id), ())]
         owner = next((each.cgroup_id for each in itself), 0)
         return Origin(owner, frozenset({cookie, *(each.cookie for each in (*itself, *waiting))}))
 
-    def _of_namespace(self, fd: int) -> list[Listed]:
+
+@dataclass
+class Origins:
+    """Asks each network namespace once."""
+
+    _namespaces: dict[int, Namespace] = field(default_factory=dict)
+
+    def of(self, fd: int, inode: int, cookie: int) -> Origin:
+        """The origin of a socket that we have as `fd`."""
         try:
-            namespace = fcntl.ioctl(fd, SIOCGSKNS)
+            netns_fd = fcntl.ioctl(fd, SIOCGSKNS)
         except OSError:
-            return []
+            return Origin(0, frozenset({cookie}))
         try:
-            inode = os.fstat(namespace).st_ino
-            if inode not in self._listed:
-                self._listed[inode] = _listed(Netns(inode, Path(f"/proc/self/fd/{namespace}")))
-            return self._listed[inode]
+            netns_inode = os.fstat(netns_fd).st_ino
+            if netns_inode not in self._namespaces:
+                place = Netns(netns_inode, Path(f"/proc/self/fd/{netns_fd}"))
+                self._namespaces[netns_inode] = _namespace(_listed(place))
+            return self._namespaces[netns_inode].origin(inode, cookie)
         finally:
-            os.close(namespace)
+            os.close(netns_fd)
+
+
+def _namespace(listed: Collection[Listed]) -> Namespace:
+    found = Namespace({}, {})
+    for each in listed:
+        if each.inode:
+            found.by_inode.setdefault(each.inode, []).append(each)
+        else:
+            found.waiting.setdefault((each.port, each.cgroup_id), []).append(each)
+    return found
 
 
 def _listed(place: Netns) -> list[Listed]:
@@ -77,10 +98,6 @@ def _listed(place: Netns) -> list[Listed]:
         return diag.internet_sockets(place)
     except (WatchdogError, OSError):
         return []
-
-
-def _accepts(listener: Listed, waiting: Listed) -> bool:
-    return listener.state == diag.LISTEN and (listener.port, listener.cgroup_id) == (waiting.port, waiting.cgroup_id)
 
 
 def entries(map_id: int) -> list[Entry]:

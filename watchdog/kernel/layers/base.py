@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.common import Common
 from watchdog.kernel.programs import INGRESS
@@ -28,6 +29,8 @@ class Target:
     root: Path
     """Where the v2 hierarchy is mounted."""
     level: str = NETWORK
+    host_links: bool = False
+    """Whether filters may be put on links of the host's own network namespaces. Never unless it was asked for."""
     held: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Program ids that the journal has of this isolation, by layer; of an earlier version's programs after an
     upgrade."""
@@ -62,3 +65,11 @@ class Layer(Protocol):
 
     def detach(self, target: Target) -> None:
         """Undo it, whoever did it, and nothing of others. WatchdogError where something of it stays."""
+
+
+def raise_together(refused: Sequence[WatchdogError]) -> None:
+    """Raise what was refused while everything else was done: as it is when it is one, as one when it is several."""
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        raise KernelRefused("; ".join(error.one_line() for error in refused))

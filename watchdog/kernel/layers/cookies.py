@@ -8,8 +8,9 @@ the host would have to pass. Another process that has the same socket open is cu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from functools import cache, partial
 
 from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.kernel import cgroups, elsewhere, hooks, sockets
@@ -18,9 +19,9 @@ from watchdog.kernel.common import Common
 from watchdog.kernel.elsewhere import Entry, Origin, Origins
 from watchdog.kernel.hooks import Placed
 from watchdog.kernel.layers import whose
-from watchdog.kernel.layers.base import Target
+from watchdog.kernel.layers.base import Target, raise_together
 from watchdog.kernel.programs import BELOW, COOKIES, COOKIES_MAP, CgroupProgram, Hook
-from watchdog.kernel.sockets import Scan, Socket
+from watchdog.kernel.sockets import Handle, Scan, Socket
 
 PACKET_HOOKS = (Hook.INGRESS, Hook.EGRESS)
 POINT_HOOKS = (*PACKET_HOOKS, BELOW.hook)
@@ -46,17 +47,15 @@ class Cookies:
         found = _uncovered(target, origins)
         if found.sockets and (reason := self.missing(target.common)):
             raise KernelRefused(reason)
-        for each in found.sockets.values():
+        known, unknown = _by_owner(target, found, origins)
+        work = [partial(_cover_made_in, target, *each) for each in known.items()]
+        work += [partial(_cover_made_somewhere, target, found.handles[i], origin) for i, origin in unknown.items()]
+        for each in work:
             try:
-                with (
-                    suppress(OSError),
-                    sockets.opened(found.handles[each.inode]) as fd,
-                ):  # closed meanwhile: all is well
-                    _cover(target, fd, origins.of(fd, each.inode, each.cookie))
+                each()
             except WatchdogError as error:
                 refused.append(error)
-        if refused:
-            raise refused[0]
+        raise_together(refused)
 
     def gaps(self, target: Target) -> list[str]:
         """Such sockets that are not dropped, and processes that could not be looked at."""
@@ -98,27 +97,43 @@ def _is_own(target: Target, each: Socket, found: Scan, origins: Origins) -> bool
     return True
 
 
-def _cover(target: Target, fd: int, origin: Origin) -> None:
-    """Drop one socket where it is seen. The entries come first: a dead process's programs are found by them."""
-    map_id = target.common.maps[COOKIES_MAP]
-    for point in _candidates(target, origin):
-        elsewhere.add(map_id, [Entry(cookie, target.isolation_id, point.inode) for cookie in origin.cookies])
-        was_there = bool(hooks.ours_at(point, POINT_HOOKS, POINT_NAMES))
+def _by_owner(target: Target, found: Scan, origins: Origins) -> tuple[dict[Cgroup, set[int]], dict[int, Origin]]:
+    """Cookies by the cgroup they were made in; and by inode the sockets of which that is not known, or is gone."""
+    known: dict[Cgroup, set[int]] = {}
+    unknown: dict[int, Origin] = {}
+    owner_of = cache(lambda cgroup_id: cgroups.by_id(cgroup_id, target.root) if cgroup_id else None)
+    for each in found.sockets.values():
+        with suppress(OSError), sockets.opened(found.handles[each.inode]) as fd:  # closed meanwhile: all is well
+            origin = origins.of(fd, each.inode, each.cookie)
+            owner = owner_of(origin.cgroup_id)
+            if owner is None:
+                unknown[each.inode] = origin
+            else:
+                known.setdefault(owner, set()).update(origin.cookies)
+    return known, unknown
+
+
+def _cover_made_in(target: Target, owner: Cgroup, cookies: Collection[int]) -> None:
+    """Drop sockets where they were made. The entries come first: a dead process's programs are found by them."""
+    if not owner.is_root:
+        _add(target, cookies, owner)
         with suppress(CgroupGone):
-            _attach_point(target.common, point)
-            if point.inode == origin.cgroup_id or sockets.is_answered(fd, sockets.BELOW):
-                return
-        if not was_there:
-            hooks.detach_ours(point, POINT_HOOKS, POINT_NAMES)
-    elsewhere.remove(map_id, origin.cookies)
+            _attach_point(target.common, owner)
 
 
-def _candidates(target: Target, origin: Origin) -> Iterable[Cgroup]:
-    """The cgroup it was made in, where that is known and there; else where it may have been, the nearest first."""
-    owner = cgroups.by_id(origin.cgroup_id, target.root) if origin.cgroup_id else None
-    if owner is None:
-        return _likely(target)
-    return () if owner.is_root else (owner,)
+def _cover_made_somewhere(target: Target, handle: Handle, origin: Origin) -> None:
+    """Drop a socket where it is seen, which is tried out."""
+    with suppress(OSError), sockets.opened(handle) as fd:
+        for point in _likely(target):
+            _add(target, origin.cookies, point)
+            was_there = bool(hooks.ours_at(point, POINT_HOOKS, POINT_NAMES))
+            with suppress(CgroupGone):
+                _attach_point(target.common, point)
+                if sockets.is_answered(fd, sockets.BELOW):
+                    return
+            if not was_there:
+                hooks.detach_ours(point, POINT_HOOKS, POINT_NAMES)
+    elsewhere.remove(target.common.maps[COOKIES_MAP], origin.cookies)
 
 
 def _likely(target: Target) -> Iterator[Cgroup]:
@@ -135,6 +150,11 @@ def _likely(target: Target) -> Iterator[Cgroup]:
 def _alive(ids: Iterable[int], target: Target) -> list[Cgroup]:
     found = (cgroups.by_id(each, target.root) for each in ids)
     return [cgroup for cgroup in found if cgroup is not None]
+
+
+def _add(target: Target, cookies: Collection[int], point: Cgroup) -> None:
+    wanted = [Entry(cookie, target.isolation_id, point.inode) for cookie in cookies]
+    elsewhere.add(target.common.maps[COOKIES_MAP], wanted)
 
 
 def _attach_point(common: Common, point: Cgroup) -> None:

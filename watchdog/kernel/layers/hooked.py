@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from watchdog.errors import KernelRefused
+from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.kernel import hooks
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.common import Common
 from watchdog.kernel.hooks import Placed
-from watchdog.kernel.layers.base import Target
+from watchdog.kernel.layers.base import Target, raise_together
 from watchdog.kernel.programs import CgroupProgram, Hook, ProgramSet
 
 
@@ -28,7 +28,7 @@ class Hooked:
 
     def attach(self, target: Target) -> None:
         """Attach each program where none of the same name is; one that cannot be does not keep back the others."""
-        refused: list[KernelRefused] = []
+        refused: list[WatchdogError] = []
         for cgroup in target.cgroups:
             there = hooks.placed(cgroup, self._hooks())
             for program in self._loaded(target.common):
@@ -38,8 +38,7 @@ class Hooked:
                             hooks.attach(cgroup, [self._placed(program, target.common)])
                     except KernelRefused as error:
                         refused.append(error)
-        if refused:
-            raise refused[0]
+        raise_together(refused)
 
     def gaps(self, target: Target) -> list[str]:
         """Hooks without our program, of those that this kernel has."""
