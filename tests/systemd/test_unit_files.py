@@ -28,13 +28,13 @@ import os, socket, sys, time
 from pathlib import Path
 from watchdog.host import unit_filters, unit_restart
 from watchdog.kernel import cgroups, gate
+from watchdog.kernel.programs import EGRESS, INGRESS
 from watchdog.kernel.builder import ensure_slots
 
 (slot,) = ensure_slots(Path("{PINS}"), Path("/run/watchdog-mesh/lock"), 1)
 cgroup = cgroups.resolve_relative("/system.slice/{AGENT}")
 assert gate.attach(cgroup, slot)
-pins = [slot.pin(program) for program in (gate.CGROUP_SKB.programs)]
-unit_filters.install_filters("{AGENT}", *pins)
+unit_filters.install_filters("{AGENT}", slot.pin(INGRESS), slot.pin(EGRESS))
 assert unit_restart.restart("{AGENT}", 10.0).worked
 pid = int((cgroup.path / "cgroup.procs").read_text().split()[0])
 os.readlink(f"/proc/{{pid}}/fd/0")
@@ -101,7 +101,7 @@ def test_an_isolation_can_be_made_in_the_sandbox_and_is_seen_outside(installed: 
     journal = installed.run(["journalctl", "--no-pager", "-n", "30", "-u", INSTANCE], check=False).stdout
     assert started.returncode == 0, journal
     assert installed.show(AGENT, "IPIngressFilterPath").startswith(PINS)
-    pins = installed.run(["find", PINS, "-name", "wd_*gress"]).stdout.split()
+    pins = installed.run(["find", PINS, "-path", "*/slot-*/wd_*gress"]).stdout.split()
     assert {Path(pin).name for pin in pins} == {"wd_ingress", "wd_egress"}
     assert installed.run(["stat", "-c", "%a", "/run/watchdog-mesh"]).stdout.strip() == "700"
 
