@@ -137,17 +137,25 @@ def translated(path: Path | None) -> Iterator[None]:
             raise
         raise JournalFailed(f"the journal {path} was closed") from error
     except sqlite3.OperationalError as error:
-        raise JournalFailed(f"the journal {path}: {error}", hint=_hint(error)) from error
+        raise JournalFailed(f"the journal {path}: {error}", hint=_hint(error, path)) from error
     except sqlite3.DatabaseError as error:
         raise JournalCorrupt(
             f"the journal {path} is damaged ({error}); it was left as it is", hint=SET_ASIDE_HINT
         ) from error
 
 
-def _hint(error: sqlite3.OperationalError) -> str:
+def _hint(error: sqlite3.OperationalError, path: Path | None) -> str:
     text = str(error)
-    if "full" in text:
+    if "full" in text or (path is not None and _is_full(path.parent)):
         return "free space on that disk, or name another directory with $WATCHDOG_MESH_STATE_DIR"
     if "locked" in text:
         return "another process holds it for too long: see who with fuser"
     return "check the disk, and that it is root's"
+
+
+def _is_full(folder: Path) -> bool:
+    """SQLite says "disk I/O error" where it has no room for the WAL's index."""
+    try:
+        return os.statvfs(folder).f_bavail == 0
+    except OSError:
+        return False
