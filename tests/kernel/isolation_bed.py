@@ -48,6 +48,8 @@ class Host:
     def __init__(self, folder: Path, pins: Path) -> None:
         self.folder = folder
         self.state, self.run_dir, self.drop_ins, self.pins = folder / "state", folder / "run", folder / "units", pins
+        self.config = folder / "config.toml"
+        """Read by every command line once it is there."""
         self._journal: Journal | None = None
 
     @property
@@ -71,7 +73,8 @@ class Host:
             "PYTHONPATH": str(REPOSITORY),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        return {"PATH": os.environ["PATH"], **own}
+        config = {"WATCHDOG_MESH_CONFIG": str(self.config)} if self.config.exists() else {}
+        return {"PATH": os.environ["PATH"], **own, **config}
 
     def mesh(self, *words: str | Path, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> Answer:
         """Run one command line to its end; `prefix` is put before the interpreter."""
@@ -86,6 +89,11 @@ class Host:
             cwd=self.folder,
         )
         return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def configure(self, text: str) -> Path:
+        """Write a configuration; its path."""
+        self.config.write_text(text)
+        return self.config
 
     def isolate(self, cgroup: Cgroup, step: Step = no_step, why: Why = WHY) -> Result:
         return isolation.isolate(where(cgroup), why, self.place, NOW, step)

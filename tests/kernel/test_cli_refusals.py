@@ -1,0 +1,398 @@
+"""Bad input through the real command: one line that names thing and remedy, its exit status, and nothing changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.conftest import MakeCgroup, RunInside, skip_or_fail
+from tests.kernel.isolation_bed import REPOSITORY, Answer, Host
+from watchdog.kernel import bpffs
+from watchdog.kernel.cgroups import Cgroup
+
+pytestmark = pytest.mark.kernel
+
+FAILED, USAGE, REFUSED, HOST_CANNOT, NOT_ROOT = 1, 2, 3, 5, 6
+AGENT = "@agent"
+"""Stands for the path of a cgroup that could be isolated."""
+WHY = ("--reason", "drill")
+NOBODY = 65534
+PEERS = """
+interval = "1s"
+timeout = "300ms"
+[[peer]]
+name = "shield"
+endpoint = "http://127.0.0.1:9/healthz"
+cgroup = "{agent}"
+[[peer]]
+name = "lost"
+endpoint = "http://127.0.0.1:9/healthz"
+"""
+
+
+@pytest.fixture
+def agent(scratch_cgroup: MakeCgroup) -> Cgroup:
+    return scratch_cgroup("agent")
+
+
+@pytest.fixture
+def configured(host: Host, agent: Cgroup) -> Host:
+    host.configure(PEERS.format(agent=agent.path))
+    host.place.journal.data_version()  # it is there before, so that nothing is new afterwards
+    host.close()
+    return host
+
+
+def refused(
+    host: Host, words: Sequence[str | Path], status: int, says: Sequence[str], prefix: Sequence[str] = ()
+) -> None:
+    """The command refuses as it should, for people and for machines, and changes nothing."""
+    before = host.snapshot()
+    with ThreadPoolExecutor(2) as both:
+        plain, machine = both.map(lambda more: host.mesh(*words, *more, prefix=prefix), [(), ("--json",)])
+    check_words(plain, status, says)
+    assert (machine.status, machine.err) == (status, "")
+    document = machine.document
+    assert (document["schema"], document["exit_status"]) == ("watchdog-mesh/error/1", status)
+    assert all(each in f"{document['error']}; {document['hint']}" for each in says)
+    assert host.snapshot() == before
+
+
+def check_words(answer: Answer, status: int, says: Sequence[str]) -> None:
+    assert (answer.status, answer.out) == (status, ""), answer.err
+    assert answer.err.startswith("watchdog-mesh: ")
+    assert answer.err.count("\n") == 1, "one line"
+    assert answer.err.strip().isprintable()
+    missing = [each for each in says if each not in answer.err]
+    assert not missing, f"{missing} not in {answer.err}"
+
+
+def shown(value: object) -> str:
+    """A row's command line as its name."""
+    return " ".join(value)[:60].encode("ascii", "replace").decode() if isinstance(value, list) else ""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        # Whom
+        (["isolate", *WHY], USAGE, ["nobody was named", "--unit UNIT"]),
+        (["release", *WHY], USAGE, ["nobody was named", "--unit UNIT"]),
+        (["verify"], USAGE, ["nobody was named"]),
+        (["isolate", "shield", "--cgroup", AGENT, *WHY], USAGE, ["peer and cgroup were given: want one target"]),
+        (["isolate", "shield", "sidecar", *WHY], USAGE, ["sidecar", "isolate --help"]),
+        (["isolate", "", *WHY], USAGE, ["the target's name is empty"]),
+        (["isolate", "nemo", *WHY], USAGE, ["there is no peer 'nemo'", "known: shield, lost"]),
+        (["release", "nemo", *WHY], USAGE, ["there is no peer 'nemo'", "known: shield, lost"]),
+        (["verify", "nemo"], USAGE, ["there is no peer 'nemo'"]),
+        (["silence", "nemo", "--for", "5m", *WHY], USAGE, ["there is no peer 'nemo'"]),
+        (["isolate", "\x1b[2Jnemo", *WHY], USAGE, ["there is no peer"]),
+        (["isolate", "lost", *WHY], USAGE, ["does not say how to find lost", "set one of unit"]),
+        # --pid
+        (["isolate", "--pid", "4194305", *WHY], USAGE, ["there is no process 4194305", "ps -ef"]),
+        (["isolate", "--pid", "0", *WHY], USAGE, ["'--pid': 0 is not in the range", "isolate --help"]),
+        (["isolate", "--pid", "x", *WHY], USAGE, ["'x' is not a valid integer", "isolate --help"]),
+        # --unit
+        (["isolate", "--unit", "../x", *WHY], USAGE, ["'../x' is not the name of a unit", "like shield.service"]),
+        (["isolate", "--unit", "-.slice", *WHY], USAGE, ["'-.slice' is not the name of a unit"]),
+        (["isolate", "--unit", "a\nb", *WHY], USAGE, ["is not the name of a unit"]),
+        (["isolate", "--unit", "basic.target", *WHY], USAGE, ["is a target unit: it has no processes"]),
+        # --cgroup
+        (["isolate", "--cgroup", "/etc", *WHY], USAGE, ["/etc is outside the cgroup v2 tree", "name a cgroup below"]),
+        (["isolate", "--cgroup", "agent", *WHY], USAGE, ["'agent' is no absolute path", "name a cgroup below"]),
+        (["isolate", "--cgroup", f"{AGENT}/../..", *WHY], USAGE, ["holds '..'", "name the cgroup directly"]),
+        (["isolate", "--cgroup", f"{AGENT}/none", *WHY], USAGE, ["there is no cgroup", "systemctl status"]),
+        (["isolate", "--cgroup", f"{AGENT}/cgroup.procs", *WHY], USAGE, ["is not a cgroup of"]),
+        (["isolate", "--cgroup", "@root", *WHY], REFUSED, ["is the root cgroup", "the whole machine"]),
+        (["isolate", "--cgroup", "@root/", "--force", *WHY], REFUSED, ["is the root cgroup"]),
+        # Why, and until when
+        (["isolate", "shield"], USAGE, ["Missing option '--reason'", "isolate --help"]),
+        (["isolate", "shield", "--reason", ""], USAGE, ["--reason says nothing", "in a sentence"]),
+        (["isolate", "shield", "--reason", " \t\n"], USAGE, ["--reason says nothing"]),
+        (["release", "shield", "--reason", ""], USAGE, ["--reason says nothing"]),
+        (["isolate", "shield", "--reason", "x" * 2001], USAGE, ["--reason has 2001 characters, at most 2000"]),
+        (["isolate", "shield", "--reason", "\udcff\udcfe"], USAGE, ["--reason is not UTF-8 text"]),
+        (["isolate", "shield", *WHY, "--incident", ""], USAGE, ["--incident says nothing"]),
+        (["isolate", "shield", *WHY, "--ttl", "0s"], USAGE, ["--ttl 0s: want a time greater than 0"]),
+        (["isolate", "shield", *WHY, "--ttl", "-5m"], USAGE, ["--ttl -5m: want a time greater than 0"]),
+        (["isolate", "shield", *WHY, "--ttl", ""], USAGE, ["--ttl : want a time greater than 0"]),
+        (["isolate", "shield", *WHY, "--ttl", "99999999999d"], USAGE, ["--ttl 99999999999d: want at most 8760h"]),
+        (["silence", "shield", "--for", "99999999999d", *WHY], USAGE, ["want at most 24h"]),
+        (["silence", "shield", "--for", "5m", "--reason", " "], USAGE, ["--reason says nothing"]),
+        # What
+        (["isolat", "shield"], USAGE, ["No such command 'isolat'", "watchdog-mesh --help"]),
+        (["isolate", "shield", "--all", *WHY], USAGE, ["No such option", "isolate --help"]),
+        (["reconcile", "--set-aside-journal"], USAGE, ["is not damaged; it stays", "without the option"]),
+        (["run", "--self", "nemo"], USAGE, ["--self nemo: no such agent", "known: shield, lost"]),
+        (["run"], USAGE, ["whose watcher this is was not said", "--self NAME"]),
+        (["notify", "test", "nobody"], USAGE, ["there is no receiver nobody", "known: none"]),
+    ],
+    ids=shown,
+)
+def test_bad_input(
+    configured: Host, agent: Cgroup, v2_root: Path, words: list[str], status: int, says: list[str]
+) -> None:
+    stands_for = {AGENT: str(agent.path), "@root": str(v2_root)}
+    for name, path in stands_for.items():
+        words = [word.replace(name, path) for word in words]
+    refused(configured, words, status, says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('endpoint = "http://127.0.0.1:9/healthz"\ncg', 'endpoint = "ftp://x"\ncg'), "shield'.endpoint: want http://"),
+        (('endpoint = "http://127.0.0.1:9/healthz"\ncg', 'endpoint = "http://[::1"\ncg'), "shield'.endpoint: want htt"),
+        (('name = "lost"', 'name = "shield"'), "the name is used twice"),
+        (("interval =", 'self = "lost"\ninterval ='), "self is among the peers"),
+        (('"1s"', '"0s"'), "interval: "),
+        (('"1s"', '"-1s"'), "interval: "),
+        (('"300ms"', '"5s"'), "timeout: want less than interval"),
+        (('"300ms"', "5"), "timeout: "),
+        (('name = "lost"', 'name = "lost"\nkey_file = "/nowhere/key"'), "cannot read /nowhere/key: No such file"),
+        (('name = "lost"', 'name = "lost"\ncolour = "red"'), "colour: unknown setting"),
+        (("[[peer]]", "[[peer"), "is not TOML"),
+    ],
+    ids=lambda value: value[1][:30] if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("verb", [["isolate", "shield", *WHY], ["run", "--self", "shield"]], ids=["isolate", "run"])
+def test_bad_configuration(
+    configured: Host, agent: Cgroup, change: tuple[str, str], says: str, verb: list[str]
+) -> None:
+    path = configured.configure(PEERS.format(agent=agent.path).replace(*change, 1))
+    refused(configured, verb, USAGE, [str(path), says])
+
+
+@pytest.mark.parametrize("where", ["--config", "the environment"])
+def test_no_configuration_where_one_was_named(configured: Host, where: str) -> None:
+    nowhere = configured.folder / "none.toml"
+    given = ["--config", str(nowhere)] if where == "--config" else []
+    prefix = [] if given else ["env", f"WATCHDOG_MESH_CONFIG={nowhere}"]
+    says = [f"cannot read the configuration {nowhere}: No such file", "watchdog-mesh config example"]
+    refused(configured, ["isolate", "shield", *WHY, *given], USAGE, says, prefix)
+
+
+# The journal
+
+
+@pytest.fixture
+def damaged(configured: Host, agent: Cgroup) -> Host:
+    """An isolated agent, and a journal whose pages are garbage."""
+    configured.isolate(agent)
+    configured.close()
+    path = (configured.state / "journal.db").resolve()
+    for beside in path.parent.glob(f"{path.name}-*"):
+        beside.unlink()
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:100] + b"\xa5" * (size - 100))
+    return configured
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[verb, "--cgroup", AGENT, *WHY] for verb in ("isolate", "release")]
+    + [["verify", "--cgroup", AGENT], ["status"], ["history"], ["reconcile"]],
+    ids=lambda words: str(words[0]),
+)
+def test_a_damaged_journal_is_named_and_stays(damaged: Host, agent: Cgroup, words: list[str]) -> None:
+    path = damaged.state / "journal.db"
+    before, attached = path.read_bytes(), damaged.attached()
+    answer = damaged.mesh(*(word.replace(AGENT, str(agent.path)) for word in words))
+    check_words(answer, FAILED, [str(path), "is damaged", "it was left as it is", "reconcile --set-aside-journal"])
+    assert path.read_bytes() == before
+    assert damaged.attached() == attached
+
+
+def test_a_damaged_journal_is_kept_and_what_the_kernel_holds_is_adopted(damaged: Host, agent: Cgroup) -> None:
+    before = (damaged.state / "journal.db").read_bytes()
+    answer = damaged.mesh("reconcile", "--set-aside-journal", "--json")
+    assert answer.status == 0
+    assert [repair["target"] for repair in answer.document["repairs"]] == ["shield"]
+    (kept,) = damaged.state.glob("journal.db.damaged-*[0-9]Z")
+    assert kept.read_bytes() == before
+    (intent,) = damaged.place.intents.in_force()
+    assert (intent.where.peer, intent.where.cgroup) == ("shield", str(agent.path))
+    assert damaged.mesh("verify", "--cgroup", agent.path).status == 0
+
+
+def test_an_isolation_that_cannot_be_read_is_a_damaged_journal(configured: Host, agent: Cgroup) -> None:
+    intent = configured.isolate(agent).intent
+    with configured.place.journal.transaction() as tx:
+        tx.execute("UPDATE isolation SET body = '{\"why\": 7}' WHERE id = ?", (intent.id,))
+    configured.close()
+    check_words(configured.mesh("reconcile"), FAILED, [f"isolation {intent.id} cannot be read", "--set-aside-journal"])
+
+
+# The disk and the directories
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path, built_pins: Path, agent: Cgroup) -> Iterator[Host]:
+    """A state directory on a disk that is full, with a journal from better days."""
+    host = Host(tmp_path / "full", built_pins)
+    host.state.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(host.state)], check=True)
+    try:
+        host.place.journal.data_version()
+        host.close()
+        yield host
+    finally:
+        host.close()
+        subprocess.run(["umount", str(host.state)], check=True)
+
+
+def fill(folder: Path) -> None:
+    with (folder / "ballast").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def test_a_full_disk(full_disk: Host, agent: Cgroup) -> None:
+    fill(full_disk.state)
+    attached = full_disk.attached()
+    for _ in range(2):
+        answer = full_disk.mesh("isolate", "--cgroup", agent.path, *WHY)
+        check_words(answer, FAILED, [str(full_disk.state), "free space"])
+    assert full_disk.attached() == attached == []
+    (full_disk.state / "ballast").unlink()
+    assert full_disk.intents() == []
+    assert full_disk.mesh("isolate", "--cgroup", agent.path, *WHY).status == 0
+
+
+def test_a_disk_that_is_full_at_the_release(full_disk: Host, agent: Cgroup) -> None:
+    """It stays isolated, and is released once there is room again."""
+    full_disk.isolate(agent)
+    full_disk.close()
+    fill(full_disk.state)
+    attached = full_disk.attached()
+    answer = full_disk.mesh("release", "--cgroup", agent.path, *WHY)
+    check_words(answer, FAILED, [str(full_disk.state), "free space"])
+    assert full_disk.attached() == attached != []
+    (full_disk.state / "ballast").unlink()
+    assert full_disk.mesh("release", "--cgroup", agent.path, *WHY).status == 0
+    assert full_disk.attached() == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("WATCHDOG_MESH_RUN_DIR", ["cannot open the lock", "set paths.run"]),
+        ("WATCHDOG_MESH_STATE_DIR", ["cannot make the journal", "check [paths] state"]),
+        ("WATCHDOG_MESH_BPFFS_DIR", ["cannot make the pin directory", "set paths.bpffs"]),
+    ],
+)
+def test_a_directory_that_cannot_be_made(configured: Host, agent: Cgroup, variable: str, says: list[str]) -> None:
+    blocked = configured.folder / "file" / "below"
+    blocked.parent.write_text("")
+    status = HOST_CANNOT if "BPFFS" in variable else FAILED
+    prefix = ["env", f"{variable}={blocked}"]
+    refused(configured, ["isolate", "--cgroup", str(agent.path), *WHY], status, [str(blocked), *says], prefix)
+
+
+# What this process, or this host, cannot
+
+
+EVERY_VERB = (
+    ["isolate", "--cgroup", AGENT, *WHY],
+    ["release", "--cgroup", AGENT, *WHY],
+    ["verify", "--cgroup", AGENT],
+    ["reconcile"],
+    ["status"],
+    ["history"],
+    ["doctor"],
+    ["run"],
+    ["silence", "shield", "--end"],
+    ["notify", "test"],
+)
+
+
+@pytest.mark.parametrize("words", EVERY_VERB, ids=lambda words: str(words[0]))
+def test_not_root(configured: Host, agent: Cgroup, words: list[str]) -> None:
+    prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    for seen in (Path(sys.executable), REPOSITORY / "watchdog" / "__main__.py"):
+        if subprocess.run([*prefix, "test", "-r", str(seen)], check=False).returncode:
+            skip_or_fail(f"nobody cannot read {seen}")
+    words = [word.replace(AGENT, str(agent.path)) for word in words]
+    refused(configured, words, NOT_ROOT, ["only root may do this", "sudo"], prefix)
+
+
+@pytest.mark.parametrize("lost", ["-bpf,-sys_admin", "-sys_admin,-net_admin"])
+def test_a_process_that_may_use_no_bpf(configured: Host, agent: Cgroup, lost: str) -> None:
+    words = ["isolate", "--cgroup", str(agent.path), *WHY]
+    attached = configured.attached()
+    answer = configured.mesh(*words, prefix=["setpriv", f"--bounding-set={lost}"])
+    check_words(answer, HOST_CANNOT, ["this process may not use BPF", "CAP_BPF"])
+    assert configured.attached() == attached == []
+    assert configured.place.intents.in_force() == []
+
+
+def in_private_mounts(*commands: str) -> list[str]:
+    """A prefix that changes mounts for the command alone."""
+    script = " && ".join([*commands, 'exec "$@"'])
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "-"]
+
+
+def test_no_headers(configured: Host, agent: Cgroup) -> None:
+    hidden = [f"mount -t tmpfs none {path}" for path in ("/lib/modules", "/usr/src", "/sys/kernel")]
+    pins = configured.folder / "new-pins"
+    prefix = [*in_private_mounts(*hidden), "env", f"WATCHDOG_MESH_BPFFS_DIR={pins}"]
+    says = ["no kernel headers for BCC", "install linux-headers-"]
+    refused(configured, ["isolate", "--cgroup", str(agent.path), *WHY], HOST_CANNOT, says, prefix)
+
+
+def test_no_cgroup_v2(configured: Host, agent: Cgroup, v2_root: Path) -> None:
+    prefix = in_private_mounts(f"umount -l {v2_root}")
+    says = ["this host has no cgroup v2 hierarchy", "mount -t cgroup2"]
+    for verb in ("isolate", "release"):
+        refused(configured, [verb, "--cgroup", str(agent.path), *WHY], HOST_CANNOT, says, prefix)
+
+
+def test_no_systemd(configured: Host) -> None:
+    if Path("/run/systemd/system").is_dir():
+        skip_or_fail("this host runs systemd")
+    says = ["systemd is not running on this host", "name the agent by pid_file"]
+    refused(configured, ["isolate", "--unit", "shield", *WHY], HOST_CANNOT, says)
+
+
+def test_a_pin_directory_that_others_can_write(configured: Host, agent: Cgroup) -> None:
+    pins = configured.folder / "open-pins"
+    bpffs.prepare(pins)
+    try:
+        pins.chmod(0o777)
+        prefix = ["env", f"WATCHDOG_MESH_BPFFS_DIR={pins}"]
+        says = [f"{pins} is open to others", "chmod 0700"]
+        refused(configured, ["isolate", "--cgroup", str(agent.path), *WHY], HOST_CANNOT, says, prefix)
+    finally:
+        bpffs.unmount(pins)
+
+
+def test_a_process_that_is_in_the_root_cgroup(configured: Host, v2_root: Path) -> None:
+    if not (v2_root / "cgroup.procs").read_text().split().count(str(os.getpid())):
+        skip_or_fail("this test does not run in the root cgroup")
+    says = ["it is the root cgroup", "name a child cgroup"]
+    refused(configured, ["isolate", "--pid", str(os.getpid()), "--force", *WHY], REFUSED, says)
+
+
+def test_a_pid_whose_process_ended(configured: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:
+    gone = run_in_cgroup(agent)
+    gone.close()
+    says = [f"there is no process {gone.pid}", "ps -ef"]
+    refused(configured, ["isolate", "--pid", str(gone.pid), *WHY], USAGE, says)
+
+
+def test_a_command_that_others_stop_waiting_for_says_nothing_strange(configured: Host) -> None:
+    """`watchdog-mesh config example | head -1`."""
+    command = f"{sys.executable} -m watchdog config example | head -1"
+    done = subprocess.run(
+        ["sh", "-c", command], env=configured.environment, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.stderr == ""
