@@ -167,7 +167,20 @@ def _checked(result: int, operation: Callable[[], str]) -> int:
         return result
     # libbpf 1 answers -errno and libbpf 0 answers -1; both leave errno.
     code = ctypes.get_errno()
+    if code in (errno.EPERM, errno.ENOSYS):
+        require_bpf()
     raise BpfRefused(f"cannot {operation()}: {os.strerror(code)}", code=code, hint=_HINTS.get(code, ""))
+
+
+def require_bpf() -> None:
+    """HostCannot where this process may use no BPF at all, whoever it runs as: a container, a unit's sandbox."""
+    found = _library().bpf_prog_get_next_id(0, byref(c_uint32()))
+    code = ctypes.get_errno() if found < 0 else 0
+    if code in (errno.EPERM, errno.ENOSYS):
+        raise HostCannot(
+            f"this process may not use BPF: {os.strerror(code)}",
+            hint="give it CAP_SYS_ADMIN, CAP_BPF and CAP_NET_ADMIN in the initial user namespace, and the bpf call",
+        )
 
 
 @contextmanager
