@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from watchdog import config
-from watchdog.actions import isolation
+from watchdog.actions import programs
 from watchdog.actions.place import Place
 from watchdog.cli.app import common, configured, need_root, place_of
 from watchdog.cli.output import Output, one_line, table
@@ -78,7 +78,8 @@ def _tried(name: str, ask: Callable[[], str]) -> Check:
 
 def _libbpf() -> str:
     libbpf.require()
-    return "loaded"
+    libbpf.require_bpf()
+    return "loaded, and this process may use BPF"
 
 
 def _bcc() -> str:
@@ -119,7 +120,7 @@ def _proof(place: Place) -> list[Check]:
     started_s = time.monotonic()
     try:
         with place.alone():
-            slot = isolation.take_slot(place)
+            slot = programs.take(place)
             checks = selftest.prove(slot)
     except WatchdogError as error:
         return [Check("programs", ok=False, detail=error.message, remedy=error.hint)]
