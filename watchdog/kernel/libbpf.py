@@ -33,6 +33,9 @@ PROGRAMS_AT_FIRST = 64
 MAX_MAPS = 64
 """MAX_USED_MAPS: no program uses more."""
 
+MAP_ID_BYTES = 4
+"""What a map of maps answers: the id of the map in it."""
+
 NAME_BYTES = 16
 """BPF_OBJ_NAME_LEN."""
 

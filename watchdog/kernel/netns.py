@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +71,12 @@ def all_visible() -> dict[int, Netns]:
     return found
 
 
-def hosts_own() -> frozenset[int]:
-    """The inodes of the namespaces that are the host's and not some agent's: PID 1's and our own."""
+def hosts_own() -> dict[int, Netns]:
+    """The namespaces that are the host's and not some agent's, by inode: PID 1's and our own."""
     found: dict[int, Netns] = {}
     for path in (INIT, OWN):
         _note(found, path)
-    return frozenset(found)
+    return found
 
 
 def residents(inode: int) -> dict[int, str]:
@@ -90,7 +90,7 @@ def strangers(inode: int, members: Collection[int]) -> dict[int, str]:
     return {pid: name for pid, name in residents(inode).items() if pid not in members}
 
 
-def listed(processes: dict[int, str]) -> str:
+def listed(processes: Mapping[int, str]) -> str:
     """Processes as an error names them: "dockerd (712), sh (801) and 3 more"."""
     named = [f"{name} ({pid})" for pid, name in sorted(processes.items())]
     more = len(named) - NAMES_AT_MOST

@@ -12,6 +12,8 @@ from watchdog.kernel.tc_plan import BPF, CLSACT, ETH_P_ALL, Change, DropClsact, 
 
 CLSACT_HANDLE, CLSACT_PARENT = 0xFFFF0000, 0xFFFFFFF1
 
+_IFF_LOOPBACK = 0x8
+
 _PRIO_SHIFT, _PROTOCOL_MASK = 16, 0xFFFF
 _DIRECT_ACTION = 1
 """TCA_BPF_FLAG_ACT_DIRECT: the program's answer is the verdict."""
@@ -29,6 +31,7 @@ class Link:
     """IFLA_LINK: the veth's other end, or the link below; an index in the namespace `other_nsid`. 0 for none."""
     other_nsid: int | None
     """IFLA_LINK_NETNSID: this namespace's number for the other one; None where it is this one."""
+    is_loopback: bool
 
 
 def link_of(message: Any) -> Link:
@@ -40,6 +43,7 @@ def link_of(message: Any) -> Link:
         kind=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
         other_index=message.get_attr("IFLA_LINK") or 0,
         other_nsid=message.get_attr("IFLA_LINK_NETNSID"),
+        is_loopback=bool(message["flags"] & _IFF_LOOPBACK),
     )
 
 

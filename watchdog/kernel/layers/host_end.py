@@ -1,0 +1,114 @@
+"""The host end of the target's own veth, cut in both directions whoever sends.
+
+Only where all that lives in the namespace is the target's: a stranger there would be cut off with it. It stops what
+nothing inside the namespace can, and the answers that the namespace's kernel gives by itself. With an allow-list it is
+not for this target: what is allowed goes the same way.
+"""
+
+from __future__ import annotations
+
+from watchdog.errors import KernelRefused
+from watchdog.kernel import hooks, libbpf, tc_links, tc_maps
+from watchdog.kernel.common import Common
+from watchdog.kernel.layers.base import Target
+from watchdog.kernel.layers.reach import reach_of
+from watchdog.kernel.programs import ALLOW_MAP, TC_DROP
+from watchdog.kernel.slots import Slot
+from watchdog.kernel.tc_plan import FIRST_PRIO, Filter, Handle, TcHook
+from watchdog.kernel.veth import Ends, ends_of
+
+_SIDES = tuple(zip((TcHook.INGRESS, TcHook.EGRESS), TC_DROP.names, strict=True))
+
+_ONLY_LIST = bytes(4)
+"""wd_allow's one key."""
+
+
+class HostEnd:
+    """wd_tc_drop_in and wd_tc_drop_out through a clsact on the other end of every veth that leads out."""
+
+    name = "host_end"
+
+    def missing(self, common: Common) -> str:
+        """The kernel's reason, where it did not take the programs."""
+        return common.why_missing(TC_DROP.programs)
+
+    def not_applicable(self, target: Target) -> str:
+        """Why this target has no host end to cut; "" where it has."""
+        return _why_not(target)
+
+    def attach(self, target: Target) -> None:
+        """Cut every end that is not; KernelRefused names those that cannot be, the others are cut then.
+
+        Where an allow-list has come since, what was cut is opened again.
+        """
+        if allows(target.slot):
+            return self.detach(target)
+        if _why_not(target):
+            return None
+        if reason := self.missing(target.common):
+            raise KernelRefused(reason)
+        ends = _ends(target)
+        if ends.found:
+            tc_maps.begin(target.common.maps, tc_maps.CUT_MAP, target.isolation_id)
+        covered = tc_links.Covered()
+        for place, links in ends.by_place():
+            covered += tc_links.cover(place, _wanted(target), links)
+        return covered.raise_refusals()
+
+    def gaps(self, target: Target) -> list[str]:
+        """Ends that are not cut, and links that lead out and have none, or none that may be cut."""
+        if _why_not(target):
+            return ["what its allow-list names is cut off"] if _is_cut(target) and allows(target.slot) else []
+        if reason := self.missing(target.common):
+            return [reason]
+        ends = _ends(target)
+        found = [
+            gap for place, links in ends.by_place() for gap in tc_links.gaps(place, _wanted(target), _any(), links)
+        ]
+        return [*ends.problems, *found]
+
+    def detach(self, target: Target) -> None:
+        """Open every end that was cut for this isolation, wherever it is now."""
+        if not _is_cut(target):
+            return
+        mine = (Handle.DROP, target.isolation_id)
+        tc_links.uncover(lambda each: (each.handle, each.classid) == mine)
+        tc_maps.end(TC_DROP, tc_maps.CUT_MAP, target.isolation_id)
+
+
+def allows(slot: Slot) -> bool:
+    """Whether the isolation that has this slot lets anything pass."""
+    return any(_has_list(map_id) for map_id in hooks.maps_of(slot.program_ids, ALLOW_MAP))
+
+
+def _has_list(map_id: int) -> bool:
+    with libbpf.map_by_id(map_id) as fd:
+        return libbpf.map_lookup(fd, _ONLY_LIST, libbpf.MAP_ID_BYTES) is not None
+
+
+def _why_not(target: Target) -> str:
+    if not reach_of(target.cgroups).own_spaces:
+        return "it has no network namespace of its own"
+    return "its allow-list goes the same way" if allows(target.slot) else ""
+
+
+def _ends(target: Target) -> Ends:
+    reach = reach_of(target.cgroups)
+    return ends_of(reach.own_spaces, reach.pids, in_host=target.host_links)
+
+
+def _is_cut(target: Target) -> bool:
+    return tc_maps.has_begun(TC_DROP, tc_maps.CUT_MAP, target.isolation_id)
+
+
+def _wanted(target: Target) -> list[Filter]:
+    return [
+        Filter(hook, FIRST_PRIO, Handle.DROP, name=name, program_id=program_id, classid=target.isolation_id)
+        for hook, name in _SIDES
+        if (program_id := target.common.programs.get(name))
+    ]
+
+
+def _any() -> set[int]:
+    """They drop everything, of whatever version they are."""
+    return {info.id for name in TC_DROP.names for info in libbpf.loaded_programs(name)}
