@@ -20,6 +20,9 @@ from watchdog.kernel.mounts import Mount, read_mounts
 OTHER_NAMESPACE = 0
 """What the kernel writes for a process that lives in a PID namespace we cannot see into."""
 
+ROOT_ID = 1
+"""The id of the root cgroup of the v2 hierarchy, always."""
+
 FILEID_KERNFS = 0xFE
 """<linux/exportfs.h>: a file handle that is nothing but a cgroup id."""
 

@@ -1,9 +1,10 @@
 """Sockets that the target has from elsewhere, dropped by their cookies where they were made.
 
 Made before its processes were moved in, passed over a unix socket, or opened for it by systemd: such a socket belongs
-to another cgroup and to its packet hooks. Programs are attached to exactly the cgroups that such sockets belong to,
-and to none where there are no such sockets, so that nobody else pays; never to the root cgroup, which every packet of
-the host would have to pass. Another process that has the same socket open is cut off from it too.
+to another cgroup and to its packet hooks. Programs are attached to exactly the cgroups that such sockets belong to
+(where sock_diag does not know one, to the nearest that is seen to be above it), and to none where there are no such
+sockets, so that nobody else pays; never to the root cgroup, which every packet of the host would have to pass.
+Another process that has the same socket open is cut off from it too.
 """
 
 from __future__ import annotations
@@ -63,16 +64,23 @@ class Cookies:
         return [*([_described(found)] if found.sockets else []), *sorted(set(found.unseen))]
 
     def detach(self, target: Target) -> None:
-        """Forget this isolation's sockets, and take the programs from where no other isolation needs them."""
+        """Forget this isolation's sockets, and take the programs from wherever no isolation needs them."""
         whose.stop_asking(target)
-        entries = _entries(target)
-        needed = {entry.point for _, entry in entries if entry.isolation != target.isolation_id}
-        mine = [(map_id, entry) for map_id, entry in entries if entry.isolation == target.isolation_id]
-        for point in (*_alive({entry.point for _, entry in mine}, target), *_likely(target)):
-            if point.inode not in needed:
-                hooks.detach_ours(point, POINT_HOOKS, POINT_NAMES)
-        for map_id in {map_id for map_id, _ in mine}:
-            elsewhere.remove(map_id, [entry.cookie for each, entry in mine if each == map_id])
+        for map_id in {map_id for map_id, entry in _entries(target) if entry.isolation == target.isolation_id}:
+            mine = [entry for entry in elsewhere.entries(map_id) if entry.isolation == target.isolation_id]
+            elsewhere.remove(map_id, [entry.cookie for entry in mine])
+        sweep(Cgroup(target.root, cgroups.ROOT_ID, target.root))
+
+
+def sweep(top: Cgroup) -> list[Cgroup]:
+    """Take the programs from every cgroup below `top` for which no entry is left; those cgroups."""
+    attached = list(hooks.find_attached(top, POINT_HOOKS, lambda info: hooks.our_name(info.id) in POINT_NAMES))
+    maps = hooks.maps_of({each.program_id for each in attached}, COOKIES_MAP)
+    needed = {entry.point for map_id in maps for entry in elsewhere.entries(map_id)}
+    unneeded = {each.cgroup for each in attached if each.cgroup.inode not in needed}
+    for cgroup in unneeded:
+        hooks.detach_ours(cgroup, POINT_HOOKS, POINT_NAMES)
+    return sorted(unneeded, key=lambda cgroup: cgroup.path)
 
 
 def _uncovered(target: Target, origins: Origins) -> Scan:
