@@ -1,0 +1,262 @@
+"""The verbs on the real kernel: their words, their documents, their exit status."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.kernel.conftest import MakeCgroup, RunInside
+from tests.kernel.isolation_bed import Host, ours_at
+from watchdog.kernel import gate
+from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.loopback import SILENCE_S, loopback
+from watchdog.kernel.programs import GATE
+
+pytestmark = pytest.mark.kernel
+
+OK, FAILED, USAGE, REFUSED, PARTIAL = 0, 1, 2, 3, 4
+STATUS_HEALTHY, STATUS_ISOLATED, STATUS_UNKNOWN = 0, 2, 3
+STEERING = "\x1b[2J\x1b]0;title\x07 \x9b31m red \r\n over \u202edesrever \x00"
+PEER = """
+[[peer]]
+name = "shield"
+endpoint = "http://127.0.0.1:9/healthz"
+"""
+
+
+@pytest.fixture
+def agent(scratch_cgroup: MakeCgroup) -> Cgroup:
+    return scratch_cgroup("agent")
+
+
+def test_isolate_verify_release_in_words(host: Host, agent: Cgroup) -> None:
+    target = ("--cgroup", agent.path)
+    isolated = host.mesh("isolate", *target, "--reason", "it lies", "--incident", "INC-7")
+    assert (isolated.status, isolated.err) == (OK, "")
+    assert isolated.out.splitlines() == [
+        f"{agent.path} is isolated: {agent.path}",
+        f"  let it back with: watchdog-mesh release --cgroup {agent.path} --reason ...",
+    ]
+    with loopback(agent) as traffic:
+        traffic.round(SILENCE_S)
+    verified = host.mesh("verify", *target)
+    assert verified.status == OK
+    assert verified.out.startswith(f"The isolation of {agent.path} holds: {agent.path}\n  dropped so far: ")
+    again = host.mesh("isolate", *target, "--reason", "again")
+    assert (again.status, again.out.splitlines()[0][: len(f"{agent.path} is isolated already")]) == (
+        OK,
+        f"{agent.path} is isolated already",
+    )
+    released = host.mesh("release", *target, "--reason", "sorry")
+    assert released.status == OK
+    assert released.out.startswith(f"{agent.path} is released: {agent.path}\n  dropped so far: ")
+    assert ours_at(agent) == []
+    told = host.mesh("history").out
+    assert [line.split("Z  ")[1].split("  ")[0] for line in told.splitlines()] == [
+        "intent isolating",
+        "intent isolated",
+        "release asked for",
+        "intent releasing",
+        "intent released",
+    ]
+    assert "it lies; by root" in told
+
+
+def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
+    """What others read is a contract: this is a copy of it."""
+    target = ("--cgroup", agent.path)
+    document = host.mesh("isolate", *target, "--reason", "it lies", "--incident", "INC-7", "--ttl", "15m", "--json")
+    assert (document.status, document.err) == (OK, "")
+    isolated = document.document
+    since, until = isolated.pop("since"), isolated.pop("until")
+    assert since < until
+    nothing = {"packets": 0, "bytes": 0}
+    same: dict[str, object] = {
+        "target": str(agent.path),
+        "peer": None,
+        "unit": None,
+        "cgroup": str(agent.path),
+        "level": "network",
+        "reason": "it lies",
+        "incident": "INC-7",
+        "overruled": [],
+        "gaps": [],
+        "dropped": {"ingress": nothing, "egress": nothing},
+    }
+    standing = {"state": "isolated", "changed": True, "holds": True}
+    assert isolated == {"schema": "watchdog-mesh/isolate/1", **same, **standing, "notices": []}
+    again = host.mesh("isolate", *target, "--reason", "again", "--json").document
+    assert (again["changed"], again["holds"], again["reason"]) == (True, True, "it lies"), "it has no end any more"
+    once_more = host.mesh("isolate", *target, "--reason", "again", "--json").document
+    assert once_more == {
+        "schema": "watchdog-mesh/isolate/1",
+        **same,
+        **standing,
+        "changed": False,
+        "since": since,
+        "until": None,
+        "notices": [],
+    }
+    verified = host.mesh("verify", *target, "--json").document
+    assert verified == {
+        "schema": "watchdog-mesh/verify/1",
+        **same,
+        **standing,
+        "changed": False,
+        "since": since,
+        "until": None,
+    }
+    released = host.mesh("release", *target, "--reason", "sorry", "--json").document
+    assert released == {
+        "schema": "watchdog-mesh/release/1",
+        **same,
+        "state": "released",
+        "changed": True,
+        "holds": True,
+        "reason": "sorry",
+        "since": since,
+        "until": None,
+        "notices": [],
+    }
+
+
+def test_release_of_what_is_not_isolated(host: Host, agent: Cgroup) -> None:
+    before = host.snapshot()
+    answer = host.mesh("release", "--cgroup", agent.path, "--reason", "to be sure")
+    assert (answer.status, answer.out) == (OK, f"{agent.path} is not isolated; nothing was changed\n")
+    document = host.mesh("release", "--cgroup", agent.path, "--reason", "to be sure", "--json").document
+    assert (document["changed"], document["holds"]) == (False, True)
+    assert host.snapshot()[2:] == before[2:]
+    assert host.intents() == []
+
+
+def test_release_twice(host: Host, agent: Cgroup) -> None:
+    host.isolate(agent)
+    words = ("release", "--cgroup", f"{agent.path}/", "--reason", "once", "--json")
+    assert [host.mesh(*words).document["changed"] for _ in range(2)] == [True, False]
+
+
+def test_verify_ends_with_what_the_kernel_says(host: Host, agent: Cgroup) -> None:
+    verify = ("verify", "--cgroup", agent.path)
+    never = host.mesh(*verify)
+    assert (never.status, never.out) == (FAILED, f"{agent.path} is not isolated\n")
+    intent = host.isolate(agent).intent
+    assert host.mesh(*verify).status == OK
+    gate.detach(agent, [intent.held_by.ids["wd_guard_in"]])
+    partly = host.mesh(*verify)
+    assert partly.status == PARTIAL
+    assert "holds in part" in partly.out
+    assert "not covered" in partly.out
+    gate.detach(agent, intent.held_by.ids.values())
+    gone = host.mesh(*verify)
+    assert gone.status == FAILED
+    assert "DOES NOT HOLD" in gone.out
+    assert "put it back with: watchdog-mesh reconcile" in gone.out
+    assert host.mesh(*verify, "--json").document["holds"] is False
+    assert ours_at(agent) == [], "verify changes nothing"
+    assert host.mesh("reconcile").status == OK
+    assert host.mesh(*verify).status == OK
+
+
+def test_reconcile_says_what_it_did(host: Host, agent: Cgroup) -> None:
+    assert host.mesh("reconcile").out == "The kernel is as the journal means it; nothing was changed\n"
+    assert host.mesh("reconcile", "--boot", "--json").document == {"schema": "watchdog-mesh/reconcile/1", "repairs": []}
+    intent = host.isolate(agent).intent
+    gate.detach(agent, intent.held_by.ids.values())
+    (repair,) = host.mesh("reconcile", "--json").document["repairs"]
+    assert repair == {
+        "target": str(agent.path),
+        "found": f"{agent.path} is not filtered",
+        "done": "isolated again",
+        "failed": False,
+        "expected": False,
+    }
+
+
+def test_status_needs_no_daemon(host: Host, agent: Cgroup) -> None:
+    assert host.mesh("status").status == STATUS_HEALTHY
+    host.isolate(agent)
+    told = host.mesh("status")
+    assert told.status == STATUS_ISOLATED
+    assert f"ISOLATED {agent.path}" in told.out
+    assert "it lies" in told.out
+    document = host.mesh("status", "--json").document
+    assert [each["cgroup"] for each in document["isolations"]] == [str(agent.path)]
+    host.configure(PEER)
+    host.mesh("release", "--cgroup", agent.path, "--reason", "done")
+    assert host.mesh("status").status == STATUS_UNKNOWN
+
+
+def test_a_process_names_its_cgroup(host: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:
+    inside = run_in_cgroup(agent)
+    assert host.mesh("isolate", "--pid", str(inside.pid), "--reason", "drill").status == OK
+    assert len(ours_at(agent)) == len(GATE)
+    assert host.mesh("verify", "--pid", str(inside.pid)).status == OK
+    assert host.mesh("release", "--pid", str(inside.pid), "--reason", "drill").status == OK
+    assert ours_at(agent) == []
+
+
+@pytest.mark.parametrize("how", ["pid_file", "cgroup"])
+def test_a_peer_is_known_whatever_it_is_named_by(host: Host, agent: Cgroup, run_in_cgroup: RunInside, how: str) -> None:
+    inside = run_in_cgroup(agent)
+    pid_file = host.folder / "pid"
+    pid_file.write_text(f"{inside.pid}\n")
+    host.configure(PEER + f'{how} = "{agent.path if how == "cgroup" else pid_file}"\n')
+    document = host.mesh("isolate", "--cgroup", agent.path, "--reason", "drill", "--json").document
+    assert (document["peer"], document["target"]) == ("shield", "shield")
+    assert host.mesh("isolate", "shield", "--reason", "drill", "--json").document["changed"] is False
+    assert host.mesh("verify", "--pid", str(inside.pid)).status == OK
+    assert host.mesh("release", "shield", "--reason", "drill").status == OK
+    assert ours_at(agent) == []
+
+
+def test_a_peer_that_ended_can_still_be_released(host: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:
+    inside = run_in_cgroup(agent)
+    pid_file = host.folder / "pid"
+    pid_file.write_text(f"{inside.pid}\n")
+    host.configure(PEER + f'pid_file = "{pid_file}"\n')
+    assert host.mesh("isolate", "shield", "--reason", "drill").status == OK
+    inside.close()
+    assert host.mesh("verify", "shield").status == OK
+    assert host.mesh("release", "shield", "--reason", "drill").status == OK
+    assert ours_at(agent) == []
+
+
+def test_what_is_stored_never_steers_a_terminal(host: Host, agent: Cgroup) -> None:
+    reason = STEERING.replace("\x00", "")  # no command line can hold it
+    target = ("--cgroup", agent.path)
+    told = [host.mesh("isolate", *target, "--reason", reason, "--incident", reason)]
+    told += [host.mesh("verify", *target), host.mesh("status"), host.mesh("history")]
+    told += [host.mesh("release", *target, "--reason", reason), host.mesh("history")]
+    assert [answer.status for answer in told] == [OK, OK, STATUS_ISOLATED, OK, OK, OK]
+    for answer in told:
+        assert all(line.isprintable() for line in (answer.out + answer.err).splitlines())
+    records = host.mesh("history", "--json")
+    assert all(line.isprintable() for line in records.out.splitlines())
+    assert records.document["records"][0]["reason"] == reason
+    assert host.intents()[0].why.incident == reason
+
+
+def test_reasons_may_be_in_any_language_and_long(host: Host, agent: Cgroup) -> None:
+    reason = "\u5b83\u5728\u6492\u8c0e \U0001f6a8 " + "x" * 1990
+    assert host.mesh("isolate", "--cgroup", agent.path, "--reason", reason).status == OK
+    assert host.intents()[0].why.reason == reason
+
+
+def test_a_receiver_that_cannot_be_told_does_not_undo_what_was_done(host: Host, agent: Cgroup) -> None:
+    """The isolation comes first: one document, exit status 0, and the notice in it."""
+    secret = host.folder / "secret"
+    secret.write_text("whsec_" + "A" * 44)
+    secret.chmod(0o600)
+    receiver = f'[[webhook]]\nname = "architect"\nurl = "http://127.0.0.1:9/"\nsecret_file = "{secret}"\n'
+    host.configure(PEER + f'cgroup = "{agent.path}"\n' + receiver)
+    answer = host.mesh("isolate", "shield", "--reason", "drill", "--json")
+    assert answer.status == OK
+    (notice,) = answer.document["notices"]
+    assert notice.startswith("architect: 1 pending")
+    (event,) = host.place.journal.read("SELECT body FROM event")
+    assert "alert_architect" in event["body"]
+    assert host.mesh("release", "shield", "--reason", "drill").status == OK
+    states = [json.loads(row["body"]).get("data", {}) for row in host.place.journal.read("SELECT body FROM event")]
+    assert len(states) == 2
