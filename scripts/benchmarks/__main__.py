@@ -8,6 +8,8 @@ import os
 import platform
 from pathlib import Path
 
+from scripts.benchmarks.report import Report
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 KINDS = ("mesh", "isolation")
 
@@ -18,11 +20,12 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--quick", action="store_true", help="a smoke run: small numbers, nothing written to docs/")
     chosen = parser.parse_args()
-    measured = importlib.import_module(f"scripts.benchmarks.{chosen.kind}").measure(quick=chosen.quick)
-    text = f"{measured}\n{machine()}\n"
+    report: Report = importlib.import_module(f"scripts.benchmarks.{chosen.kind}").measure(quick=chosen.quick)
+    text = f"{report.text}\n{machine()}\n"
     print(text)
     if not chosen.quick:
-        (DOCS / f"bench-{chosen.kind}.md").write_text(text)
+        for name, content in {f"bench-{chosen.kind}.md": text, **report.figures}.items():
+            (DOCS / name).write_text(content)
 
 
 def machine() -> str:

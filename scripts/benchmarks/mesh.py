@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchmarks.peers import Peers, running
+from scripts.benchmarks.report import Report, table
 
 PEERS, HUNG = 1000, 200
 QUICK_PEERS, QUICK_HUNG = 40, 8
@@ -47,14 +48,14 @@ FULL = Size(PEERS, HUNG, TIMEOUT_S, 12.0, ROUNDS, TRANSACTIONS)
 QUICK = Size(QUICK_PEERS, QUICK_HUNG, QUICK_TIMEOUT_S, 2.0, 1, 20)
 
 
-def measure(*, quick: bool) -> str:
+def measure(*, quick: bool) -> Report:
     """All measurements, as a table in Markdown."""
     size = QUICK if quick else FULL
     lines = ["# Benchmark: the mesh", "", "`scripts/bench mesh`. A ratio is to the mesh in the same run.", ""]
     lines += _rounds(size)
     lines += _cost(size)
     lines += _journal(size)
-    return "\n".join(lines)
+    return Report("\n".join(lines))
 
 
 # A round with hung peers
@@ -72,7 +73,7 @@ def _rounds(size: Size) -> list[str]:
         ("one after another (hung peers times timeout)", f"{sequential:.0f}", f"{sequential / mesh:.0f}"),
     ]
     head = f"## One round: {size.peers} peers, {size.hung} hung, timeout {size.timeout_s:g} s, {WORKERS} workers"
-    return [head, "", *_table(("probing", "s a round", "ratio"), rows), ""]
+    return [head, "", *table(("probing", "s a round", "ratio"), rows), ""]
 
 
 def _mesh_round(peers: Peers, size: Size) -> float:
@@ -115,7 +116,7 @@ def _cost(size: Size) -> list[str]:
         ("plain requests.get in a thread pool", *_costs(plain, mesh)),
     ]
     head = f"## {size.peers} healthy peers, averaged over a tick of {TICK_S:g} s"
-    return [head, "", *_table(("probing", "% of one core", "MiB", "ratio (CPU)"), rows), ""]
+    return [head, "", *table(("probing", "% of one core", "MiB", "ratio (CPU)"), rows), ""]
 
 
 def _costs(one: dict[str, float], mesh: dict[str, float]) -> tuple[str, str, str]:
@@ -185,7 +186,7 @@ def _journal(size: Size) -> list[str]:
         for who, waits in (("one watcher", alone), (f"{WATCHERS} watchers at once", together))
     ]
     head = "## One journal: from wanting to write a miss to having it on disk"
-    return [head, "", *_table(("who", "median ms", "longest ms"), rows), ""]
+    return [head, "", *table(("who", "median ms", "longest ms"), rows), ""]
 
 
 def _waits(watchers: int, state: str, transactions: int) -> list[float]:
@@ -209,11 +210,6 @@ def _write_misses(state: str, watcher: str, transactions: int) -> list[float]:
         time.sleep(0.005)
     journal.close()
     return waits
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---" for _ in header], *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 if __name__ == "__main__":

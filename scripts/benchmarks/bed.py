@@ -1,0 +1,163 @@
+"""Runs inside the systemd test bed: every measurement of an isolation, handed out as one JSON document."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from scripts.benchmarks.sender import NS_PER_MS, Sender, sending_from
+from scripts.benchmarks.throughput import Stream, streaming
+from scripts.benchmarks.ways import UNIT, UNIT_CGROUP, Way, ways
+from watchdog import clock
+from watchdog.actions import isolation, locate, programs
+from watchdog.actions.locate import Named
+from watchdog.actions.place import Place, configured
+from watchdog.config import Config
+from watchdog.errors import KernelRefused
+from watchdog.intents import Why
+from watchdog.journal import Journal
+from watchdog.kernel import cgroups, hooks
+from watchdog.kernel.programs import Hook
+
+LASTING = "lasting"
+"""The step of an isolation that waits for systemd; what comes before it is in place at once."""
+
+NOBODY = "nobody is isolated"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    runs: int
+    repetitions: int
+    slice_s: float
+
+
+FULL = Size(runs=30, repetitions=24, slice_s=0.4)
+QUICK = Size(runs=2, repetitions=1, slice_s=0.05)
+
+
+@dataclass
+class Cut:
+    """Times from the beginning, in ms, one a run."""
+
+    dropped: list[float] = field(default_factory=list)
+    done: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Measured:
+    """Everything that was measured."""
+
+    cold: dict[str, Cut] = field(default_factory=dict)
+    warm: Cut = field(default_factory=Cut)
+    """In a process that runs already: done is when all layers are in place."""
+    steps: dict[str, list[float]] = field(default_factory=dict)
+    streams: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """By path and by who cuts off: bytes a second of others, one a repetition."""
+    attached_before: list[str] = field(default_factory=list)
+    attached_after: list[str] = field(default_factory=list)
+
+
+def measure(size: Size) -> Measured:
+    """Everything, interleaved."""
+    measured = Measured()
+    with place() as here:
+        programs.take(here)  # compiled beforehand, as on a host with a watcher
+        measured.attached_before = attached(here)
+        with sending_from(UNIT_CGROUP, own_cgroup()) as sender:
+            for number in range(size.runs + 1):
+                into = measured if number else Measured()  # the first run fills caches, and is not counted
+                for way in ways():
+                    cut_cold(way, sender, into.cold.setdefault(way.name, Cut()))
+                cut_warm(here, sender, into)
+        measured.attached_after = attached(here)
+    with streaming() as streams:
+        for _ in range(size.repetitions):
+            for stream in streams:
+                stream_beside(stream, size.slice_s, measured.streams.setdefault(stream.name, {}))
+    return measured
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    """The bed's own places, where the command's defaults lead to."""
+    journal = Journal.open(Config().paths.state)
+    try:
+        yield configured(Config(), journal)
+    finally:
+        journal.close()
+
+
+def own_cgroup() -> Path:
+    """Where this process runs."""
+    return cgroups.of_pid(os.getpid()).path
+
+
+def cut_cold(way: Way, sender: Sender, into: Cut) -> None:
+    """One command, from just before its process is made."""
+    sender.begin()
+    begun_ns = time.monotonic_ns()
+    ended_ns = way.finish(way.start())
+    into.dropped.append((sender.seen().dropped_ns - begun_ns) / NS_PER_MS)
+    into.done.append((ended_ns - begun_ns) / NS_PER_MS)
+    way.release()
+    sender.await_release()
+
+
+def cut_warm(here: Place, sender: Sender, into: Measured) -> None:
+    """As a watcher carries out its order, from the decision."""
+    sender.begin()
+    begun_ns = time.monotonic_ns()
+    steps: list[tuple[str, float]] = []
+
+    def note(step: str) -> None:
+        steps.append((step, (time.monotonic_ns() - begun_ns) / NS_PER_MS))
+
+    located = locate.locate(Named(unit=UNIT), Config(), here)
+    rails = partial(locate.check_rails, located, Config(), here, force=False)
+    result = isolation.isolate(located.where, Why("benchmark"), here, clock.utc_now(), note, rails)
+    into.warm.dropped.append((sender.seen().dropped_ns - begun_ns) / NS_PER_MS)
+    into.warm.done.append(_in_place(steps))
+    for step, at_ms in steps:
+        into.steps.setdefault(step, []).append(at_ms)
+    isolation.release(result.intent, here, clock.utc_now())
+    sender.await_release()
+
+
+def _in_place(steps: list[tuple[str, float]]) -> float:
+    before = [at_ms for number, (step, at_ms) in enumerate(steps) if LASTING not in [s for s, _ in steps[: number + 1]]]
+    if not before:
+        raise KernelRefused("an isolation told of no step")
+    return before[-1]
+
+
+def stream_beside(stream: Stream, slice_s: float, into: dict[str, list[float]]) -> None:
+    """What others can send while nobody is isolated, then beside each way, then while nobody is again."""
+    into.setdefault(NOBODY, []).append(stream.bytes_a_second(slice_s))
+    for way in ways():
+        way.finish(way.start())
+        into.setdefault(way.name, []).append(stream.bytes_a_second(slice_s))
+        way.release()
+    into.setdefault(f"{NOBODY}, again", []).append(stream.bytes_a_second(slice_s))
+
+
+def attached(here: Place) -> list[str]:
+    """Every program of ours at any hook of any cgroup, in words."""
+    ours: Callable[..., bool] = hooks.uses_our_map
+    return [
+        f"program {each.program_id} at {each.hook.name} of {each.cgroup.path}"
+        for each in hooks.find_attached(here.top, list(Hook), ours)
+    ]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asdict(measure(QUICK if "--quick" in sys.argv else FULL))))

@@ -1,0 +1,132 @@
+"""How fast an isolation is and what it costs others, beside systemd's IPAddressDeny and an nftables cgroup rule.
+
+Everything is measured inside a systemd of its own (tests/systemd/testbed.py), by scripts/benchmarks/bed.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from scripts.benchmarks.plot import dots
+from scripts.benchmarks.report import Report, median, met, p95, table
+from scripts.benchmarks.ways import MESH, NFT, SYSTEMD, UNIT
+
+FIGURE = "bench-isolation.svg"
+COLD_RATIO_GOAL = 3.0
+FIRST_DROP_GOAL_MS = 1.0
+ALL_LAYERS_GOAL_MS = 50.0
+OVERHEAD_GOAL_PERCENT = 3.0
+BED_LIMIT_S = 900.0
+UNIT_TEXT = "[Service]\nExecStart=/bin/sleep infinity\n"
+IN_DAEMON = "in the daemon"
+NOBODY, NOBODY_AGAIN = "nobody is isolated", "nobody is isolated, again"
+GIB = 2**30
+
+
+def measure(*, quick: bool) -> Report:
+    """Run everything in the test bed; the tables and the figure."""
+    from tests.systemd.testbed import Testbed, missing
+
+    if lacks := missing():
+        sys.exit(f"bench: the systemd test bed needs {lacks}")
+    print("In a systemd of its own; this takes a second, or some minutes without --quick ...", flush=True)
+    with Testbed() as bed:
+        bed.unit(UNIT, UNIT_TEXT)
+        bed.systemctl("start", UNIT)
+        words = [*bed.python, "-m", "scripts.benchmarks.bed", *(["--quick"] if quick else [])]
+        said = bed.run(words, BED_LIMIT_S, env={"PYTHONDONTWRITEBYTECODE": ""}).stdout
+    return report_of(json.loads(said))
+
+
+def report_of(measured: dict[str, Any]) -> Report:
+    """The tables, with each goal beside what was measured."""
+    cold = {name: times["dropped"] for name, times in measured["cold"].items()}
+    warm = measured["warm"]
+    lines = [
+        "# Benchmark: an isolation",
+        "",
+        "`scripts/bench isolation`. Cold is a new process with its files in the page cache. A packet is sent about",
+        "every 0.1 ms on a socket of the unit; the times end at the first one that the kernel drops.",
+        "",
+        f"![Every run]({FIGURE})",
+        "",
+        *_cold(measured["cold"]),
+        *_warm(warm, measured["steps"]),
+        *_others(measured["streams"]),
+        *_attached(measured),
+    ]
+    rows = {**cold, IN_DAEMON: warm["dropped"]}
+    return Report("\n".join(lines), {FIGURE: dots("To the first dropped packet", rows, "ms")})
+
+
+def _cold(cold: dict[str, dict[str, list[float]]]) -> list[str]:
+    base = median(cold[SYSTEMD]["dropped"])
+    rows = [
+        (
+            name,
+            f"{median(times['dropped']):.1f}",
+            f"{p95(times['dropped']):.1f}",
+            f"{median(times['dropped']) / base:.2f}",
+            f"{median(times['done']):.0f}",
+        )
+        for name, times in cold.items()
+    ]
+    ratio = median(cold[MESH]["dropped"]) / base
+    nft = [] if NFT in cold else ["", "nft is not installed here, or does not take the rule: not measured."]
+    return [
+        f"## From typing the command to the first dropped packet ({len(cold[MESH]['dropped'])} runs each, interleaved)",
+        "",
+        *table(("command", "median ms", "p95 ms", f"ratio to {SYSTEMD}", "until it ends, ms"), rows),
+        *nft,
+        "",
+        f"Goal: at most {COLD_RATIO_GOAL:g} times {SYSTEMD}. Measured: {ratio:.2f}, {met(ratio <= COLD_RATIO_GOAL)}.",
+        "",
+    ]
+
+
+def _warm(warm: dict[str, list[float]], steps: dict[str, list[float]]) -> list[str]:
+    told = ", ".join(f"{step} {median(times):.1f}" for step, times in steps.items())
+    goals = (
+        ("to the first dropped packet", warm["dropped"], FIRST_DROP_GOAL_MS),
+        ("to all layers in place", warm["done"], ALL_LAYERS_GOAL_MS),
+    )
+    rows = [
+        (what, f"{median(times):.2f}", f"{p95(times):.2f}", f"{goal:g}", met(median(times) <= goal))
+        for what, times, goal in goals
+    ]
+    return [
+        f"## In the daemon, programs pinned: from the decision ({len(warm['dropped'])} runs)",
+        "",
+        *table(("until", "median ms", "p95 ms", "goal, ms", ""), rows),
+        "",
+        f"Steps, median ms from the decision: {told}.",
+        "",
+    ]
+
+
+def _others(streams: dict[str, dict[str, list[float]]]) -> list[str]:
+    lines = ["## What others can send while one unit is isolated", ""]
+    rows = []
+    for path, by_way in streams.items():
+        without = by_way[NOBODY]
+        for name, rates in by_way.items():
+            lost = median([100 * (1 - rate / base) for rate, base in zip(rates, without, strict=True)])
+            verdict = met(lost < OVERHEAD_GOAL_PERCENT) if name == MESH else ""
+            rows.append((path, name, f"{median(rates) / GIB:.2f}", "" if name == NOBODY else f"{lost:+.1f}", verdict))
+    count = len(next(iter(next(iter(streams.values())).values())))
+    return [
+        *lines,
+        *table(("path", "while", "GiB/s", "lost, %", f"goal: < {OVERHEAD_GOAL_PERCENT:g}"), rows),
+        "",
+        f"Median of {count} interleaved repetitions, each compared with its own first slice. What is lost while nobody",
+        "is isolated again is the noise of this machine.",
+        "",
+    ]
+
+
+def _attached(measured: dict[str, Any]) -> list[str]:
+    found = [*measured["attached_before"], *measured["attached_after"]]
+    assert not found, f"nobody is isolated, and yet there is: {found}"
+    return ["Asked of every hook of every cgroup: nothing of ours is attached to anyone while nobody is isolated.", ""]

@@ -1,0 +1,40 @@
+"""What a measurement hands over: text in Markdown, and figures that it shows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+P95 = 0.95
+
+
+@dataclass(frozen=True)
+class Report:
+    """One measurement, ready to be printed or to be put into docs/."""
+
+    text: str
+    figures: dict[str, str] = field(default_factory=dict)
+    """SVG documents by the name of their file."""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    lines = [header, ["---" for _ in header], *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def p95(values: Sequence[float]) -> float:
+    """What 95 % of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * P95))]
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one."""
+    return statistics.median(values)
+
+
+def met(holds: bool) -> str:
+    """Whether a goal was met, in a word."""
+    return "met" if holds else "MISSED"
