@@ -94,14 +94,15 @@ def serving(isolation: int, cgroup_ids: Collection[int]) -> set[int]:
 
 
 def take_over(maps: Maps) -> None:
-    """Copy what other loads of the egress program know, before a filter of theirs is replaced by one of this load."""
+    """Bring here what other loads of the egress program know, before a filter of theirs is replaced by one of this."""
     for other in _loaded(TC_EGRESS):
-        for name in (CGROUPS_MAP, COOKIES_MAP):
-            if other[name] == maps[name]:
-                continue
-            with libbpf.map_by_id(other[name]) as source, libbpf.map_by_id(maps[name]) as fd:
-                for key, owner in _entries(source):
-                    libbpf.map_update(fd, key, _ISOLATION.pack(owner))
+        if other[CGROUPS_MAP] != maps[CGROUPS_MAP]:
+            for name in (CGROUPS_MAP, COOKIES_MAP):
+                with libbpf.map_by_id(other[name]) as source, libbpf.map_by_id(maps[name]) as fd:
+                    for key, owner in _entries(source):
+                        libbpf.map_update(fd, key, _ISOLATION.pack(owner))
+            with libbpf.map_by_id(other[COUNT_MAP]) as source, libbpf.map_by_id(maps[COUNT_MAP]) as fd:
+                _move_counters(source, fd)
 
 
 def dropped(isolation: int) -> Traffic:
@@ -130,9 +131,21 @@ def _sum(values: Iterable[tuple[int, ...]]) -> Traffic:
     return Traffic(packets, size_bytes)
 
 
+def _move_counters(source: int, fd: int) -> None:
+    """Where both count, each goes on by itself; what was counted is counted once."""
+    for key in libbpf.map_keys(source, _ISOLATION.size):
+        counted = libbpf.map_lookup(source, key, _value_bytes(TRAFFIC_FIELDS))
+        if counted is not None and not _has(fd, _ISOLATION.unpack(key)[0], TRAFFIC_FIELDS):
+            libbpf.map_update(fd, key, counted)
+            libbpf.map_update(source, key, bytes(len(counted)))
+
+
 def _has(fd: int, isolation: int, fields: int) -> bool:
-    value_bytes = libbpf.possible_cpus() * fields * libbpf.VALUE_ALIGN_BYTES
-    return libbpf.map_lookup(fd, _ISOLATION.pack(isolation), value_bytes) is not None
+    return libbpf.map_lookup(fd, _ISOLATION.pack(isolation), _value_bytes(fields)) is not None
+
+
+def _value_bytes(fields: int) -> int:
+    return libbpf.possible_cpus() * fields * libbpf.VALUE_ALIGN_BYTES
 
 
 def _entries(fd: int) -> Iterator[tuple[bytes, int]]:

@@ -131,6 +131,20 @@ class Agent:
     def cgroup(self) -> Cgroup:
         return self.target.cgroups[0]
 
+    def reaches_peer(self) -> bool:
+        """Whether a datagram of the agent gets to the peer's application. (A packet socket at the host end is ahead of
+        the filter there, and sees what is dropped.)"""
+        self.peer.run("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('', 0)); u.settimeout(0.3)")
+        port = self.peer.run("u.getsockname()[1]")
+        send = f"socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ({self.veth.far_v4!r}, {port}))"
+        assert self.process.outcome(send) == "pass"
+        return self.peer.outcome("u.recv(9)") == "pass"
+
+    def alone(self) -> None:
+        """Nobody else in its namespace: whoever keeps it becomes the agent's, the neighbour goes."""
+        (self.cgroup.path / "cgroup.procs").write_text(str(self.veth.near.pid))
+        self.neighbour.close()
+
     def with_a_new_socket(self) -> Ends:
         self.process.run(OPEN.format(device=self.veth.device))
         return self.old

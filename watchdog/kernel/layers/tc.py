@@ -73,9 +73,9 @@ def cover_new_links(target: Target) -> list[str]:
     if reason := target.common.why_missing(TC_EGRESS.programs):
         raise KernelRefused(reason)
     maps = target.common.maps
+    tc_maps.take_over(maps)
     tc_maps.begin(maps, tc_maps.COUNT_MAP, target.isolation_id)
     tc_maps.enlist(maps, target.isolation_id, [cgroup.inode for cgroup in target.cgroups], reach.cookies)
-    tc_maps.take_over(maps)
     covered = tc_links.Covered()
     for place in _allowed(target, reach):
         covered += tc_links.cover(place, [_wanted(target.common)])
