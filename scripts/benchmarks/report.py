@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-P95 = 0.95
+P95, P99 = 0.95, 0.99
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def p95(values: Sequence[float]) -> float:
     """What 95 % of the values do not exceed."""
+    return _share(values, P95)
+
+
+def p99(values: Sequence[float]) -> float:
+    """What 99 % of the values do not exceed."""
+    return _share(values, P99)
+
+
+def _share(values: Sequence[float], share: float) -> float:
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * P95))]
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def median(values: Sequence[float]) -> float:
