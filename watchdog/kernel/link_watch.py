@@ -10,7 +10,7 @@ import errno
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -122,7 +122,7 @@ class LinkWatch:
             events += [LinkEvent(inode, *found) for found in parse(data, followed.known)]
 
 
-def watch_links(places: Callable[[], Mapping[int, Netns]], refresh_s: float) -> Iterator[LinkEvent | None]:
+def watch_links(places: Callable[[], Mapping[int, Netns]], refresh_s: float) -> Generator[LinkEvent | None, None, None]:
     """Every change in these namespaces as it happens, for ever; None where nothing did for `refresh_s`.
 
     Which namespaces they are is asked anew after every change and every None. Close the generator to let go of them.
