@@ -6,7 +6,6 @@ import os
 import select
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -17,8 +16,6 @@ from watchdog.host import listeners, processes
 from watchdog.host.ports import Owner, answering, listener, owner_in_cgroup
 
 NOWHERE = "/wd-test-nowhere"
-LIMIT_S = 0.02
-TRIES = 5
 
 
 @pytest.fixture
@@ -162,19 +159,3 @@ def test_more_sockets_than_one_answer_holds() -> None:
 def test_what_the_kernel_refuses_is_an_error() -> None:
     with pytest.raises(OSError, match=r"."):
         list(listeners.from_sock_diag(255, 80))
-
-
-def test_it_takes_at_most_20_ms() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-
-        def best_s(cgroup: str) -> float:
-            def once() -> float:
-                started_s = time.perf_counter()
-                owner_in_cgroup(port, "127.0.0.1", cgroup)
-                return time.perf_counter() - started_s
-
-            return min(once() for _ in range(TRIES))
-
-        assert best_s(own_cgroup()) < LIMIT_S
-        assert best_s(NOWHERE) < LIMIT_S
