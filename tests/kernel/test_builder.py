@@ -171,7 +171,7 @@ def test_a_builder_past_its_deadline_is_killed(pins: Path, lock: Path, own_sourc
     before_s = time.monotonic()
     with pytest.raises(BuildFailed, match="did not finish within 2 s"):
         builder.ensure_slots(pins, lock, 1, timeout_s=2, inputs=BuildInputs(sources=own_sources))
-    assert time.monotonic() - before_s < 4
+    assert time.monotonic() - before_s < 10
     with locked(lock, 0):
         pass
 

@@ -161,7 +161,7 @@ def test_a_frozen_parent_keeps_its_child_frozen(scratch_cgroup: MakeCgroup, run_
     before_s = time.monotonic()
     with pytest.raises(KernelRefused, match=r"not thawed after 0\.1 s"):
         freezer.thaw(child, timeout_s=0.1)
-    assert time.monotonic() - before_s < 0.3
+    assert time.monotonic() - before_s < 2
     freezer.thaw(parent)
 
 
