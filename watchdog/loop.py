@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 MOST_PROBES_AT_ONCE = 128
 MOST_ACTIONS_AT_ONCE = 4
-JITTER_SHARE = 0.1
-"""Probes of a round begin within this share of the interval, so that peers are not all asked at one instant."""
+JITTER_SHARE = 0.01
+"""Probes of a round begin within this share of the interval, so that peers are not all asked at one instant. A round
+with 200 hung peers of 1,000 takes about a third of it longer: two waves of hung probes fill all workers."""
 LONGEST_WAIT_S = 1.0
 """The loop turns at least this often, so that a loop that stands still is seen to."""
 STALL_SHARE = 0.5
