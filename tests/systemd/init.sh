@@ -13,6 +13,7 @@ read -r _go
 mount -t tmpfs -o mode=755 testbed "$scratch"
 mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
 root=$scratch/root
+[ -z "$SEED" ] || cp -a "$SEED/." "$scratch/upper/"
 mount -t overlay testbed -o "lowerdir=/,upperdir=$scratch/upper,workdir=$scratch/work" "$root"
 
 mount -t proc proc "$root/proc"

@@ -8,6 +8,7 @@ cgroup v2 mounted anywhere (alone or beside v1), overlayfs, util-linux and syste
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import pickle
 import shutil
@@ -22,6 +23,8 @@ from typing import ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_serial = itertools.count()
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INIT = Path(__file__).with_name("init.sh")
@@ -96,9 +99,11 @@ class Testbed:
     python = (sys.executable,)
     """The interpreter inside; `-m watchdog` works because PYTHONPATH names the repository."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: Path | None = None) -> None:
+        """`seed` is a directory whose files are inside from before the boot (not below /run, /tmp and the like)."""
         self.v2_root = cgroup_v2_root() or Path()
-        self.cgroup = self.v2_root / f"watchdog-testbed-{os.getpid()}"
+        self.seed = seed
+        self.cgroup = self.v2_root / f"watchdog-testbed-{os.getpid()}-{next(_serial)}"
         """The bed's cgroup root, as seen from outside."""
         self.init_pid = 0
         self._unshare: subprocess.Popen[bytes] | None = None
@@ -138,6 +143,7 @@ class Testbed:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, "SEED": str(self.seed or "")},
                 start_new_session=True,
             )
         self.init_pid = self._wait_for_child()
@@ -255,6 +261,11 @@ class Testbed:
     def show(self, unit: str, name: str) -> str:
         """One property of a unit."""
         return self.systemctl("show", "--value", f"--property={name}", unit).stdout.strip()
+
+    @property
+    def root(self) -> Path:
+        """The root inside, as seen from outside: to read files without a process for each."""
+        return Path(f"/proc/{self.init_pid}/root")
 
     def write(self, path: str | Path, text: str) -> None:
         """Write a file inside, with the directories it needs."""

@@ -1,0 +1,49 @@
+"""An agent of the mission: `agent.py NAME PORT` answers heartbeats, and talks all the time from its first moment on.
+
+It is silent, and can be cured by no restart, while /run/mission/NAME.silent is there; it runs on and talks on.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+MISSION = Path("/run/mission")
+SINK_PORT = 9200
+TURN_S = 0.02
+SINKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+
+def main(name: str, port: int) -> None:
+    talkers = [(socket.socket(family, socket.SOCK_DGRAM), (address, SINK_PORT)) for family, address in SINKS]
+    talk(talkers, name)
+    with (MISSION / f"{name}.starts").open("a") as starts:
+        starts.write(os.environ.get("INVOCATION_ID", "none") + "\n")
+    from watchdog.heartbeat import Pulse, serve
+
+    pulse = Pulse(name)
+    server = None
+    while True:
+        pulse.beat()
+        talk(talkers, name)
+        silent = (MISSION / f"{name}.silent").exists()
+        if silent and server is not None:
+            server.close()
+            server = None
+        elif not silent and server is None:
+            server = serve(pulse, port=port)
+        time.sleep(TURN_S)
+
+
+def talk(talkers: list[tuple[socket.socket, tuple[str, int]]], name: str) -> None:
+    for talker, where in talkers:
+        with suppress(OSError):
+            talker.sendto(name.encode(), where)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
