@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -25,8 +26,9 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@cache
 def boot_id() -> str:
-    """This boot's id, as the kernel gives it."""
+    """This boot's id, as the kernel gives it. No process outlives its boot."""
     return BOOT_ID.read_text().strip()
 
 
