@@ -1,4 +1,4 @@
-"""`python -m demonstration`: plays the story and says how it went. scripts/demo calls it, with signals blocked."""
+"""Plays the story and says how it went. scripts/demo runs `python -m scripts.demonstration`, with signals blocked."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import traceback
 from collections.abc import Iterator
 from types import TracebackType
 
-from demonstration import stage as stages
-from demonstration.pace import Failed, Interrupted, Pace, Stuck
-from demonstration.screen import FAIL, NOT_REACHED, PASS, SKIP, Screen
-from demonstration.story import Step, Story
+from scripts.demonstration import stage as stages
+from scripts.demonstration import surroundings
+from scripts.demonstration.pace import Failed, Interrupted, Pace, Stuck
+from scripts.demonstration.play import Play
+from scripts.demonstration.screen import FAIL, NOT_REACHED, PASS, SKIP, Screen
+from scripts.demonstration.story import Step, steps
 from watchdog.errors import Exit, NotRoot, WatchdogError
 
 OUTPUT_CLOSED = 141
 """As a shell says it of what SIGPIPE ended."""
+
+CHAPTER_S = 1.5
+"""For the audience to see what comes next."""
 
 Row = tuple[str, str, str]
 
@@ -42,14 +47,14 @@ def main() -> int:
 def _play(screen: Screen, pace: Pace) -> int:
     if os.geteuid() != 0:
         raise NotRoot("needs root, for cgroups and BPF programs", hint="run: sudo scripts/demo")
+    surroundings.make()
     _sweep(screen)
     try:
         with stages.set_up() as stage:
-            rows = list(_perform(Story(stage, screen, pace), screen))
+            rows = list(_perform(Play(stage, screen, pace), screen))
     except Interrupted as interrupted:
-        left = stages.left(stage)
-        screen.plain(f"\nInterrupted ({interrupted}). Left behind: {', '.join(left) or 'nothing'}.")
-        return Exit.FAILED if left else interrupted.exit_status
+        screen.title(f"Interrupted ({interrupted}). Left behind: {', '.join(stage.left) or 'nothing'}.")
+        return Exit.FAILED if stage.left else interrupted.exit_status
     return _conclude(rows, screen)
 
 
@@ -57,47 +62,49 @@ def _sweep(screen: Screen) -> None:
     """What an earlier demo left that was killed. Another one that is running is left alone."""
     for stage in stages.abandoned():
         stages.clear(stage)
-        left = stages.left(stage)
-        done = f"could not be removed whole: {', '.join(left)}" if left else "was removed"
+        done = f"could not be removed whole: {', '.join(stage.left)}" if stage.left else "was removed"
         screen.plain(f"What an earlier demo (process {stage.owner.pid}) left when it was killed {done}.")
 
 
-def _perform(story: Story, screen: Screen) -> Iterator[Row]:
+def _perform(play: Play, screen: Screen) -> Iterator[Row]:
     """Each step and what came of it. A failed check stops nothing; where the story cannot go on, it ends."""
     stuck = False
-    for step in story.steps():
+    for step in steps(play):
         if stuck and not step.always:
             yield step.name, "", NOT_REACHED
             continue
         if step.chapter:
             screen.title(step.chapter)
+            play.pace.rest(CHAPTER_S if screen.is_watched else 0)
         if step.skip:
             screen.say(SKIP, f"{step.name}: {step.skip}")
             yield step.name, "", SKIP
             continue
         began_s = time.monotonic()
-        trouble = _tried(step)
+        trouble = _tried(step, play)
         took = f"{time.monotonic() - began_s:.1f} s"
         if trouble is not None:
             screen.say(FAIL, f"{step.name}: {trouble}")
             stuck = stuck or isinstance(trouble, Stuck)
             if stuck:
-                _tell_logs(story, screen)
+                _tell_logs(play, screen)
         yield step.name, took, FAIL if trouble else PASS
 
 
-def _tried(step: Step) -> Failed | None:
+def _tried(step: Step, play: Play) -> Failed | None:
     try:
-        step.play()
+        step.check(play)
     except Failed as failed:
         return failed
     return None
 
 
-def _tell_logs(story: Story, screen: Screen) -> None:
-    for name in story.mesh.agents:
-        for line in story.mesh.last_words(name):
+def _tell_logs(play: Play, screen: Screen) -> None:
+    for name in play.mesh.agents:
+        for line in play.mesh.last_words(name):
             screen.say(name, f"its watcher's log: {line}")
+        for line in play.members[name].last_words():
+            screen.say(name, f"its own log: {line}")
 
 
 def _conclude(rows: list[Row], screen: Screen) -> int:
@@ -106,7 +113,7 @@ def _conclude(rows: list[Row], screen: Screen) -> int:
     counts = {result: results.count(result) for result in (PASS, FAIL, SKIP, NOT_REACHED)}
     words = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
     good = counts[PASS] + counts[SKIP] == len(rows)
-    screen.plain(f"{words}. {'The mesh did what it is for.' if good else 'The demo FAILED.'}")
+    screen.plain(f"{words}, in {screen.age_s:.0f} s. {'' if good else 'The demo FAILED.'}".rstrip())
     return Exit.OK if good else Exit.FAILED
 
 

@@ -1,4 +1,4 @@
-"""One agent of the demo: `python -m demonstration.agent ROOM`.
+"""One agent of the demo: `python -m scripts.demonstration.agent ROOM`.
 
 Its main loop reads its rules and answers heartbeats. Rules that cannot be read keep the loop waiting for better ones,
 and then it answers nobody: no restart cures that. Its other threads go on talking all the same, as the demo tells
@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demonstration.talk import Call, Stream, Talker, attempt
+from scripts.demonstration.talk import Call, Stream, Talker, attempt
 from watchdog.heartbeat import NONCE_HEADER, Pulse
 
 SETTINGS, RULES, PID, ORDERS, ANSWERS, LOG = "settings.json", "rules.json", "pid", "orders", "answers", "log"
@@ -48,6 +48,8 @@ class Heartbeats(HTTPServer):
     """Answers one request each time the main loop comes by."""
 
     timeout = LOOP_S
+    request_queue_size = 64
+    """Probes that wait while the loop hangs."""
 
     def __init__(self, port: int, pulse: Pulse) -> None:
         self.pulse = pulse
@@ -99,7 +101,11 @@ class Agent:
             self._heartbeats.handle_request()
 
     def _obey(self) -> None:
-        with (self._room / ORDERS).open() as orders, (self._room / ANSWERS).open("w") as answers:
+        # Opened so that neither waits for the demo: once it has gone, the first read says so.
+        orders_fd = os.open(self._room / ORDERS, os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(orders_fd, True)
+        answers_fd = os.open(self._room / ANSWERS, os.O_RDWR)
+        with os.fdopen(orders_fd) as orders, os.fdopen(answers_fd, "w") as answers:
             for line in orders:
                 order = json.loads(line)
                 answer = {"id": order["id"], "is": self._carry_out(order)}

@@ -1,4 +1,4 @@
-"""The agents as the demo knows them: a room with two named pipes each, through which it gives orders and hears answers."""
+"""The agents as the demo knows them: a room each, with two named pipes, for orders and for answers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from demonstration.agent import ANSWERS, ORDERS, RULES, Settings
-from demonstration.pace import Pace
-from demonstration.restart import running
-from demonstration.stage import Stage
-from demonstration.starting import start_agent
+from scripts.demonstration.agent import ANSWERS, LOG, ORDERS, RULES, Settings
+from scripts.demonstration.pace import Pace
+from scripts.demonstration.restart import running
+from scripts.demonstration.stage import Stage
+from scripts.demonstration.starting import start_agent
 
 SOUND_RULES = '{"allow": []}'
 DAMAGED_RULES = '{"allow": ['
 ANSWER_LIMIT_S = 5.0
 READ_BYTES = 65536
+TOLD_LINES = 3
 
 
 class Member:
@@ -60,6 +61,11 @@ class Member:
     def repair(self) -> None:
         """Make its rules sound."""
         (self.room / RULES).write_text(SOUND_RULES)
+
+    def last_words(self) -> list[str]:
+        """The end of its log, which is empty as long as all is well."""
+        log = self.room / LOG
+        return log.read_text(errors="replace").splitlines()[-TOLD_LINES:] if log.exists() else []
 
     def ask(self, **order: Any) -> Any:
         """Give an order and wait for the answer."""

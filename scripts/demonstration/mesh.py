@@ -10,19 +10,19 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from demonstration.pace import Pace, Stuck
-from demonstration.receiver import Receivers
-from demonstration.screen import Screen
-from demonstration.stage import Stage
-from demonstration.starting import start
+from scripts.demonstration.pace import Pace, Stuck
+from scripts.demonstration.receiver import Receivers
+from scripts.demonstration.screen import Screen
+from scripts.demonstration.stage import Stage
+from scripts.demonstration.starting import start
 
-INTERVAL, TIMEOUT = "600ms", "300ms"
+INTERVAL, TIMEOUT = "800ms", "300ms"
 COMMAND_LIMIT_S = 20.0
 STATUS_TIMEOUT_S = 1.0
 TOLD_LINES = 3
@@ -64,22 +64,21 @@ def free_ports(count: int) -> list[int]:
 class Mesh:
     """Everything of it is on the stage: journal, locks, pins, processes."""
 
-    def __init__(self, stage: Stage, screen: Screen, pace: Pace, agents: Sequence[Place], told: Receivers) -> None:
+    def __init__(self, stage: Stage, screen: Screen, pace: Pace, agents: Iterable[Place], told: Receivers) -> None:
         self.agents = {agent.name: agent for agent in agents}
         self._screen, self._pace = screen, pace
         self._room, self._cgroup = stage.room, stage.cgroup(WATCHERS)
         self._watchers: dict[str, subprocess.Popen[bytes]] = {}
         self._numbers = itertools.count(1)
         self._config = stage.room / "config.toml"
-        self._config.write_text(_configuration(agents, told))
+        self._config.write_text(_configuration(self.agents.values(), told))
         self._environment = _environment(stage, self._config)
 
     def start_watchers(self) -> None:
         """One for each agent."""
         for name in self.agents:
-            command = [*WITH_US, COMMAND, "run", "--self", name]
             with self._log(name).open("wb") as log:
-                self._watchers[name] = start(self._cgroup, command, log, self._environment)
+                self._watchers[name] = self._start("run", "--self", name, output=log)
 
     def stop_watchers(self) -> None:
         """Ask them to end, as systemd would, and see that they do."""
@@ -87,9 +86,8 @@ class Mesh:
             watcher.terminate()
         watchers, self._watchers = self._watchers, {}
         for name, watcher in watchers.items():
-            self._pace.until(f"the watcher of {name} ends", lambda w=watcher: w.poll() is not None, COMMAND_LIMIT_S)
-            if watcher.returncode:
-                raise Stuck(f"the watcher of {name} ended with status {watcher.returncode}")
+            if status := self._ended(f"the watcher of {name}", watcher):
+                raise Stuck(f"the watcher of {name} ended with status {status}")
 
     def check_watchers(self) -> None:
         """Raises Stuck when one has ended that nobody stopped."""
@@ -104,9 +102,7 @@ class Mesh:
 
     def seen_by(self, watcher: str) -> Mapping[str, Mapping[str, Any]]:
         """What a watcher says of its peers, by name, asked over HTTP; empty when it does not answer."""
-        connection = http.client.HTTPConnection(
-            "127.0.0.1", self.agents[watcher].status_port, timeout=STATUS_TIMEOUT_S
-        )
+        connection = http.client.HTTPConnection("127.0.0.1", self.agents[watcher].status_port, timeout=STATUS_TIMEOUT_S)
         try:
             connection.request("GET", "/", headers={"Accept": "application/json"})
             document = json.loads(connection.getresponse().read())
@@ -122,18 +118,24 @@ class Mesh:
             self._screen.say("$", shlex.join(["watchdog-mesh", *words]))
         output = self._room / f"command-{next(self._numbers)}"
         with output.open("wb") as file:
-            command = start(self._cgroup, [*WITH_US, COMMAND, *words, "--json"], file, self._environment)
-        self._pace.until(f"watchdog-mesh {words[0]} ends", lambda: command.poll() is not None, COMMAND_LIMIT_S)
+            status = self._ended(f"watchdog-mesh {words[0]}", self._start(*words, "--json", output=file))
         try:
-            return Done(command.returncode, json.loads(output.read_text()))
+            return Done(status, json.loads(output.read_text()))
         except ValueError as error:
             raise Stuck(f"watchdog-mesh {words[0]} said no JSON: {output.read_text()!r}") from error
+
+    def _start(self, *words: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        return start(self._cgroup, (*WITH_US, str(COMMAND), *words), output, self._environment)
+
+    def _ended(self, what: str, process: subprocess.Popen[bytes]) -> int:
+        self._pace.until(f"{what} ends", lambda: process.poll() is not None, COMMAND_LIMIT_S)
+        return process.returncode
 
     def _log(self, name: str) -> Path:
         return self._room / f"watcher-{name}.log"
 
 
-def _configuration(agents: Sequence[Place], told: Receivers) -> str:
+def _configuration(agents: Iterable[Place], told: Receivers) -> str:
     return "\n".join(
         [
             f'interval = "{INTERVAL}"',

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from demonstration.company import Member
-from demonstration.mesh import Mesh
-from demonstration.receiver import Event, Receivers
-from demonstration.screen import Screen
+from scripts.demonstration.company import Member
+from scripts.demonstration.mesh import Mesh
+from scripts.demonstration.receiver import Event, Receivers
+from scripts.demonstration.screen import Screen
 
 LOOK_S = 0.1
 EVERYTHING = "duty"
@@ -29,7 +29,6 @@ class News:
 
     def tell(self) -> None:
         """Tell what is new."""
-        self._mesh.check_watchers()
         if time.monotonic() - self._looked_s >= LOOK_S:
             self._looked_s = time.monotonic()
             for watcher in self._observers:
@@ -50,9 +49,14 @@ class News:
         if peer is None or peer["last_seen"] is None:
             return
         status, missed = peer["status"], peer["missed_count"]
-        status_before, missed_before = self.believed.get(watcher, ("", 0))
+        status_before, missed_before = self.believed.get(watcher, ("HEALTHY", 0))
         self.believed[watcher] = status, missed
-        one_by_one = watcher == self._observers[0] and status != "ISOLATED" and missed > missed_before
-        if status != status_before or one_by_one:
-            misses = f", {missed} missed in a row: {peer['detail']}" if missed and status != "ISOLATED" else ""
-            self._screen.say(watcher, f"{self._member.name} is {status}{misses}")
+        if status != status_before:
+            self._screen.say(watcher, f"{self._member.name} is {status}{_misses(peer)}")
+        elif watcher == self._observers[0] and status != "ISOLATED" and missed > missed_before:
+            self._screen.say(watcher, f"{self._member.name} has missed {missed} in a row")
+
+
+def _misses(peer: Mapping[str, Any]) -> str:
+    missed = peer["missed_count"]
+    return f", {missed} missed: {peer['detail']}" if missed and peer["status"] != "ISOLATED" else ""

@@ -1,4 +1,4 @@
-"""How the demo waits: for one thing at a time, with a deadline, telling what happens meanwhile, and ending when told to."""
+"""How the demo waits: for one thing, with a deadline, telling what happens meanwhile, and ending when told to."""
 
 from __future__ import annotations
 

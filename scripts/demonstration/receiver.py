@@ -48,14 +48,14 @@ class Receivers:
     """One HTTP server for all receivers, each at a path and with a secret of its own."""
 
     def __init__(self, room: Path, *names: str) -> None:
-        self.secrets = {name: secrets.token_bytes(SECRET_BYTES) for name in names}
         self.events: list[Event] = []
         self.refused: list[str] = []
         self._lock = threading.Lock()
         self._room = room
         for name in names:
             self.secret_file(name).touch(SECRET_MODE)
-            self.secret_file(name).write_bytes(self.secrets[name])
+            self.secret_file(name).write_text(f"{secrets.token_hex(SECRET_BYTES)}\n")
+        self.secrets = {name: webhook.read_secret(self.secret_file(name)) for name in names}
         self._server = _Server(self)
         threading.Thread(target=self._server.serve_forever, name="receivers", daemon=True).start()
 

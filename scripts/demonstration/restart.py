@@ -1,4 +1,4 @@
-"""What shield's peers run to restart it: `python -m demonstration.restart ROOM CGROUP`. Ends well once a new one runs."""
+"""Restarts shield: `python -m scripts.demonstration.restart ROOM CGROUP`. Ends well once a new process runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from demonstration.agent import PID
-from demonstration.starting import start_agent
+from scripts.demonstration.agent import PID
+from scripts.demonstration.starting import start_agent
 from watchdog.host import processes
 
 LIMIT_S = 5.0

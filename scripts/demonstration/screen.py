@@ -1,4 +1,4 @@
-"""What the demo's audience sees: one sentence an event with its time, and a table at the end. Colour on a terminal only."""
+"""What the audience sees: a sentence an event, with its time, and a table at the end. Colour on a terminal only."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ STYLES = {
     "ISOLATED": "bold magenta",
     "HEALTHY": "green",
 }
+WORDS = ("DEGRADED", "OFFLINE", "ISOLATED", "HEALTHY")
+"""Coloured wherever they stand."""
 
 
 class Screen:
@@ -42,6 +44,16 @@ class Screen:
         self._on_closed = on_closed
         self._closed = False
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether it is a terminal."""
+        return self._console.is_terminal
+
+    @property
+    def age_s(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began_s
+
     def title(self, text: str) -> None:
         """What the next lines are about."""
         self._print("")
@@ -50,15 +62,15 @@ class Screen:
     def say(self, who: str, text: str) -> None:
         """One sentence: when, who or what, and what happened."""
         indent = " " * (TIME_COLUMNS + WHO_COLUMNS)
-        when = f"{time.monotonic() - self._began_s:.1f} s".rjust(TIME_COLUMNS - 2)
+        when = f"{self.age_s:.1f} s".rjust(TIME_COLUMNS - 2)
         lines = textwrap.fill(
             printable(text), self._width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
         )
-        line = Text(f"{when}  ", style="bright_black")
-        line.append(who.ljust(WHO_COLUMNS), style=STYLES.get(who, "cyan"))
-        line.append(lines[len(indent) :], style="")
-        line.highlight_words([word for word in STYLES if word.isupper()], style="bold")
-        self._print(line)
+        body = Text(lines[len(indent) :])
+        for word in WORDS:
+            body.highlight_words([word], style=STYLES[word])
+        padding = " " * (WHO_COLUMNS - len(who))
+        self._print(Text.assemble((f"{when}  ", "bright_black"), (who, STYLES.get(who, "cyan")), padding, body))
 
     def plain(self, text: str) -> None:
         """A sentence without a time."""
@@ -76,10 +88,12 @@ class Screen:
         self._print(shown)
 
     def _print(self, what: Text | Table | str) -> None:
-        if self._closed:
-            return
-        try:
+        with self._console.capture() as captured:
             self._console.print(what, markup=False, soft_wrap=not isinstance(what, Table))
+        try:
+            if not self._closed:
+                sys.stdout.write(captured.get())
+                sys.stdout.flush()
         except OSError:  # the terminal or the pipe has gone: the demo ends, and has nobody to tell
             self._closed = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at exit

@@ -5,7 +5,6 @@ Whatever happens on it, `cleared` takes everything away again; of a demo that wa
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
@@ -13,29 +12,30 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from watchdog.errors import WatchdogError
 from watchdog.host import processes
 from watchdog.host.processes import Process
-from watchdog.kernel import bpffs, cgroups, libbpf, slots
+from watchdog.kernel import bpffs, cgroups, gate, libbpf
 from watchdog.kernel.libbpf import BpfRefused
 
 RUN = Path("/run")
 """Root's alone, and empty after a boot, like the cgroups."""
 NAME = re.compile(r"watchdog-demo-(\d+)-(\d+)")
 PRIVATE_MODE = 0o700
-PR_SET_CHILD_SUBREAPER = 36
 END_LIMIT_S = 5.0
 STEP_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stage:
     """One demo's places, by the process that plays it."""
 
     owner: Process
+    left: list[str] = field(default_factory=list)
+    """What was still there when it was last cleared."""
 
     @property
     def name(self) -> str:
@@ -66,7 +66,6 @@ class Stage:
 @contextmanager
 def set_up() -> Iterator[Stage]:
     """A stage of this process. It has to be cleared, however the demo ends."""
-    adopt_orphans()
     own = processes.of_pid(os.getpid())
     assert own is not None, "this very process runs"
     stage = Stage(own)
@@ -76,11 +75,6 @@ def set_up() -> Iterator[Stage]:
         yield stage
     finally:
         clear(stage)
-
-
-def adopt_orphans() -> None:
-    """Have processes whose parent ends become ours: then none of them can be lost sight of, or stay a zombie."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def abandoned() -> list[Stage]:
@@ -93,15 +87,24 @@ def abandoned() -> list[Stage]:
 def clear(stage: Stage) -> None:
     """Take the stage down: processes first, then cgroups and what was attached to them, pins, files.
 
-    Every part is tried whatever became of the others; `left` says what is still there. Runs twice without harm.
+    Every part is tried whatever became of the others; `stage.left` says what is still there. Runs twice without harm.
     """
-    for part in (_end_processes, _remove_cgroups, _unmount, _remove_room):
+    program_ids: list[int] = []
+    with suppress(OSError, WatchdogError):
+        program_ids = _pinned_program_ids(stage)
+    for part in (_end_processes, _open, _remove_cgroups, _unmount, _remove_room):
         with suppress(OSError, WatchdogError):
             part(stage)
+    until(lambda: not _left(stage, program_ids))
+    stage.left = _left(stage, program_ids)
 
 
-def left(stage: Stage, program_ids: Iterable[int] = ()) -> list[str]:
-    """What is still there of a stage that was cleared."""
+def ready_programs(stage: Stage) -> int:
+    """How many BPF programs wait in its pins."""
+    return len(_pinned_program_ids(stage))
+
+
+def _left(stage: Stage, program_ids: Iterable[int]) -> list[str]:
     found = [processes.describe(process.pid) for process in _children(stage)]
     if bpffs.is_on_bpffs(stage.pins):
         found.append(f"the mount {stage.pins}")
@@ -109,9 +112,20 @@ def left(stage: Stage, program_ids: Iterable[int] = ()) -> list[str]:
     return found + [f"BPF program {program_id}" for program_id in program_ids if _is_loaded(program_id)]
 
 
-def pinned_program_ids(stage: Stage) -> list[int]:
-    """The programs in its slots."""
-    return [program_id for slot in stage.pins.glob("*/slot-*") for program_id in slots.pinned_programs(slot)]
+def _pinned_program_ids(stage: Stage) -> list[int]:
+    if not bpffs.is_on_bpffs(stage.pins):
+        return []
+    found = (_pinned_program_id(pin) for pin in stage.pins.rglob("*") if pin.is_file())
+    return sorted(program_id for program_id in found if program_id is not None)
+
+
+def _pinned_program_id(pin: Path) -> int | None:
+    """None for a map, or a link, and for what has gone meanwhile."""
+    try:
+        with libbpf.obj_get(pin) as fd:
+            return libbpf.prog_info(fd).id if libbpf.is_program(fd) else None
+    except BpfRefused:
+        return None
 
 
 def until(met: Callable[[], bool], limit_s: float = END_LIMIT_S) -> bool:
@@ -142,6 +156,12 @@ def _all_ended(stage: Stage) -> bool:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     return not running
+
+
+def _open(stage: Stage) -> None:
+    """Detach what isolates our cgroups: a socket that cannot say goodbye would hold on to them for minutes."""
+    for attached in gate.find_attached(cgroups.resolve(stage.top)):
+        gate.detach(attached.cgroup, [attached.program_id])
 
 
 def _inside(top: Path) -> set[int]:

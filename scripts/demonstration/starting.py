@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from demonstration.agent import LOG
+from scripts.demonstration.agent import LOG
 
 _INSIDE = Path(__file__).with_name("inside.py")
 
@@ -35,4 +35,4 @@ def start(
 def start_agent(room: Path, cgroup: Path) -> subprocess.Popen[bytes]:
     """One agent, whose words go to its room's log."""
     with (room / LOG).open("ab") as log:
-        return start(cgroup, [sys.executable, "-m", "demonstration.agent", room], log)
+        return start(cgroup, [sys.executable, "-m", f"{__package__}.agent", room], log)

@@ -21,7 +21,7 @@ LINE_S = 0.05
 """A stream sends one line in this time."""
 STREAM = "stream"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""struct linger: no connection of ours stays behind in TIME-WAIT."""
+"""struct linger: no connection of ours outlives its process, to say goodbye or to wait for latecomers."""
 
 
 class Call(NamedTuple):
@@ -87,6 +87,7 @@ class Talker:
 
     def _accept(self, listening: socket.socket) -> None:
         connection, _ = listening.accept()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         connection.setblocking(False)
         unfinished = bytearray()
         self._watch(connection, lambda opened: self._stream(opened, unfinished))
@@ -187,6 +188,7 @@ class Stream:
         address_family, address = FAMILIES[self._family]
         try:
             with socket.socket(address_family, socket.SOCK_STREAM) as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.connect((address, self._port))
                 self._own_port = connection.getsockname()[1]

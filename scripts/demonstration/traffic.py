@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from demonstration.company import Member
-from demonstration.pace import Failed
-from demonstration.talk import KINDS, Call, Talker, attempt
+from scripts.demonstration.company import Member
+from scripts.demonstration.pace import Failed
+from scripts.demonstration.talk import KINDS, Call, Talker, attempt
 
 OUTSIDE = "outside"
 PATIENCE_S = 3.0
@@ -27,6 +27,10 @@ class Crossing:
     tried: frozenset[str]
     echoed: frozenset[str]
     arrived: frozenset[str]
+
+    def in_words(self, what: str) -> str:
+        """For a round that came out: "30 of 30 TCP and UDP tries pass"."""
+        return f"{len(self.tried)} of {len(self.tried)} TCP and UDP tries {what}"
 
     def check_all_passed(self) -> None:
         """Raises Failed unless every attempt was echoed."""
