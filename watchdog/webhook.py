@@ -216,7 +216,7 @@ def parse_secret(content: bytes, at: str) -> bytes:
         except binascii.Error as error:
             raise ConfigurationError(f"{at}: want base64 after whsec_: {error}") from error
     if not secret:
-        raise ConfigurationError(f"{at}: the secret is empty", hint="make one: openssl rand -out FILE 32")
+        raise ConfigurationError(f"{at}: the secret is empty", hint="make one: openssl rand -hex -out FILE 32")
     return secret
 
 
