@@ -4,8 +4,9 @@
  *
  * Judged is only what says plainly whom it is for: IPv4 without options (a source route hides the destination) that
  * is no fragment (only the first has ports), IPv6 without extension headers (they can redirect, split or hide what
- * follows), and in it TCP, UDP or ICMP with its header whole. Of anything else as much is kept as could be read, for
- * the record. Packets that were reassembled reach the ingress hook whole; those to be split leave egress whole.
+ * follows), and in it TCP, UDP or ICMP with its header whole, of a socket of that kind: a raw socket can send a packet
+ * to another neighbour than the one its header names. Of anything else as much is kept as could be read, for the
+ * record. Packets that were reassembled reach the ingress hook whole; those to be split leave egress whole.
  */
 #ifndef WD_PACKET_H
 #define WD_PACKET_H
@@ -19,6 +20,11 @@ enum wd_protocol {
         WD_TCP = 6,
         WD_UDP = 17,
         WD_ICMPV6 = 58,
+};
+
+enum wd_socket_type { /* include/linux/net.h; no UAPI header has them */
+        WD_STREAM = 1,
+        WD_DATAGRAM = 2,
 };
 
 struct wd_packet {
@@ -123,6 +129,20 @@ wd_inline __u32 wd_read_ipv6(struct __sk_buff *skb, struct wd_packet *packet)
         return sizeof(ip);
 }
 
+/* Raw sockets pass for ICMP, since nearly every ping has one. */
+wd_inline int wd_is_of_its_kind(struct __sk_buff *skb, struct wd_packet *packet)
+{
+        struct bpf_sock *sk = skb->sk;
+
+        if (sk)
+                sk = bpf_sk_fullsock(sk);
+        if (!sk || sk->protocol != packet->flow.protocol)
+                return 0;
+        if (packet->flow.protocol == WD_TCP)
+                return sk->type == WD_STREAM;
+        return packet->flow.protocol != WD_UDP || sk->type == WD_DATAGRAM;
+}
+
 wd_inline void wd_read(struct __sk_buff *skb, __u32 direction, struct wd_packet *packet)
 {
         __u8 version = 0;
@@ -143,6 +163,8 @@ wd_inline void wd_read(struct __sk_buff *skb, __u32 direction, struct wd_packet 
                 wd_read_udp(skb, at, packet);
         else if (packet->flow.protocol == (version == 4 ? WD_ICMP : WD_ICMPV6))
                 wd_read_icmp(skb, at, packet);
+        if (packet->judged)
+                packet->judged = wd_is_of_its_kind(skb, packet);
 }
 
 #endif

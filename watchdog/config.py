@@ -23,6 +23,7 @@ import msgspec
 from watchdog.errors import ConfigurationError
 from watchdog.ladder import FORGIVE_AFTER_INTERVALS, Policy
 from watchdog.model import Severity
+from watchdog.spans import Seconds, seconds
 
 DEFAULT_PATH = Path("/etc/watchdog-mesh/config.toml")
 PATH_VARIABLE = "WATCHDOG_MESH_CONFIG"
@@ -33,18 +34,12 @@ PATHS_VARIABLES = {
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_WANTED = "letters, digits, dots, dashes and underscores, at most 64, beginning with a letter or digit"
-SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 MAX_PORT = 65535
 READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 SELECTORS = ("unit", "pid_file", "exec", "command_line", "port", "cgroup")
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=MAX_PORT)]
-
-
-class Seconds(float):
-    """A time span in seconds, written "500ms", "30s", "5m", "1h" or "2d"; always greater than 0."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -257,15 +252,6 @@ def _decode(kind: type, value: Any) -> Any:
             raise ValueError("want an absolute path")
         return Path(value)
     raise NotImplementedError(kind)
-
-
-def seconds(value: object) -> Seconds:
-    """The time span `value` names; raises ValueError that says what was wanted."""
-    match = DURATION.fullmatch(value) if isinstance(value, str) else None
-    span = float(match[1]) * SECONDS_PER_UNIT[match[2]] if match else 0.0
-    if span <= 0:
-        raise ValueError('want a time greater than 0 such as "500ms", "30s", "5m" or "1h"')
-    return Seconds(span)
 
 
 def check(config: Config) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.kernel.ends import Ends
 from tests.kernel.inside import Inside
 from tests.kernel.isolation_bed import Host
 from tests.kernel.netns import Netns, VethPair, join
@@ -220,3 +221,14 @@ def target_of(slot: Slot, common_set: Common, v2_root: Path) -> Iterator[TargetO
     yield target
     for each in reversed(made):
         sequence.free(each)
+
+
+@pytest.fixture(params=["loopback", "veth"])
+def ends(request: pytest.FixtureRequest, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside) -> Ends:
+    cgroup, outside = scratch_cgroup("agent"), scratch_cgroup("peer")
+    if request.param == "loopback":
+        local = {4: "127.0.0.1", 6: "::1"}
+        return Ends(cgroup, run_in_cgroup(cgroup), run_in_cgroup(outside), local, local)
+    veth: VethPair = request.getfixturevalue("veth")
+    agent, peer = run_in_cgroup(cgroup, veth.near), run_in_cgroup(outside, veth.far)
+    return Ends(cgroup, agent, peer, {4: veth.near_v4, 6: veth.near_v6}, {4: veth.far_v4, 6: veth.far_v6})

@@ -3,84 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
 from tests.kernel.conftest import MakeCgroup, RunInside
-from tests.kernel.inside import Inside, InsideError
-from tests.kernel.netns import Netns, VethPair
+from tests.kernel.ends import DROP_S, PASS_S, RESUME_S, UDP_HEADERS_BYTES, Ends, bind, connect, received, send_udp
+from tests.kernel.netns import Netns
 from watchdog.kernel import gate, slots
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.slots import Slot, Traffic
 
 pytestmark = pytest.mark.kernel
 
-DROP_S = 0.3
-"""How long nothing has to arrive; short enough that no SYN is repeated (1 s)."""
-
-PASS_S = 3.0
-"""How long something may take on a busy machine; over as soon as it is there."""
-
-RESUME_S = 5.0
-
-IPV4_UDP_BYTES = 20 + 8
-IPV6_UDP_BYTES = 40 + 8
 
 Isolate = Callable[[Cgroup], Slot]
-
-
-@dataclass(frozen=True)
-class Ends:
-    """An agent in a cgroup and a peer outside of it, each with its address per family."""
-
-    cgroup: Cgroup
-    agent: Inside
-    peer: Inside
-    agent_address: dict[int, str]
-    peer_address: dict[int, str]
-
-
-@pytest.fixture(params=["loopback", "veth"])
-def ends(request: pytest.FixtureRequest, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside) -> Ends:
-    cgroup, outside = scratch_cgroup("agent"), scratch_cgroup("peer")
-    if request.param == "loopback":
-        local = {4: "127.0.0.1", 6: "::1"}
-        return Ends(cgroup, run_in_cgroup(cgroup), run_in_cgroup(outside), local, local)
-    veth: VethPair = request.getfixturevalue("veth")
-    agent, peer = run_in_cgroup(cgroup, veth.near), run_in_cgroup(outside, veth.far)
-    return Ends(cgroup, agent, peer, {4: veth.near_v4, 6: veth.near_v6}, {4: veth.far_v4, 6: veth.far_v6})
-
-
-def bind(inside: Inside, name: str, family: int, address: str, kind: str) -> int:
-    """Bind (and for TCP listen) a socket called `name`; its port."""
-    domain = "AF_INET" if family == 4 else "AF_INET6"
-    inside.run(f"{name} = socket.socket(socket.{domain}, socket.SOCK_{kind}); {name}.bind(('{address}', 0))")
-    inside.run(f"{name}.settimeout({PASS_S})")
-    if kind == "STREAM":
-        inside.run(f"{name}.listen()")
-    port: int = inside.run(f"{name}.getsockname()[1]")
-    return port
-
-
-def connect(inside: Inside, address: str, port: int, wait_s: float = PASS_S) -> str:
-    return inside.outcome(f"c = socket.create_connection(('{address}', {port}), timeout={wait_s})")
-
-
-def received(inside: Inside, name: str, wait_s: float = PASS_S) -> str:
-    """The data that a socket gets, or "TimeoutError"."""
-    try:
-        data: str = inside.run(f"{name}.settimeout({wait_s}); {name}.recv(99).decode()")
-    except InsideError as error:
-        return error.name
-    return data
-
-
-def send_udp(inside: Inside, family: int, address: str, port: int, payload: str = "x") -> str:
-    domain = "AF_INET" if family == 4 else "AF_INET6"
-    return inside.outcome(
-        f"u = socket.socket(socket.{domain}, socket.SOCK_DGRAM); u.sendto(b'{payload}', ('{address}', {port}))"
-    )
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -138,8 +74,9 @@ def test_established_tcp_stops_and_resumes_unbroken(ends: Ends, family: int, cli
         assert received(receiver, "c", RESUME_S) == "while isolated"
 
 
-@pytest.mark.parametrize(("family", "header_bytes"), [(4, IPV4_UDP_BYTES), (6, IPV6_UDP_BYTES)])
-def test_counters_are_exact(ends: Ends, family: int, header_bytes: int, isolate: Isolate) -> None:
+@pytest.mark.parametrize("family", [4, 6])
+def test_counters_are_exact(ends: Ends, family: int, isolate: Isolate) -> None:
+    header_bytes = UDP_HEADERS_BYTES[family]
     inward = bind(ends.agent, "s", family, ends.agent_address[family], "DGRAM")
     slot = isolate(ends.cgroup)
     for _ in range(7):
@@ -177,7 +114,7 @@ def test_no_increment_is_lost_when_many_processes_send(
         )
     for sender in senders:
         sender.hear()
-    assert slots.counters(slot).egress == Traffic(4 * 5000, 4 * 5000 * (IPV4_UDP_BYTES + 1))
+    assert slots.counters(slot).egress == Traffic(4 * 5000, 4 * 5000 * (UDP_HEADERS_BYTES[4] + 1))
 
 
 def test_child_cgroups_are_isolated_too(scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside, isolate: Isolate) -> None:

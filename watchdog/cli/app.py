@@ -16,9 +16,10 @@ from watchdog import __version__
 from watchdog.actions import place
 from watchdog.actions.place import Place
 from watchdog.cli.output import Output
-from watchdog.config import DEFAULT_PATH, Config, find, load, seconds
+from watchdog.config import DEFAULT_PATH, Config, find, load
 from watchdog.errors import Exit, NotRoot, UsageError, WatchdogError
 from watchdog.journal import Journal
+from watchdog.spans import seconds
 
 VERBS = {
     "run": "watch the peers for one agent, until told to stop",

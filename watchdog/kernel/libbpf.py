@@ -36,6 +36,9 @@ MAX_MAPS = 64
 MAP_ID_BYTES = 4
 """What a map of maps answers: the id of the map in it."""
 
+LPM_TRIE, NO_PREALLOC = 11, 1
+"""BPF_MAP_TYPE_LPM_TRIE and BPF_F_NO_PREALLOC, without which there is none."""
+
 NAME_BYTES = 16
 """BPF_OBJ_NAME_LEN."""
 
@@ -112,6 +115,20 @@ class _ProgramInfo(ctypes.Structure):
     )
 
 
+class _MapOptions(ctypes.Structure):
+    """The beginning of libbpf's struct bpf_map_create_opts, whose first field says how much of it there is."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("btf_fd", c_uint32),
+        ("btf_key_type_id", c_uint32),
+        ("btf_value_type_id", c_uint32),
+        ("btf_vmlinux_value_type_id", c_uint32),
+        ("inner_map_fd", c_uint32),
+        ("map_flags", c_uint32),
+    )
+
+
 class _MapInfo(ctypes.Structure):
     """The beginning of struct bpf_map_info."""
 
@@ -125,6 +142,8 @@ class _MapInfo(ctypes.Structure):
         ("name", c_char * NAME_BYTES),
     )
 
+
+_BATCH = (c_int, c_void_p, c_void_p, c_char_p, c_char_p, POINTER(c_uint32), c_void_p)
 
 _FUNCTIONS = {
     "bpf_obj_get": (c_char_p,),
@@ -140,6 +159,9 @@ _FUNCTIONS = {
     "bpf_map_update_elem": (c_int, c_char_p, c_char_p, c_uint64),
     "bpf_map_delete_elem": (c_int, c_char_p),
     "bpf_map_get_next_key": (c_int, c_char_p, c_char_p),
+    "bpf_map_freeze": (c_int,),
+    "bpf_map_lookup_batch": _BATCH,
+    "bpf_map_lookup_and_delete_batch": _BATCH,
     "libbpf_num_possible_cpus": (),
 }
 
@@ -347,6 +369,39 @@ def map_keys(map_fd: int, key_bytes: int) -> list[bytes]:
         after = following.raw
         keys[after] = None
     return list(keys)
+
+
+def map_entries(
+    map_fd: int, key_bytes: int, value_bytes: int, room: int, *, remove: bool = False
+) -> dict[bytes, bytes]:
+    """All of a hash map that has at most `room` entries, in one call; with `remove` it is empty afterwards."""
+    keys, values = (ctypes.create_string_buffer(room * size) for size in (key_bytes, value_bytes))
+    position, count = c_uint32(), c_uint32(room)
+    batch = _library().bpf_map_lookup_and_delete_batch if remove else _library().bpf_map_lookup_batch
+    _found(batch(map_fd, None, byref(position), keys, values, byref(count), None), "list")  # ENOENT: that was all
+    cut_keys, cut_values = (
+        [whole[n : n + size] for n in range(0, count.value * size, size)]
+        for whole, size in ((keys.raw, key_bytes), (values.raw, value_bytes))
+    )
+    return dict(zip(cut_keys, cut_values, strict=True))
+
+
+@contextmanager
+def trie_created(name: str, key_bytes: int, value_bytes: int, room: int) -> Iterator[int]:
+    """A new, empty longest-prefix-match trie; it is gone with its descriptor unless somebody else holds it then."""
+    library, about = _library(), (LPM_TRIE, name.encode(), key_bytes, value_bytes, room)
+    if hasattr(library, "bpf_map_create"):
+        options = _MapOptions(size=ctypes.sizeof(_MapOptions), map_flags=NO_PREALLOC)
+        fd = library.bpf_map_create(*about, byref(options))
+    else:  # libbpf 0
+        fd = library.bpf_create_map_name(*about, NO_PREALLOC)
+    with _closing(_checked(fd, lambda: f"make the BPF map {name}")) as created:
+        yield created
+
+
+def map_freeze(map_fd: int) -> None:
+    """Have the kernel refuse every later change through the system call, by whomever."""
+    _checked(_library().bpf_map_freeze(map_fd), lambda: "freeze a BPF map")
 
 
 def _found(result: int, operation: str) -> bool:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from watchdog.errors import KernelRefused, NotRoot
-from watchdog.kernel import libbpf
+from watchdog.kernel import allow, flows, libbpf
 from watchdog.kernel.bpffs import PRIVATE_MODE
 from watchdog.kernel.libbpf import BpfRefused
-from watchdog.kernel.programs import COUNT_MAP, SHADOW, SLOT_SETS, Hook, Program
+from watchdog.kernel.programs import ALLOW_MAP, COUNT_MAP, SHADOW, SLOT_SETS, Program
 from watchdog.kernel.sources import source_key
 
 TRAFFIC_FIELDS = 2
@@ -39,10 +39,12 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What was dropped in both directions."""
+    """What was dropped in both directions, and what the allow-list let pass."""
 
     ingress: Traffic
     egress: Traffic
+    allowed_in: Traffic = Traffic(0, 0)
+    allowed_out: Traffic = Traffic(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +107,13 @@ def counters_of_programs(program_ids: Iterable[int]) -> Counters | None:
     """The same by program ids alone, for what another process attached; None where none of them counts here."""
     found = {map_id for program_id in program_ids for map_id in _count_maps(program_id)}
     each = [_read_counters(map_id) for map_id in sorted(found)]
-    if not each:
-        return None
-    return Counters(_sum(c.ingress for c in each), _sum(c.egress for c in each))
+    return _sum(each) if each else None
 
 
 def zero(slot: Slot) -> None:
-    """Start counting anew: before an isolation takes the slot."""
+    """Forget what it counted, whom it saw and what it allowed: before an isolation takes the slot."""
+    allow.install(slot.maps[ALLOW_MAP], {})
+    flows.forget(slot.maps)
     with libbpf.map_by_id(slot.maps[COUNT_MAP]) as fd:
         for key in range(COUNTS):
             libbpf.map_zero(fd, key, TRAFFIC_FIELDS)
@@ -220,10 +222,10 @@ def _map_name(map_id: int) -> str:
 
 def _read_counters(map_id: int) -> Counters:
     with libbpf.map_by_id(map_id) as fd:
-        ingress, egress = (Traffic(*libbpf.map_sum(fd, hook, TRAFFIC_FIELDS)) for hook in (Hook.INGRESS, Hook.EGRESS))
-    return Counters(ingress, egress)
+        keys = range(min(COUNTS, libbpf.map_info(fd).max_entries))  # an earlier version's map has fewer
+        return Counters(*(Traffic(*libbpf.map_sum(fd, key, TRAFFIC_FIELDS)) for key in keys))
 
 
-def _sum(parts: Iterable[Traffic]) -> Traffic:
-    listed = list(parts)
-    return Traffic(sum(p.packets for p in listed), sum(p.bytes for p in listed))
+def _sum(parts: Sequence[Counters]) -> Counters:
+    by_field = zip(*(astuple(part) for part in parts), strict=True)
+    return Counters(*(Traffic(*map(sum, zip(*same, strict=True))) for same in by_field))
