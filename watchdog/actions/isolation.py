@@ -7,19 +7,19 @@ is the mirror image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
 from watchdog.actions import adopt, holding, programs
 from watchdog.actions.holding import Result
-from watchdog.actions.place import Place, look
+from watchdog.actions.place import Place, glance, look
 from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.host import unit_filters
 from watchdog.intents import IN_FORCE, Intent, State, Until, Where, Why
 from watchdog.kernel import gate, slots
-from watchdog.kernel.cgroups import CgroupGone
+from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.programs import EGRESS, INGRESS
 from watchdog.kernel.slots import Slot
 
@@ -83,14 +83,14 @@ def _cut_or_undo(intent: Intent, place: Place, now: datetime, step: Step) -> Res
 def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
     """Bring the kernel and systemd to what the intent says, and the intent to `isolated`. With the lock held."""
     intent, slot = _with_programs(intent, place, now)
-    _attach_where_missing(intent, slot, place)
+    _attach_where_missing(glance(intent.where, place.root), slot)
     step("attached")
     trouble = ""
     if intent.where.unit:
         trouble = _make_lasting(intent, slot, place)
         step("lasting")
-        _attach_where_missing(intent, slot, place)  # the unit may have been restarted before the drop-in was there
     sight = look(intent.where, place.root)
+    _attach_where_missing(sight.cgroups, slot)  # the unit may have been restarted before the drop-in was there
     result = holding.judge(intent, place, sight, trouble)
     if not result.holds or (result.idle and intent.state is State.ISOLATING):
         raise KernelRefused(f"{intent.name} is not cut off: {'; '.join(result.gaps)}", hint="watchdog-mesh doctor")
@@ -198,9 +198,9 @@ def _with_programs(intent: Intent, place: Place, now: datetime) -> tuple[Intent,
     return place.intents.change(intent, intent.state, now, held_by=programs.held_by(slot, place)), slot
 
 
-def _attach_where_missing(intent: Intent, slot: Slot, place: Place) -> None:
+def _attach_where_missing(found: Iterable[Cgroup], slot: Slot) -> None:
     """Attach to every cgroup the target has now. One that goes meanwhile is a unit's old one: the next is judged."""
-    for cgroup in look(intent.where, place.root).cgroups:
+    for cgroup in found:
         with suppress(CgroupGone):
             gate.attach(cgroup, slot)
 

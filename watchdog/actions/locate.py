@@ -8,7 +8,7 @@ from pathlib import Path
 
 from watchdog import config, rails
 from watchdog.actions import adopt
-from watchdog.actions.place import Place, look
+from watchdog.actions.place import Place, glance, look, unit_cgroup
 from watchdog.config import Config
 from watchdog.errors import Refused, UsageError
 from watchdog.host import agents, processes, systemd
@@ -101,8 +101,11 @@ def selector_of(peer: config.Peer) -> AgentSelector:
 
 
 def _of_unit(unit: str, peer: str, place: Place) -> Located:
-    """By its full id: aliases are resolved, so that one unit has one name in the journal."""
-    where = Where(cgroup="", cgroup_id=0, unit=systemd.show(unit).id, peer=peer)
+    """By its full id: aliases are resolved, so that one unit has one name in the journal. No cgroup has an alias."""
+    name = systemd.normalise(unit)
+    if (cgroup := unit_cgroup(name, place.root)) is not None:
+        return Located(Where(str(cgroup.path), cgroup.inode, name, peer), None)
+    where = Where(cgroup="", cgroup_id=0, unit=systemd.show(name).id, peer=peer)
     found = look(where, place.root).cgroups
     return Located(replace(where, cgroup=str(found[-1].path), cgroup_id=found[-1].inode) if found else where, None)
 
@@ -145,7 +148,7 @@ def check_rails(located: Located, settings: Config, place: Place, *, force: bool
 
 def facts_of(located: Located, settings: Config, place: Place) -> rails.Facts:
     """What the rails ask about a target."""
-    where, found = located.where, look(located.where, place.root).cgroups
+    where, found = located.where, glance(located.where, place.root)
     inside = {pid for cgroup in found for pid in cgroups.processes(cgroup)}
     others = [intent for intent in place.intents.in_force() if not _same(intent.where, where)]
     above = {parent.pid for parent in processes.ancestors(os.getpid())} - {INIT_PID}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,8 +79,23 @@ def look(where: Where, root: Path) -> Sight:
     same name with another id.
     """
     state = _state_of(where.unit)
-    found = [cgroup for cgroup in (_noted(where, root), _of_unit(state, root)) if cgroup is not None]
-    return Sight(tuple({cgroup.inode: cgroup for cgroup in found}.values()), state)
+    told = _of_unit(state, root)
+    return Sight(_each_once([*glance(where, root), *([told] if told else [])]), state)
+
+
+def glance(where: Where, root: Path) -> tuple[Cgroup, ...]:
+    """The target's cgroups as far as the tree itself shows them: before a cut nobody waits for systemd's answer."""
+    found = (_noted(where, root), unit_cgroup(where.unit, root) if where.unit else None)
+    return _each_once([cgroup for cgroup in found if cgroup is not None])
+
+
+def unit_cgroup(unit: str, root: Path) -> Cgroup | None:
+    """A unit's cgroup, by its full id, without asking systemd; None where nothing of it runs, or no systemd."""
+    return cgroups.of_unit(unit, root) if systemd.SYSTEMD_RUNTIME.is_dir() else None
+
+
+def _each_once(found: Iterable[Cgroup]) -> tuple[Cgroup, ...]:
+    return tuple({cgroup.inode: cgroup for cgroup in found}.values())
 
 
 def _noted(where: Where, root: Path) -> Cgroup | None:

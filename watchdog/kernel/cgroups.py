@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ FILEID_KERNFS = 0xFE
 """<linux/exportfs.h>: a file handle that is nothing but a cgroup id."""
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+SLICE = ".slice"
 
 _GONE = (FileNotFoundError, NotADirectoryError)
 
@@ -149,6 +151,28 @@ def of_pid(pid: int, root: Path | None = None) -> Cgroup:
         raise UsageError(f"process {pid} is in {path}, which cannot be seen from here: {error.strerror}") from error
 
 
+def of_unit(unit: str, root: Path) -> Cgroup | None:
+    """The cgroup of a unit, by its full id, of the systemd that owns this hierarchy; None where nothing of it runs.
+
+    Found by where systemd puts it, below slices and nothing else: units of the same name that belong to a user's or a
+    container's systemd lie below that one's own cgroup, which is no slice. Takes 0.1 ms, and `systemctl show` 4.
+    """
+    return next((found for path in _in_slices(str(root), unit) if (found := _known(path, root)) is not None), None)
+
+
+def _in_slices(folder: str, name: str) -> Iterator[str]:
+    yield f"{folder}/{name}"
+    for below in sorted(os.listdir(folder)):  # noqa: PTH208 - Path.iterdir takes three times as long
+        if below.endswith(SLICE):
+            with suppress(OSError):
+                yield from _in_slices(f"{folder}/{below}", name)
+
+
+def _known(path: str, root: Path) -> Cgroup | None:
+    inode = inode_at(path)
+    return None if inode is None else Cgroup(Path(path), inode, root)
+
+
 def by_id(cgroup_id: int, root: Path) -> Cgroup | None:
     """The cgroup of an id, wherever it is; None where it is gone, or outside what is mounted at `root`."""
     handle = _KernfsHandle(ctypes.sizeof(ctypes.c_uint64), FILEID_KERNFS, cgroup_id)
@@ -213,10 +237,10 @@ def recreated(cgroup: Cgroup) -> Cgroup | None:
     return None if inode in {None, cgroup.inode} else Cgroup(cgroup.path, inode or 0, cgroup.root)
 
 
-def inode_at(path: Path) -> int | None:
+def inode_at(path: Path | str) -> int | None:
     """The id of the cgroup at a path now; None where there is none."""
     try:
-        return path.stat().st_ino
+        return os.stat(path).st_ino  # noqa: PTH116 - asked of every cgroup of a tree
     except OSError:
         return None
 
