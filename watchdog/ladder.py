@@ -83,6 +83,7 @@ class PeerRecord:
     """The newest order; what the next four say is about that one."""
     last_action: Action | None = None
     order: OrderState | None = None
+    order_episode: int = 0
     ordered_s: float | None = None
     """When the round began in which it was asked for; None when there is none, or on another boot."""
     episode: int = 0
@@ -127,13 +128,13 @@ def learn(standing: Standing, record: PeerRecord, policy: Policy) -> Standing:
         return replace(standing, status=Status.ISOLATED, token=record.token, restart_count=record.restart_count)
     if standing.status is Status.ISOLATED:
         return Standing(status=Status.DEGRADED, token=record.token, restart_count=record.restart_count)
-    forgiven = record.restart_count < standing.restart_count
-    standing = replace(
-        standing, restart_count=record.restart_count, healthy_count=0 if forgiven else standing.healthy_count
-    )
+    if record.restart_count != standing.restart_count:
+        forgiven = record.restart_count < standing.restart_count
+        healthy_count = 0 if forgiven else standing.healthy_count
+        standing = replace(standing, restart_count=record.restart_count, healthy_count=healthy_count)
     if record.token == standing.token or record.order_open:
         return standing
-    misses = policy.missed_before_restart - 1 if record.in_vain else 0
+    misses = min(policy.missed_before_restart - 1, standing.missed_count) if record.in_vain else 0
     return replace(standing, token=record.token, misses_since_order=misses, healthy_count=0)
 
 
@@ -157,14 +158,22 @@ def hear(
 
 
 def _heard(standing: Standing, record: PeerRecord, policy: Policy) -> tuple[Standing, tuple[Demand, ...]]:
-    heard = replace(standing, missed_count=0, misses_since_order=0, impostor=False)
-    if standing.status is Status.ISOLATED:
+    isolated = standing.status is Status.ISOLATED
+    owed = record.restart_count > 0 and not isolated
+    heard = replace(
+        standing,
+        status=Status.ISOLATED if isolated else Status.HEALTHY,
+        missed_count=0,
+        misses_since_order=0,
+        healthy_count=standing.healthy_count + 1 if owed else 0,
+        impostor=False,
+    )
+    if isolated:
         return heard, ()  # only a release ends an isolation, whatever the peer answers
-    healthy_count = standing.healthy_count + 1 if record.restart_count else 0
     demands = [Demand.RESOLVE] if record.episode_open else []
-    if record.restart_count and healthy_count >= policy.forgive_after_count:
+    if owed and heard.healthy_count >= policy.forgive_after_count:
         demands.append(Demand.FORGIVE)
-    return replace(heard, status=Status.HEALTHY, healthy_count=healthy_count), tuple(demands)
+    return heard, tuple(demands)
 
 
 def _squatted(missed: Standing) -> tuple[Standing, tuple[Demand, ...]]:

@@ -81,6 +81,8 @@ class Doubt:
 
     reason: str = ""
     clean_ticks: int = 0
+    deaf: bool = False
+    """It began with peers that went silent: as long as nobody at all answers, no tick is clean."""
 
     @property
     def doubting(self) -> bool:
@@ -91,17 +93,18 @@ class Doubt:
 def judge_round(doubt: Doubt, seen: Round) -> Doubt:
     """Enter doubt at once, leave it after two clean ticks in a row.
 
-    While in doubt a tick is clean only when fewer than half of the peers (or a single one) are gone at all.
+    While in doubt a tick is clean only when fewer than half of the peers (or a single one) are gone at all. A watcher
+    that went deaf must hear somebody: when others isolate all its peers but one, that one is no proof of anything.
     """
     reasons = reasons_to_doubt(seen)
     if reasons:
-        return Doubt("; ".join(reasons))
+        return Doubt("; ".join(reasons), deaf=doubt.deaf or too_many(seen.newly_gone, seen.peers))
     if not doubt.doubting:
         return doubt
-    if too_many(seen.gone, seen.peers):
-        return Doubt(doubt.reason)
+    if too_many(seen.gone, seen.peers) or (doubt.deaf and 0 < seen.gone == seen.peers):
+        return replace(doubt, clean_ticks=0)
     clean_ticks = doubt.clean_ticks + 1
-    return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else Doubt(doubt.reason, clean_ticks)
+    return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else replace(doubt, clean_ticks=clean_ticks)
 
 
 def is_storm(suspect: int, peers: int) -> bool:

@@ -112,7 +112,7 @@ class Watcher:
         self._records: dict[str, PeerRecord] = {}
         self._version: int | None = None
         self._overrun_s = 0.0
-        self._doubt_is_told = self._storm_is_told = False
+        self._storm_is_said = True  # by the process before this one, as far as is known
 
     def watch(self, peer: str, endpoint: str, at: Moment) -> None:
         """Begin to watch a peer where this watcher left it, or with a clean slate."""
@@ -403,8 +403,8 @@ class Watcher:
             claim = self._coordinator.claim(request, at)
             if isinstance(claim, Denied):
                 return None
-            again = action is Action.ISOLATE and held.record.last_action is action and held.record.in_vain
-            self._herald.ordered(claim, at, again=again)
+            again = held.record.last_action is action and held.record.order_episode == claim.episode
+            self._herald.ordered(claim, at, again=again and action is Action.ISOLATE and held.record.in_vain)
         self._records[held.peer] = self._coordinator.record(held.peer, at)
         return claim
 
@@ -426,18 +426,24 @@ class Watcher:
     # What people are told of this watcher itself
 
     def _tell_doubt(self, at: Moment) -> None:
-        """Doubt takes its votes back; what it changes is told once, when the journal can keep it."""
-        if not self.doubt.doubting and not self._doubt_is_told:
+        """Doubt takes its votes back. People are told once when it begins and once when it is over."""
+        if self.doubt.doubting:
+            with self._journal.transaction():
+                self._withdraw_votes()
+        reason = f"this watcher doubts itself and acts on nobody: {self.doubt.reason}" if self.doubt.doubting else ""
+        self._tell_own(self._herald.itself, "self-doubt", reason, Severity.MEDIUM, at)
+
+    def _tell_own(self, subject: str, what: str, reason: str, severity: Severity, at: Moment) -> None:
+        """Whether people know is read from the record: it outlives this process."""
+        known = self._records.get(subject, PeerRecord()).episode_open
+        if known == bool(reason):
             return
         with self._journal.transaction():
-            if self.doubt.doubting:
-                self._withdraw_votes()
-            if self.doubt.doubting and not self._doubt_is_told:
-                reason = f"this watcher doubts itself and acts on nobody: {self.doubt.reason}"
-                self._herald.warn(self._herald.itself, "self-doubt", reason, at, Severity.MEDIUM)
-            elif not self.doubt.doubting:
-                self._herald.over(self._herald.itself, "this watcher trusts itself again", at)
-        self._doubt_is_told = self.doubt.doubting
+            if reason:
+                self._herald.warn(subject, what, reason, at, severity)
+            else:
+                self._herald.over(subject, f"the {what} is over", at)
+        self._records[subject] = self._coordinator.record(subject, at)
 
     def _withdraw_votes(self) -> None:
         for peer, watched in self.peers.items():
@@ -446,15 +452,16 @@ class Watcher:
                 watched.suspected = False
 
     def _tell_storm(self, at: Moment) -> None:
-        if self.storm.doubting == self._storm_is_told:
-            return
-        with self._journal.transaction():
-            if self.storm.doubting:
-                gone = ", ".join(sorted(name for name, peer in self.peers.items() if peer.standing.missed_count))
-                self._herald.warn(STORM, "storm", f"{self.storm.reason}: {gone}; nobody is isolated", at)
-            else:
-                self._herald.over(STORM, "the storm is over", at)
-        self._storm_is_told = self.storm.doubting
+        """Every watcher in a storm says so every round, and it is over when the last one has stopped."""
+        reason = ""
+        if self.storm.doubting:
+            gone = ", ".join(sorted(name for name, peer in self.peers.items() if peer.standing.missed_count))
+            reason = f"{self.storm.reason}: {gone}; nobody is isolated"
+            self._coordinator.suspect(self.name, STORM, 0, at)
+        elif self._storm_is_said:
+            self._coordinator.trust(self.name, STORM)
+        self._storm_is_said = self.storm.doubting
+        self._tell_own(STORM, "storm", reason, Severity.CRITICAL, at)
 
     # What is kept
 

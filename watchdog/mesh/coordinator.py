@@ -61,6 +61,7 @@ class Order:
     reason: str
     expires_s: float
     boot: str
+    voters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,10 @@ class Coordinator(Protocol):
         """Give the order to exactly one watcher."""
 
     def begin(self, order: Order, at: Moment) -> bool:
-        """Ask once more right before acting: False when the order is overtaken, over, begun before or expired, or when
-        the peer was silenced or isolated since. A restart counts from here on, whatever becomes of it.
+        """Ask once more right before acting: a holder that was stopped may be late, and the peer be well again.
+
+        False when the order is overtaken, over, begun before or expired, or when since it was given the peer recovered,
+        was silenced or isolated, or a voter took its word back. A restart counts from here on, whatever becomes of it.
         """
 
     def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:

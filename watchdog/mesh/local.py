@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.journal import Journal
@@ -14,7 +14,18 @@ from watchdog.model import Action, Severity
 
 ISOLATED_STATES = ("isolated", "releasing")
 """States of an isolation in which the peer's traffic is cut: from the first proof to the end of the release."""
-EVER_HEARD_OF = "SELECT name FROM peer UNION SELECT peer FROM isolation WHERE peer IS NOT NULL"
+RECORDS = """
+    SELECT named.name, episode.episode, episode_open, restart_count, last_restart,
+           token, action, orders.state, orders.episode AS order_episode, ordered_s, expires_s, boot, since
+    FROM ({names}) AS named
+    LEFT JOIN peer AS episode ON episode.name = named.name
+    LEFT JOIN orders ON token = (SELECT max(token) FROM orders WHERE peer = named.name)
+    LEFT JOIN isolation ON id = (SELECT max(id) FROM isolation WHERE peer = named.name AND state IN {isolated})
+"""
+ONE = RECORDS.format(names="SELECT ? AS name", isolated=ISOLATED_STATES)
+EVERY = RECORDS.format(
+    names="SELECT name FROM peer UNION SELECT peer FROM isolation WHERE peer IS NOT NULL", isolated=ISOLATED_STATES
+)
 OPEN, BEGUN = "open", "begun"
 """States of an order that is under way; the others are those of OrderState."""
 
@@ -26,12 +37,10 @@ class LocalCoordinator:
         self._journal = journal
 
     def record(self, peer: str, at: Moment) -> PeerRecord:
-        with self._journal.snapshot() as tx:
-            return _record(tx, peer, at)
+        return _record(self._journal.read(ONE, (peer,))[0], at)
 
     def records(self, at: Moment) -> dict[str, PeerRecord]:
-        with self._journal.snapshot() as tx:
-            return {row["name"]: _record(tx, row["name"], at) for row in tx.execute(EVER_HEARD_OF).fetchall()}
+        return {row["name"]: _record(row, at) for row in self._journal.read(EVERY)}
 
     def version(self) -> int:
         return self._journal.data_version()
@@ -63,7 +72,7 @@ class LocalCoordinator:
 
     def close_episode(self, peer: str, at: Moment, fresh_s: float) -> Closed | None:
         with self._journal.transaction() as tx:
-            if _isolated_since(tx, peer) or any(s.peer == peer for s in self.suspicions(at, fresh_s)):
+            if self.record(peer, at).isolated or any(s.peer == peer for s in self.suspicions(at, fresh_s)):
                 return None
             closed = tx.execute(
                 "UPDATE peer SET episode_open = 0 WHERE name = ? AND episode_open RETURNING episode, severity", (peer,)
@@ -87,31 +96,34 @@ class LocalCoordinator:
             order = Order(
                 token=0,
                 peer=request.peer,
-                episode=_record(tx, request.peer, at).episode,
+                episode=self.record(request.peer, at).episode,
                 action=request.action,
                 watcher=request.watcher,
                 reason=request.reason,
                 expires_s=at.s + request.lease_s,
                 boot=at.boot,
+                voters=request.voters,
             )
             return replace(order, token=_write(tx, order, request.round_s, at))
 
     def _denied(self, tx: sqlite3.Connection, request: OrderRequest, at: Moment) -> Denied | None:
-        record = _record(tx, request.peer, at)
+        record = self.record(request.peer, at)
         if record.token != request.known_token or record.order_open or record.isolated:
             return Denied.LATE
         if request.peer in self.silences(at):
             return Denied.SILENCED
         if request.action is Action.RESTART and _is_under_way(tx, Action.RESTART, at):
             return Denied.BUSY
-        rows = tx.execute("SELECT watcher FROM observation WHERE peer = ? AND boot = ?", (request.peer, at.boot))
-        return Denied.VOTE_WITHDRAWN if set(request.voters) - {row["watcher"] for row in rows} else None
+        return None if _still_vote(tx, request, at) else Denied.VOTE_WITHDRAWN
 
     def begin(self, order: Order, at: Moment) -> bool:
         with self._journal.transaction() as tx:
             if order.boot != at.boot or at.s >= order.expires_s:
                 return False
-            if order.peer in self.silences(at) or _isolated_since(tx, order.peer):
+            record = self.record(order.peer, at)
+            if record.isolated or not record.episode_open or record.episode != order.episode:
+                return False
+            if order.peer in self.silences(at) or not _still_vote(tx, order, at):
                 return False
             begun = tx.execute(
                 "UPDATE orders SET state = ? WHERE token = ? AND peer = ? AND watcher = ? AND state = ? "
@@ -137,7 +149,7 @@ class LocalCoordinator:
 
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         with self._journal.transaction() as tx:
-            if _record(tx, peer, at) != known or not known.restart_count:
+            if self.record(peer, at) != known or not known.restart_count:
                 return False
             tx.execute("UPDATE peer SET restart_count = restart_count - 1 WHERE name = ?", (peer,))
             return True
@@ -165,19 +177,19 @@ class LocalCoordinator:
         return in_force
 
 
-def _record(tx: sqlite3.Connection, peer: str, at: Moment) -> PeerRecord:
-    row = tx.execute("SELECT * FROM peer WHERE name = ?", (peer,)).fetchone()
-    order = tx.execute("SELECT * FROM orders WHERE peer = ? ORDER BY token DESC LIMIT 1", (peer,)).fetchone()
+def _record(row: sqlite3.Row, at: Moment) -> PeerRecord:
+    ordered = row["token"] is not None
     return PeerRecord(
-        token=order["token"] if order else 0,
-        last_action=Action(order["action"]) if order else None,
-        order=_state_of(order, at) if order else None,
-        ordered_s=order["ordered_s"] if order and order["boot"] == at.boot else None,
-        episode=row["episode"] if row else 0,
-        episode_open=bool(row) and bool(row["episode_open"]),
-        restart_count=row["restart_count"] if row else 0,
-        last_restart=from_rfc3339(row["last_restart"]) if row and row["last_restart"] else None,
-        isolated_since=_isolated_since(tx, peer),
+        token=row["token"] or 0,
+        last_action=Action(row["action"]) if ordered else None,
+        order=_state_of(row, at) if ordered else None,
+        order_episode=row["order_episode"] or 0,
+        ordered_s=row["ordered_s"] if row["boot"] == at.boot else None,
+        episode=row["episode"] or 0,
+        episode_open=bool(row["episode_open"]),
+        restart_count=row["restart_count"] or 0,
+        last_restart=from_rfc3339(row["last_restart"]) if row["last_restart"] else None,
+        isolated_since=from_rfc3339(row["since"]) if row["since"] else None,
     )
 
 
@@ -187,6 +199,12 @@ def _state_of(order: sqlite3.Row, at: Moment) -> OrderState:
     if order["boot"] == at.boot and at.s < order["expires_s"]:
         return OrderState.OPEN
     return OrderState.VOID if order["state"] == OPEN else OrderState.LAPSED
+
+
+def _still_vote(tx: sqlite3.Connection, on: OrderRequest | Order, at: Moment) -> bool:
+    """Nobody whose word it rests on has taken it back, and no reboot has."""
+    rows = tx.execute("SELECT watcher FROM observation WHERE peer = ? AND boot = ?", (on.peer, at.boot))
+    return set(on.voters) <= {row["watcher"] for row in rows}
 
 
 def _is_under_way(tx: sqlite3.Connection, action: Action, at: Moment) -> bool:
@@ -214,10 +232,3 @@ def _write(tx: sqlite3.Connection, order: Order, round_s: float, at: Moment) -> 
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
-
-
-def _isolated_since(tx: sqlite3.Connection, peer: str) -> datetime | None:
-    row = tx.execute(
-        "SELECT since FROM isolation WHERE peer = ? AND state IN (?, ?) LIMIT 1", (peer, *ISOLATED_STATES)
-    ).fetchone()
-    return from_rfc3339(row["since"]) if row else None

@@ -1,0 +1,228 @@
+"""What must never happen, whatever goes wrong. Each check knows the truth, which no watcher does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from tests.simulation.host import START_S, Host
+from watchdog.clock import Moment
+from watchdog.ladder import SPACING_SLACK, Standing
+from watchdog.mesh.coordinator import Order, OrderRequest
+from watchdog.model import Action, Heartbeat, Status
+from watchdog.watcher import Watcher
+
+HEALTHY_SLACK = 8
+"""Heartbeats by which a forgiveness may be late: counted by two watchers, or lost with one that was killed."""
+
+
+class Violation(AssertionError):
+    """Something that must never happen did."""
+
+
+@dataclass
+class Given:
+    """One order, as it was given."""
+
+    order: Order
+    round_s: float
+    boot: str
+    begun: bool = False
+    ended_s: float | None = None
+    failed: bool = False
+
+
+@dataclass
+class Heard:
+    """What one watcher heard of one peer."""
+
+    misses: int = 0
+    false_misses: int = 0
+    """Misses in a row of a peer that was up."""
+    healthy_since_restart: int = 0
+
+
+@dataclass
+class Checks:
+    """Fed by the processes; raises Violation."""
+
+    host: Host
+    given: list[Given] = field(default_factory=list)
+    heard: dict[tuple[str, str], Heard] = field(default_factory=dict)
+    budget: dict[str, int] = field(default_factory=dict)
+    """Peer -> restarts begun since it was last known to be well, or released."""
+    lost: set[str] = field(default_factory=set)
+    """Watchers that heard every peer until they heard none: from the first round without, until they hear again."""
+    isolations: int = 0
+    restarts: int = 0
+
+    def must(self, holds: bool, what: str) -> None:
+        """Raise unless it holds."""
+        if not holds:
+            raise Violation(f"{what} (at {self.host.now_s - START_S:.1f} s)")
+
+    # Heartbeats
+
+    def of(self, watcher: str, peer: str) -> Heard:
+        """What that watcher heard of that peer."""
+        return self.heard.setdefault((watcher, peer), Heard())
+
+    def on_heard(self, watcher: str, beat: Heartbeat, *, was_up: bool) -> None:
+        """A heartbeat reaches a watcher's mind."""
+        heard = self.of(watcher, beat.peer)
+        if beat.healthy:
+            heard.misses = heard.false_misses = 0
+            heard.healthy_since_restart += not self.host.refused.get(watcher)
+            return
+        heard.misses += 1
+        heard.false_misses = heard.false_misses + 1 if was_up else 0
+
+    def on_round(self, watcher: Watcher, before: dict[str, Standing]) -> None:
+        """A round ended. `before` are the standings at its beginning."""
+        if watcher.trouble:
+            return
+        for name, peer in watcher.peers.items():
+            if self.host.is_isolated(name) and before[name].status is Status.ISOLATED:
+                self.must(peer.standing.status is Status.ISOLATED, f"{watcher.name} forgot the isolation of {name}")
+
+    def on_loaded(self, name: str, peer: str, loaded: Standing, allowed: tuple[Standing, ...]) -> None:
+        """A watcher was started again."""
+        self.must(loaded in allowed, f"{name} lost what it believed of {peer}: {loaded}, believed {allowed}")
+
+    # Orders
+
+    def on_claim(
+        self, watcher: Watcher, request: OrderRequest, order: Order, beat: Heartbeat, *, first_round: bool
+    ) -> None:
+        """An order was given."""
+        peer, what = request.peer, f"{request.watcher} orders {request.action} of {request.peer}"
+        self.host.say(f"{what}, token {order.token}: {request.reason}")
+        excused = request.action is Action.RESTART and beat.unit_down
+        self.must(not first_round, f"{what} in its first round")
+        self.must(excused or not watcher.doubt.doubting, f"{what} in self-doubt")
+        self.must(excused or not watcher.storm.doubting, f"{what} in a storm")
+        self.must(excused or request.watcher not in self.lost, f"{what}, and heard nobody since a moment ago")
+        self.must(not beat.impostor, f"{what} for an impostor's sake")
+        misses = self.of(request.watcher, peer).misses
+        self.must(misses >= self.host.policy.missed_before_restart, f"{what} after {misses} misses")
+        self.must(not self.host.is_isolated(peer), f"{what}, which is isolated")
+        self.must(all(order.token > each.order.token for each in self.given), f"{what} with an old token")
+        self.given.append(Given(order, request.round_s, order.boot))
+
+    def on_begin(self, order: Order, at: Moment) -> None:
+        """An order is about to be carried out."""
+        what = f"{order.watcher} begins {order.action} of {order.peer} (token {order.token})"
+        mine = next(each for each in self.given if each.order.token == order.token)
+        newest = max(each.order.token for each in self.given if each.order.peer == order.peer)
+        self.must(order.token == newest, f"{what} after a newer order was given")
+        self.must(order.boot == at.boot and at.s < order.expires_s, f"{what} after its lease")
+        self.must(not mine.begun, f"{what} twice")
+        self.must(not self.host.is_silenced(order.peer), f"{what} in a silence")
+        self.must(not self.host.is_isolated(order.peer), f"{what}, which is isolated")
+        mine.begun = True
+        if order.action is Action.RESTART:
+            self._on_restart(mine, at, what)
+        else:
+            self._on_isolation(mine, at, what)
+
+    def _on_restart(self, mine: Given, at: Moment, what: str) -> None:
+        peer, policy = mine.order.peer, self.host.policy
+        under_way = [each for each in self._begun(Action.RESTART) if each is not mine and self._is_open(each, at)]
+        self.must(not under_way, f"{what} while another restart is under way")
+        before = [e for e in self._begun(Action.RESTART) if e.order.peer == peer and e is not mine]
+        if before and before[-1].boot == at.boot:
+            spacing_s = at.s - before[-1].round_s
+            least_s = (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
+            self.must(spacing_s >= least_s - 1e-6, f"{what} {spacing_s:.0f} s after the one before")
+        self._forgive_what_should_be(peer)
+        self.budget[peer] = self.budget.get(peer, 0) + 1
+        self.restarts += 1
+        for (_, name), heard in self.heard.items():
+            if name == peer:
+                heard.healthy_since_restart = 0
+
+    def _on_isolation(self, mine: Given, at: Moment, what: str) -> None:
+        peer = mine.order.peer
+        before = [e for e in self._begun(Action.ISOLATE) if e.order.peer == peer and e is not mine]
+        self.must(not (before and self._is_open(before[-1], at)), f"{what} while that is under way")
+        self._forgive_what_should_be(peer)
+        wanted = self.host.policy.restarts_before_isolation
+        self.must(self.budget.get(peer, 0) >= wanted, f"{what} after {self.budget.get(peer, 0)} restarts")
+        voters = [name for name in self.host.names if name != peer]
+        missing = [name for name in voters if self.of(name, peer).misses]
+        wrong = [name for name in missing if self.of(name, peer).false_misses]
+        few = len(voters) > 1 and len(wrong) * 2 <= len(voters)
+        self.must(len(wrong) < len(missing) or not few, f"{what}, which is well, by the word of {wrong} of {voters}")
+        self.isolations += 1
+
+    def on_end(self, order: Order, *, failed: bool) -> None:
+        """An order was settled."""
+        mine = next(each for each in self.given if each.order.token == order.token)
+        mine.ended_s, mine.failed = self.host.now_s, failed
+
+    def on_release(self, peer: str) -> None:
+        """An operator let a peer back."""
+        self.budget[peer] = 0
+
+    # The end
+
+    def on_calm(self, watchers: list[Watcher]) -> None:
+        """All faults have been over for long enough: everybody is well, and people were told so."""
+        wrong = self.not_yet_well(watchers)
+        self.must(not wrong, wrong)
+        self._everything_told_is_resolved()
+
+    def not_yet_well(self, watchers: list[Watcher]) -> str:
+        """What a mesh without faults still has to recover from; empty when nothing."""
+        at = self.host.at()
+        for watcher in watchers:
+            if watcher.doubt.doubting or watcher.storm.doubting or watcher.score:
+                return f"{watcher.name} is not itself: {watcher.doubt}, {watcher.storm}, score {watcher.score}"
+            for name, peer in watcher.peers.items():
+                if peer.standing.status is not Status.HEALTHY or peer.unsaved or peer.suspected:
+                    return f"{watcher.name} still believes {name} to be {peer.standing}"
+        if open_ones := self._rows("SELECT name FROM peer WHERE episode_open"):
+            return f"episodes that nobody ends: {open_ones}"
+        if left := [each.order.token for each in self.given if each.begun and self._is_open(each, at)]:
+            return f"orders that nobody settles: {left}"
+        if said := self._rows("SELECT watcher, peer FROM observation"):
+            return f"suspicions that nobody takes back: {said}"
+        return ""
+
+    def _everything_told_is_resolved(self) -> None:
+        told: dict[tuple[str, int], set[str]] = {}
+        for (body,) in self._rows("SELECT body FROM event"):
+            event = json.loads(body)["data"]
+            told.setdefault((event["peer_name"], event["episode"]), set()).add(event["state"])
+        for episode, states in told.items():
+            self.must(states == {"FIRING", "RESOLVED"}, f"of {episode} people were told only {states}")
+
+    def on_isolated(self, peer: str, watchers: list[Watcher]) -> None:
+        """A dead peer was isolated a while ago: everybody knows, people were told once, and nothing more is done."""
+        for watcher in watchers:
+            if watcher.name != peer:
+                status = watcher.peers[peer].standing.status
+                self.must(status is Status.ISOLATED, f"{watcher.name} believes {peer} to be {status}")
+        newest = max(each.order.token for each in self.given)
+        told = self._rows("SELECT key FROM event WHERE key LIKE ?", f"{peer}/%/isolate/{newest}/%")
+        wanted = {f"isolate/{newest}/ordered", f"isolate/{newest}/isolated"}
+        self.must({key.split("/", 2)[2] for (key,) in told} == wanted, f"of the isolation people were told {told}")
+
+    def _rows(self, sql: str, *values: str) -> list[tuple[str, ...]]:
+        return [tuple(row) for row in self.host.journal.read(sql, values)]
+
+    # Helpers
+
+    def _begun(self, action: Action) -> list[Given]:
+        return [each for each in self.given if each.begun and each.order.action is action]
+
+    @staticmethod
+    def _is_open(given: Given, at: Moment) -> bool:
+        return given.ended_s is None and given.boot == at.boot and at.s < given.order.expires_s
+
+    def _forgive_what_should_be(self, peer: str) -> None:
+        """Enough healthy heartbeats heard by one watcher forgive everything: the budget is as new."""
+        policy = self.host.policy
+        enough = policy.restarts_before_isolation * policy.forgive_after_count + HEALTHY_SLACK
+        if any(h.healthy_since_restart >= enough for (_, name), h in self.heard.items() if name == peer):
+            self.budget[peer] = 0
