@@ -291,18 +291,11 @@ def prog_info_of(prog_id: int) -> ProgramInfo:
         return prog_info(fd)
 
 
-def loaded_programs(name: str) -> Iterator[ProgramInfo]:
-    """Every program of a name that is loaded on this kernel, pinned, attached or held open by whomever."""
+def program_ids() -> Iterator[int]:
+    """Every program that is loaded on this kernel, pinned, attached or held open by whomever, oldest first."""
     prog_id = c_uint32(0)
     while _library().bpf_prog_get_next_id(prog_id.value, byref(prog_id)) == 0:
-        try:
-            info = prog_info_of(prog_id.value)
-        except BpfRefused as error:
-            if error.code != errno.ENOENT:  # unloaded since it was listed
-                raise
-            continue
-        if info.name == name:
-            yield info
+        yield prog_id.value
 
 
 def is_program(fd: int) -> bool:

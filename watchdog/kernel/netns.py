@@ -20,9 +20,7 @@ from typing import TypeVar
 from watchdog.errors import HostCannot, KernelRefused
 from watchdog.kernel.mounts import read_mounts
 
-PROC = Path("/proc")
-OWN = PROC / "self/ns/net"
-INIT = PROC / "1/ns/net"
+OWN, INIT = Path("/proc/self/ns/net"), Path("/proc/1/ns/net")
 
 CLONE_NEWNET = 0x40000000
 
@@ -59,7 +57,7 @@ def of_processes(pids: Iterable[int]) -> dict[int, Netns]:
     found: dict[int, Netns] = {}
     for pid in sorted(pids):
         for thread in _threads(pid):
-            _note(found, PROC / str(pid) / "task" / thread / "ns/net")
+            _note(found, f"/proc/{pid}/task/{thread}/ns/net")
     return found
 
 
@@ -67,7 +65,7 @@ def all_visible() -> dict[int, Netns]:
     """Every namespace that a process lives in or that is mounted by name (`ip netns`, container runtimes)."""
     found = {inode: Netns(inode, path) for inode, path in _mounted()}
     for pid in _pids():
-        _note(found, PROC / str(pid) / "ns/net")
+        _note(found, f"/proc/{pid}/ns/net")
     return found
 
 
@@ -75,13 +73,13 @@ def hosts_own() -> dict[int, Netns]:
     """The namespaces that are the host's and not some agent's, by inode: PID 1's and our own."""
     found: dict[int, Netns] = {}
     for path in (INIT, OWN):
-        _note(found, path)
+        _note(found, str(path))
     return found
 
 
 def residents(inode: int) -> dict[int, str]:
     """The processes in a namespace: pid to name. Zombies are in none."""
-    inside = [pid for pid in _pids() if _inode(PROC / str(pid) / "ns/net") == inode]
+    inside = [pid for pid in _pids() if _inode(f"/proc/{pid}/ns/net") == inode]
     return {pid: _name(pid) for pid in inside}
 
 
@@ -171,15 +169,15 @@ def _setns(netns: Netns, fd: int) -> None:
     raise HostCannot(f"cannot enter {netns}: {reason}", hint="this needs root with CAP_SYS_ADMIN")
 
 
-def _note(found: dict[int, Netns], path: Path) -> None:
+def _note(found: dict[int, Netns], path: str) -> None:
     inode = _inode(path)
-    if inode is not None:
-        found.setdefault(inode, Netns(inode, path))
+    if inode is not None and inode not in found:
+        found[inode] = Netns(inode, Path(path))
 
 
-def _inode(path: Path) -> int | None:
+def _inode(path: str) -> int | None:
     try:
-        return path.stat().st_ino
+        return os.stat(path).st_ino  # noqa: PTH116 -- every thread of every process
     except OSError:  # ended midway, or a zombie; PID 1 may be closed even to root
         return None
 
@@ -192,17 +190,17 @@ def _mounted() -> Iterator[tuple[int, Path]]:
 
 
 def _pids() -> list[int]:
-    return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 -- every process
 
 
 def _threads(pid: int) -> list[str]:
     with suppress(OSError):
-        return [entry.name for entry in (PROC / str(pid) / "task").iterdir()]
+        return os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 -- every thread
     return []
 
 
 def _name(pid: int) -> str:
     try:
-        return (PROC / str(pid) / "comm").read_text(errors="replace").strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return "gone"

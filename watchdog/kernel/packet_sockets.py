@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ CAP_NET_RAW_BIT = 13
 _LISTED = Path("/proc/thread-self/net/packet")
 
 _SOCKET = "socket:["
+_COOKIE_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class PacketSocket:
     place: Netns
     """The namespace it sends into, wherever its process is."""
     cookie: int
-    """0 where it could not be asked."""
+    """0 where it could not be asked, and where it is known to have been made in the cgroup of an isolated agent."""
 
 
 def may_be_opened(pids: Iterable[int]) -> bool:
@@ -90,8 +92,9 @@ def _held(pids: Iterable[int], wanted: Iterable[int]) -> Iterator[tuple[int, Han
 
 def _cookie(handle: Handle) -> int:
     with suppress(OSError, KernelRefused), sockets.opened(handle) as fd:
-        cookie = sockets.option(fd, socket.SOL_SOCKET, sockets.SO_COOKIE, 8)
-        return int.from_bytes(cookie or b"", "little")
+        if not sockets.is_answered(fd, sockets.WHOSE):
+            cookie = sockets.option(fd, socket.SOL_SOCKET, sockets.SO_COOKIE, _COOKIE_BYTES)
+            return int.from_bytes(cookie or b"", sys.byteorder)
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from types import SimpleNamespace
@@ -103,25 +103,25 @@ class Door:
         number: int | None = answer["nsid"] if answer else None
         return None if number == _NO_NUMBER else number
 
-    def clsacts(self, index: int | None = None) -> dict[int, str]:
-        """What stands in clsact's place, by link, of one or of all: "clsact" or "ingress"."""
+    def clsacts(self) -> dict[int, str]:
+        """What stands in clsact's place, by link: "clsact" or "ingress". The kernel lists all links' or none's."""
         with self._translated("list the qdiscs"):
-            found = [each for each in self._ipr.get_qdiscs(index=index) if each["parent"] == CLSACT_PARENT]
+            found = [each for each in self._ipr.get_qdiscs() if each["parent"] == CLSACT_PARENT]
         return {message["index"]: message.get_attr("TCA_KIND") for message in found}
 
     def filters(self, index: int) -> list[Filter]:
         """The filters at both hooks of a link, each hook's in the order in which they run; none where it is gone."""
         return [each for hook in TcHook for each in self._filters_at(index, hook)]
 
-    def cover(self, index: int, name: str, wanted: Sequence[Filter]) -> bool:
+    def cover(self, index: int, name: str, wanted: Sequence[Filter], clsacts: Mapping[int, str]) -> bool:
         """Have these filters stand on a link. False where they did, or where the link went meanwhile.
 
-        What others do to the link meanwhile is looked at again. KernelRefused where another tool holds the place, or
-        the kernel does not want it.
+        `clsacts` is what `clsacts()` said; where others changed that since, it is asked again. KernelRefused where
+        another tool holds the place, or the kernel does not want it.
         """
         refused: TcRefused | None = None
         for _ in range(ATTEMPTS):
-            changes = self._plan(index, name, wanted)
+            changes = self._plan(index, name, wanted, (self.clsacts() if refused else clsacts).get(index))
             if not changes:
                 return refused is not None
             try:
@@ -149,8 +149,7 @@ class Door:
                 raise
         return True
 
-    def _plan(self, index: int, name: str, wanted: Sequence[Filter]) -> list[Change]:
-        stands = self.clsacts(index).get(index)
+    def _plan(self, index: int, name: str, wanted: Sequence[Filter], stands: str | None) -> list[Change]:
         found = self.filters(index) if stands == CLSACT else []
         try:
             return plan_cover(stands, found, wanted)
@@ -165,7 +164,7 @@ class Door:
         found = self.filters(index)
         if error.code == errno.EEXIST:  # somebody made one since we looked
             self._submit(index, name, plan_unmark(found))
-        elif not found and self.clsacts(index).get(index) == CLSACT:
+        elif not found and self.clsacts().get(index) == CLSACT:
             self._submit(index, name, [DropClsact()])
 
     def _submit(self, index: int, name: str, changes: Sequence[Change]) -> None:

@@ -43,9 +43,10 @@ def cover(place: Netns, wanted: Sequence[Filter], links: Links | None = None) ->
     covered = Covered()
     try:
         with tc.opened(place) as door:
+            clsacts = door.clsacts()
             for index, name in (netns.links(place) if links is None else links).items():
                 try:
-                    if door.cover(index, name, wanted):
+                    if door.cover(index, name, wanted, clsacts):
                         covered.newly.append(f"{name} in {place}")
                 except KernelRefused as error:
                     covered.refused.append(error)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 
-from watchdog.kernel import libbpf
+from watchdog.kernel import hooks, libbpf
 from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.programs import TC_DROP, TC_EGRESS, Program, ProgramSet
 from watchdog.kernel.slots import TRAFFIC_FIELDS, Counters, Traffic
@@ -22,6 +22,9 @@ CGROUPS_MAP, COOKIES_MAP, COUNT_MAP = TC_EGRESS.maps
 
 CUT_FIELDS = 2 * TRAFFIC_FIELDS
 """struct wd_tc_cut_traffic in bpf/tc_drop.c: in, out."""
+
+KEPT_EARLIER = 32
+"""Cgroups and sockets of an isolation that are not there any more; both have ids that grow."""
 
 _ID = struct.Struct("=Q")
 _ISOLATION = struct.Struct("=I")
@@ -55,10 +58,16 @@ def end(of: ProgramSet[Program], counter: str, isolation: int) -> None:
             libbpf.map_delete(fd, _ISOLATION.pack(isolation))
 
 
-def enlist(maps: Maps, isolation: int, cgroup_ids: Iterable[int], cookies: Iterable[int] = ()) -> None:
-    """Have the frames of these cgroups, and of these sockets, dropped for an isolation."""
+def enlist(maps: Maps, isolation: int, cgroup_ids: Collection[int], cookies: Collection[int] = ()) -> None:
+    """Have the frames of these cgroups, and of these sockets, dropped for an isolation.
+
+    Earlier ones stay, since a socket outlives its cgroup, but of a unit that restarts for ever only the newest.
+    """
     for name, ids in ((CGROUPS_MAP, cgroup_ids), (COOKIES_MAP, cookies)):
         with libbpf.map_by_id(maps[name]) as fd:
+            mine = sorted(_ID.unpack(key)[0] for key, owner in _entries(fd) if owner == isolation)
+            for each in [each for each in mine if each not in ids][:-KEPT_EARLIER]:
+                libbpf.map_delete(fd, _ID.pack(each))
             for each in ids:
                 libbpf.map_update(fd, _ID.pack(each), _ISOLATION.pack(isolation))
 
@@ -166,17 +175,19 @@ def _loaded(of: ProgramSet[Program]) -> Iterator[Maps]:
 
 def _loads(of: ProgramSet[Program]) -> Iterator[tuple[int, Maps]]:
     """The id and the maps of every load of a set's first program. What goes meanwhile, and namesakes, are left out."""
-    for info in libbpf.loaded_programs(of.programs[0].name):
+    for program_id in libbpf.program_ids():
+        if hooks.our_name(program_id) != of.programs[0].name:
+            continue
         with ExitStack() as held:
             try:
-                held.enter_context(libbpf.prog_by_id(info.id))
-                maps = _by_name(info.map_ids)
+                fd = held.enter_context(libbpf.prog_by_id(program_id))
+                maps = _by_name(libbpf.prog_info(fd).map_ids)
             except BpfRefused as error:
                 if error.code != errno.ENOENT:
                     raise
                 continue
             if set(maps) >= set(of.maps):
-                yield info.id, maps
+                yield program_id, maps
 
 
 def _by_name(map_ids: Iterable[int]) -> Maps:

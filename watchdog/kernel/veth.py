@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from watchdog.kernel import netns, tc
@@ -61,7 +62,7 @@ def leads_out(link: Link) -> bool:
 def _look_around(place: Netns, own: Mapping[int, Netns], in_host: bool, ends: Ends) -> None:
     with tc.opened(place) as door:
         ways = [link for link in door.links() if leads_out(link)]
-        neighbours = _neighbours(door) if any(link.kind == VETH for link in ways) else {}
+        neighbours = _neighbours(door, {link.other_nsid for link in ways if link.kind == VETH})
     for link in ways:
         other = neighbours.get(link.other_nsid) if link.other_nsid is not None else None
         if other is not None and other.inode in own:
@@ -83,23 +84,28 @@ def _note_end(place: Netns, link: Link, other: Netns | None, ends: Ends) -> str:
     """Remember the other end, once it has said itself that this link is its other end."""
     assert other is not None
     with netns.opened(place) as fd, tc.opened(other) as door:
-        back = door.number_of(fd)
         found = next((each for each in door.links() if each.index == link.other_index), None)
+        back = door.number_of(fd)  # listing the links may be what gives us a number there
     if found is None or (found.kind, found.other_index, found.other_nsid) != (VETH, link.index, back):
         return "its other end is not where it says"
     ends.found.setdefault(other.inode, (other, {}))[1][found.index] = found.name
     return ""
 
 
-def _neighbours(door: Door) -> dict[int, Netns]:
-    """The namespaces that this one has a number for, by that number."""
-    found = {}
-    for other in netns.all_visible().values():
-        try:
-            with netns.opened(other) as fd:
-                number = door.number_of(fd)
-        except NetnsGone:
-            continue
-        if number is not None:
-            found[number] = other
+def _neighbours(door: Door, wanted: Collection[int | None]) -> dict[int, Netns]:
+    """The namespaces that this one calls by these numbers. The host's own first, where most veths lead."""
+    found: dict[int, Netns] = {}
+    for other in _hosts_own_first() if wanted else ():
+        with suppress(NetnsGone), netns.opened(other) as fd:
+            number = door.number_of(fd)
+            if number in wanted and number is not None:
+                found[number] = other
+        if len(found) == len(wanted):
+            break
     return found
+
+
+def _hosts_own_first() -> Iterator[Netns]:
+    hosts = netns.hosts_own()
+    yield from hosts.values()
+    yield from (place for inode, place in netns.all_visible().items() if inode not in hosts)

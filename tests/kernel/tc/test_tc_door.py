@@ -15,7 +15,7 @@ import pytest
 from tests.kernel.netns import Netns, VethPair
 from tests.kernel.tc.bed import add_links, egress, place_of
 from watchdog.errors import KernelRefused
-from watchdog.kernel import common, netns, tc
+from watchdog.kernel import common, netns, tc, tc_proof
 from watchdog.kernel.common import Common
 from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.tc import TcRefused
@@ -37,11 +37,11 @@ def test_the_dump_says_which_program_a_filter_runs(veth: VethPair, programs: Com
     with tc.opened(place_of(veth.near)) as door:
         [link] = [link for link in door.links() if link.name == "va"]
         assert link.kind == "veth"
-        assert door.cover(link.index, link.name, [wanted])
-        assert not door.cover(link.index, link.name, [wanted])
+        assert door.cover(link.index, link.name, [wanted], door.clsacts())
+        assert not door.cover(link.index, link.name, [wanted], door.clsacts())
         [found] = door.filters(link.index)
         assert found == replace(wanted, name="wd_tc_egress+clsact")
-        assert door.clsacts() == door.clsacts(link.index) == {link.index: "clsact"}
+        assert door.clsacts() == {link.index: "clsact"}
         assert door.uncover(link.index, lambda _: True)
         assert not door.uncover(link.index, lambda _: True)
         assert door.clsacts() == {}
@@ -49,7 +49,7 @@ def test_the_dump_says_which_program_a_filter_runs(veth: VethPair, programs: Com
 
 def test_a_link_that_is_not_there(veth: VethPair, programs: Common) -> None:
     with tc.opened(place_of(veth.near)) as door:
-        assert not door.cover(99, "gone", [egress(programs)])
+        assert not door.cover(99, "gone", [egress(programs)], {})
         assert not door.uncover(99, lambda _: True)
         assert door.filters(99) == []
 
@@ -57,7 +57,7 @@ def test_a_link_that_is_not_there(veth: VethPair, programs: Common) -> None:
 def test_a_program_that_is_not_there_leaves_no_clsact_behind(veth: VethPair, programs: Common) -> None:
     with tc.opened(place_of(veth.near)) as door:
         with pytest.raises(BpfRefused, match=f"cannot open BPF program {2**31}"):
-            door.cover(2, "va", [replace(egress(programs), program_id=2**31)])
+            door.cover(2, "va", [replace(egress(programs), program_id=2**31)], {})
         assert door.clsacts() == {}
 
 
@@ -66,7 +66,7 @@ def test_a_program_that_is_no_filter_leaves_no_clsact_behind(veth: VethPair, pro
         with pytest.raises(
             TcRefused, match=r"cannot change the filters of va in network namespace \d+ \(/proc/"
         ) as told:
-            door.cover(2, "va", [replace(egress(programs), program_id=programs.programs["wd_connect4"])])
+            door.cover(2, "va", [replace(egress(programs), program_id=programs.programs["wd_connect4"])], {})
         assert told.value.code == errno.EINVAL
         assert door.clsacts() == {}
 
@@ -84,9 +84,9 @@ def test_nothing_stays_open(veth: VethPair, programs: Common) -> None:
     def once() -> None:
         with tc.opened(place_of(veth.near)) as door:
             door.links()
-            door.cover(2, "va", [egress(programs)])
+            door.cover(2, "va", [egress(programs)], {})
             with pytest.raises(KernelRefused):
-                door.cover(2, "va", [replace(egress(programs), program_id=2**31)])
+                door.cover(2, "va", [replace(egress(programs), program_id=2**31)], {})
             door.uncover(2, lambda _: True)
 
     once()
@@ -107,6 +107,14 @@ def test_a_namespace_is_not_kept_alive(new_netns: Callable[[], Netns]) -> None:
     place = place_of(space)
     space.close()
     assert place.inode not in netns.all_visible()
+
+
+def test_it_is_proved_on_a_namespace_that_nobody_else_sees(programs: Common) -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    assert tc_proof.why_not([egress(programs)]) == ""
+    wrong = replace(egress(programs), program_id=programs.programs["wd_connect4"])
+    assert "cannot change the filters of lo" in tc_proof.why_not([wrong])
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 # What it costs

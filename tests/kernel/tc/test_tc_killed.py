@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.kernel.netns import Netns
 from tests.kernel.tc.bed import Agent, add_links, filtered, snapshot, tc
-from tests.kernel.tc.worker import LAYERS, work
+from tests.kernel.tc.worker import LAYERS, killed_at
 from watchdog.kernel import tc_maps
-from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers.base import Layer, Target
 from watchdog.kernel.programs import TC_DROP, TC_EGRESS
 
 pytestmark = pytest.mark.kernel
+
+FEWEST_STEPS, MOST_STEPS = 4, 100
 
 
 @pytest.fixture(params=["tc", "host_end"])
@@ -45,20 +45,20 @@ def gets_out(agent: Agent, layer: Layer) -> bool:
     return agent.old.got_through() if layer.name == "tc" else agent.reaches_peer()
 
 
-def killed_everywhere(built_pins: Path, cgroup: Cgroup, layer: Layer, do: str) -> Iterator[int]:
-    """Each step in turn: the worker is killed there, and the caller sees what it left."""
-    for step in range(1, 100):
-        answer = work(built_pins, cgroup, layer=layer.name, do=do, kill_at=step)
+def killed_everywhere(action: Callable[[], object]) -> Iterator[int]:
+    """Each step in turn: a child is killed there, and the caller sees what it left."""
+    for step in range(1, MOST_STEPS):
+        killed = killed_at(step, action)
         yield step
-        if answer is not None:
-            assert step > 4
+        if not killed:
+            assert step > FEWEST_STEPS
             return
     pytest.fail("it does not end")
 
 
-def test_killed_while_attaching(agent: Agent, layer: Layer, spaces: tuple[Netns, Netns], built_pins: Path) -> None:
+def test_killed_while_attaching(agent: Agent, layer: Layer, spaces: tuple[Netns, Netns]) -> None:
     before = snapshot(*spaces)
-    for step in killed_everywhere(built_pins, agent.cgroup, layer, "attach"):
+    for step in killed_everywhere(lambda: layer.attach(agent.target)):
         if step % 2:
             layer.attach(agent.target)
             assert layer.gaps(agent.target) == []
@@ -68,10 +68,10 @@ def test_killed_while_attaching(agent: Agent, layer: Layer, spaces: tuple[Netns,
     assert gets_out(agent, layer)
 
 
-def test_killed_while_detaching(agent: Agent, layer: Layer, spaces: tuple[Netns, Netns], built_pins: Path) -> None:
+def test_killed_while_detaching(agent: Agent, layer: Layer, spaces: tuple[Netns, Netns]) -> None:
     before = snapshot(*spaces)
     layer.attach(agent.target)
-    for step in killed_everywhere(built_pins, agent.cgroup, layer, "detach"):
+    for step in killed_everywhere(lambda: layer.detach(agent.target)):
         end(layer, agent.target)
         assert snapshot(*spaces) == before
         assert filtered(spaces[0]) == []

@@ -167,6 +167,17 @@ def test_a_packet_socket_of_a_namespace_that_its_process_has_left(
     assert filtered(agent.veth.near) == []
 
 
+def test_a_unit_that_restarts_for_ever_does_not_fill_the_map(agent: Agent) -> None:
+    maps, isolation = agent.target.common.maps, agent.target.isolation_id
+    LAYER.attach(agent.target)
+    for cgroup_id in range(1, 200):
+        tc_maps.enlist(maps, isolation, [cgroup_id, agent.cgroup.inode])
+    assert not {1, 100} & tc_maps.enlisted()
+    assert {199, 198, agent.cgroup.inode} <= tc_maps.enlisted()
+    LAYER.detach(agent.target)
+    assert not {199, agent.cgroup.inode} & tc_maps.enlisted()
+
+
 def test_nothing_runs(scratch_cgroup: MakeCgroup, target: MakeTarget) -> None:
     empty = target(scratch_cgroup())
     assert LAYER.not_applicable(empty) == "nothing of it runs"

@@ -1,8 +1,10 @@
-"""A process that does one thing with a layer, and is killed on its way if it is told so.
+"""Processes that do one thing with a layer: killed on their way, or from another network namespace.
+
+Steps are counted as the interpreter sees them: every call that changes something in the kernel counts twice, as it
+begins and as it ends.
 
 `python worker.py REQUEST` with pins, cgroups, number, host_links, layer ("tc", "host_end"), do ("attach", "detach",
-"gaps"), kill_at. What it does is counted as the interpreter sees it: every call that changes something in the kernel
-counts twice, as it begins and as it ends. Answers how many there were, and the gaps.
+"gaps"). Answers with the gaps, and what was refused.
 """
 
 from __future__ import annotations
@@ -54,18 +56,28 @@ def at_step(number: int, action: Callable[[], object]) -> Iterator[list[int]]:
         sys.setprofile(None)
 
 
-def work(pins: Path, *targets: Cgroup, prefix: list[str] | None = None, **request: Any) -> dict[str, Any] | None:
-    """Have it done by another process; None where that was killed."""
+def killed_at(number: int, action: Callable[[], object]) -> bool:
+    """Have it done by a child that is killed at that step. Whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        with at_step(number, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+            action()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) in {0, -signal.SIGKILL}
+    return os.WIFSIGNALED(status)
+
+
+def work(pins: Path, *targets: Cgroup, prefix: list[str], **request: Any) -> dict[str, Any]:
+    """Have it done by another process."""
     order = json.dumps({"pins": str(pins), "cgroups": [str(each.path) for each in targets], **request})
-    command = [*(prefix or []), sys.executable, "-P", "-m", "tests.kernel.tc.worker", order]
+    command = [*prefix, sys.executable, "-P", "-m", "tests.kernel.tc.worker", order]
     environment = {
         "PYTHONPATH": str(Path(__file__).parents[3]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PATH": os.environ["PATH"],
     }
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
-    if done.returncode == -signal.SIGKILL:
-        return None
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -80,15 +92,14 @@ def main(request: dict[str, Any]) -> None:
     )
     target = replace(target, host_links=request.get("host_links", False))
     layer, gaps, error = LAYERS[request["layer"]], [], ""
-    with at_step(request.get("kill_at", 0), lambda: os.kill(os.getpid(), signal.SIGKILL)) as count:
-        try:
-            if request["do"] == "gaps":
-                gaps = layer.gaps(target)
-            else:
-                getattr(layer, request["do"])(target)
-        except WatchdogError as refused:
-            error = refused.one_line()
-    print(json.dumps({"steps": count[0], "gaps": gaps, "error": error}))
+    try:
+        if request["do"] == "gaps":
+            gaps = layer.gaps(target)
+        else:
+            getattr(layer, request["do"])(target)
+    except WatchdogError as refused:
+        error = refused.one_line()
+    print(json.dumps({"gaps": gaps, "error": error}))
 
 
 if __name__ == "__main__":

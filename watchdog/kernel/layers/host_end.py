@@ -11,7 +11,7 @@ from watchdog.errors import KernelRefused
 from watchdog.kernel import hooks, libbpf, tc_links, tc_maps
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import Target
-from watchdog.kernel.layers.reach import reach_of
+from watchdog.kernel.layers.reach import Reach, reach_of
 from watchdog.kernel.programs import ALLOW_MAP, TC_DROP
 from watchdog.kernel.slots import Slot
 from watchdog.kernel.tc_plan import FIRST_PRIO, Filter, Handle, TcHook
@@ -34,7 +34,7 @@ class HostEnd:
 
     def not_applicable(self, target: Target) -> str:
         """Why this target has no host end to cut; "" where it has."""
-        return _why_not(target)
+        return _why_not(target, reach_of(target.cgroups))
 
     def attach(self, target: Target) -> None:
         """Cut every end that is not; KernelRefused names those that cannot be, the others are cut then.
@@ -43,11 +43,12 @@ class HostEnd:
         """
         if allows(target.slot):
             return self.detach(target)
-        if _why_not(target):
+        reach = reach_of(target.cgroups)
+        if _why_not(target, reach):
             return None
         if reason := self.missing(target.common):
             raise KernelRefused(reason)
-        ends = _ends(target)
+        ends = _ends(target, reach)
         if ends.found:
             tc_maps.begin(target.common.maps, tc_maps.CUT_MAP, target.isolation_id)
         covered = tc_links.Covered()
@@ -57,14 +58,13 @@ class HostEnd:
 
     def gaps(self, target: Target) -> list[str]:
         """Ends that are not cut, and links that lead out and have none, or none that may be cut."""
-        if _why_not(target):
+        reach = reach_of(target.cgroups)
+        if _why_not(target, reach):
             return ["what its allow-list names is cut off"] if _is_cut(target) and allows(target.slot) else []
-        if reason := self.missing(target.common):
-            return [reason]
-        ends = _ends(target)
-        found = [
-            gap for place, links in ends.by_place() for gap in tc_links.gaps(place, _wanted(target), _any(), links)
-        ]
+        if self.missing(target.common):
+            return []
+        ends, wanted, right = _ends(target, reach), _wanted(target), _any()
+        found = [gap for place, links in ends.by_place() for gap in tc_links.gaps(place, wanted, right, links)]
         return [*ends.problems, *found]
 
     def detach(self, target: Target) -> None:
@@ -86,14 +86,13 @@ def _has_list(map_id: int) -> bool:
         return libbpf.map_lookup(fd, _ONLY_LIST, libbpf.MAP_ID_BYTES) is not None
 
 
-def _why_not(target: Target) -> str:
-    if not reach_of(target.cgroups).own_spaces:
+def _why_not(target: Target, reach: Reach) -> str:
+    if not reach.own_spaces:
         return "it has no network namespace of its own"
     return "its allow-list goes the same way" if allows(target.slot) else ""
 
 
-def _ends(target: Target) -> Ends:
-    reach = reach_of(target.cgroups)
+def _ends(target: Target, reach: Reach) -> Ends:
     return ends_of(reach.own_spaces, reach.pids, in_host=target.host_links)
 
 
@@ -111,4 +110,4 @@ def _wanted(target: Target) -> list[Filter]:
 
 def _any() -> set[int]:
     """They drop everything, of whatever version they are."""
-    return {info.id for name in TC_DROP.names for info in libbpf.loaded_programs(name)}
+    return {program_id for program_id in libbpf.program_ids() if hooks.our_name(program_id) in TC_DROP.names}

@@ -41,10 +41,8 @@ class Tc:
     def gaps(self, target: Target) -> list[str]:
         """Links without a filter that drops this target's frames, and places where there can be none."""
         reach = reach_of(target.cgroups)
-        if _why_not(reach):
+        if _why_not(reach) or self.missing(target.common):
             return []
-        if reason := self.missing(target.common):
-            return [reason]
         right = tc_maps.serving(target.isolation_id, [cgroup.inode for cgroup in target.cgroups])
         found = [] if right else ["no filter knows its cgroups"]
         for place in _allowed(target, reach):
