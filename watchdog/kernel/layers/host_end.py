@@ -19,6 +19,8 @@ from watchdog.kernel.veth import Ends, ends_of
 
 _SIDES = tuple(zip((TcHook.INGRESS, TcHook.EGRESS), TC_DROP.names, strict=True))
 
+NO_SPACE = "it has no network namespace of its own"
+
 _ONLY_LIST = bytes(4)
 """wd_allow's one key."""
 
@@ -33,8 +35,10 @@ class HostEnd:
         return common.why_missing(TC_DROP.programs)
 
     def not_applicable(self, target: Target) -> str:
-        """Why this target has no host end to cut; "" where it has."""
-        return _why_not(target, reach_of(target.cgroups))
+        """Why this target has no host end to cut; "" where it has, or where one is cut that should be open."""
+        if not reach_of(target.cgroups).own_spaces:
+            return NO_SPACE
+        return "its allow-list goes the same way" if allows(target.slot) and not _is_cut(target) else ""
 
     def attach(self, target: Target) -> None:
         """Cut every end that is not; KernelRefused names those that cannot be, the others are cut then.
@@ -44,7 +48,7 @@ class HostEnd:
         if allows(target.slot):
             return self.detach(target)
         reach = reach_of(target.cgroups)
-        if _why_not(target, reach):
+        if not reach.own_spaces:
             return None
         if reason := self.missing(target.common):
             raise KernelRefused(reason)
@@ -58,10 +62,10 @@ class HostEnd:
 
     def gaps(self, target: Target) -> list[str]:
         """Ends that are not cut, and links that lead out and have none, or none that may be cut."""
+        if allows(target.slot):
+            return ["what its allow-list names is cut off"] if _is_cut(target) else []
         reach = reach_of(target.cgroups)
-        if _why_not(target, reach):
-            return ["what its allow-list names is cut off"] if _is_cut(target) and allows(target.slot) else []
-        if self.missing(target.common):
+        if not reach.own_spaces or self.missing(target.common):
             return []
         ends, wanted, right = _ends(target, reach), _wanted(target), _any()
         found = [gap for place, links in ends.by_place() for gap in tc_links.gaps(place, wanted, right, links)]
@@ -84,12 +88,6 @@ def allows(slot: Slot) -> bool:
 def _has_list(map_id: int) -> bool:
     with libbpf.map_by_id(map_id) as fd:
         return libbpf.map_lookup(fd, _ONLY_LIST, libbpf.MAP_ID_BYTES) is not None
-
-
-def _why_not(target: Target, reach: Reach) -> str:
-    if not reach.own_spaces:
-        return "it has no network namespace of its own"
-    return "its allow-list goes the same way" if allows(target.slot) else ""
 
 
 def _ends(target: Target, reach: Reach) -> Ends:
