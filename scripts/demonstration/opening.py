@@ -7,6 +7,9 @@ from scripts.demonstration.pace import Stuck
 from scripts.demonstration.play import NAMES, SHIELD, SIDECAR, WORDS, Play
 from scripts.demonstration.traffic import OUTSIDE, PATIENCE_S
 
+START_LIMIT_S = 30.0
+"""The programs are compiled within it: seconds, and more on a machine that has much else to do."""
+
 
 def start_agents(play: Play) -> None:
     """Each alone in its cgroup. Every one keeps connections to the outside, immune to sidecar as well."""
@@ -27,7 +30,7 @@ def start_watchers(play: Play) -> None:
     """They compile the programs that an isolation needs, before any does."""
     play.mesh.start_watchers()
     play.say("mesh", "three watchers start; the first has the BPF programs compiled")
-    play.until_healthy()
+    play.until_healthy(START_LIMIT_S)
     ready = stages.ready_programs(play.stage)
     if not ready:
         raise Stuck("no BPF programs are ready, so nobody can be isolated: watchdog-mesh doctor says why")

@@ -59,13 +59,13 @@ class Play:
         """One line for the audience."""
         self.screen.say(who, text)
 
-    def until_healthy(self) -> None:
+    def until_healthy(self, limit_s: float = CHANGE_LIMIT_S) -> None:
         """Wait until every watcher has heard all its peers and finds them well."""
         for watcher in NAMES:
             self.pace.until(
                 f"the watcher of {watcher} finds its peers HEALTHY",
                 partial(self._finds_all_healthy, watcher),
-                CHANGE_LIMIT_S,
+                limit_s,
             )
 
     def shield_answers(self) -> bool:
