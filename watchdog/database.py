@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,6 +28,9 @@ LOCK_RETRY_S = 0.0005
 PRIMARY_CODE = 0xFF
 """The low byte of SQLite's extended result codes."""
 SET_ASIDE_HINT = "watchdog-mesh reconcile --set-aside-journal keeps it beside and rebuilds from the kernel"
+FLUSHED, UNFLUSHED = "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"
+"""In WAL mode: flushed at every commit, or at checkpoints alone. Either way the file is whole after a loss of power."""
+WAL = "-wal"
 OUR_BUGS = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
 """What SQLite raises for a mistake in our code; but a connection that was closed is none."""
 
@@ -45,7 +48,7 @@ class Connection(sqlite3.Connection):
 def connect(path: Path) -> Connection:
     """A connection to a journal's file that is there."""
     connection = _connect(f"file:{quote(str(path))}?mode=rw", uri=True)
-    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(FLUSHED)
     connection.file = identity(path)
     return connection
 
@@ -88,8 +91,35 @@ def between(connection: Connection, begin: str, kind: str) -> Iterator[None]:
         connection.inside = ""
 
 
+@contextmanager
+def flushing(connection: Connection, *, flushed: bool) -> Iterator[None]:
+    """Whether the transaction within is on disk when it is committed; SQLite takes this between transactions only."""
+    if flushed:
+        yield
+        return
+    connection.execute(UNFLUSHED)
+    try:
+        yield
+    finally:
+        connection.execute(FLUSHED)
+
+
+def flush(path: Path) -> None:
+    """Put on disk what unflushed transactions wrote, by whomever. Nothing to do where no connection has left a WAL."""
+    wal = path.resolve()
+    with suppress(FileNotFoundError):
+        fd = os.open(wal.with_name(wal.name + WAL), os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def _begin(connection: Connection, begin: str) -> None:
     """Take what lock it needs, soon after it is free; raises as late as SQLite itself would."""
+    if connection.file is None:  # in memory: nobody else has it
+        connection.execute(begin)
+        return
     timeout_ms = connection.execute("PRAGMA busy_timeout").fetchone()[0]
     deadline_s = time.monotonic() + timeout_ms / 1000
     connection.execute("PRAGMA busy_timeout = 0")

@@ -1,0 +1,255 @@
+"""Self-doubt, storm, health score and quorum as tables, and what holds for every number of peers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchdog.ladder import Policy
+from watchdog.quorum import (
+    MOST_SCORE,
+    Doubt,
+    Round,
+    is_storm,
+    judge_round,
+    judge_storm,
+    may_isolate,
+    may_still_doubt,
+    reasons_to_doubt,
+    score_after,
+    stretched,
+    too_many,
+)
+
+CLEAN = Round(peers=2, newly_gone=0, gone=0)
+LOST = Round(peers=2, newly_gone=2, gone=2)
+STILL_GONE = Round(peers=2, newly_gone=0, gone=2)
+ONE_GONE = Round(peers=2, newly_gone=0, gone=1)
+
+
+@pytest.mark.parametrize(
+    ("gone", "peers", "too_many_are"),
+    [
+        (0, 0, False),
+        (1, 1, False),
+        (1, 2, False),
+        (2, 2, True),
+        (1, 3, False),
+        (2, 3, True),
+        (2, 4, True),
+        (2, 5, False),
+        (3, 5, True),
+        (9, 20, False),
+        (10, 20, True),
+    ],
+)
+def test_half_of_the_peers_and_at_least_two(gone: int, peers: int, too_many_are: bool) -> None:
+    assert too_many(gone, peers) is too_many_are
+
+
+@pytest.mark.parametrize(
+    ("changed", "doubts"),
+    [
+        ({}, False),
+        ({"newly_gone": 1, "gone": 1}, False),
+        ({"newly_gone": 2, "gone": 2}, True),
+        ({"newly_gone": 1, "gone": 2}, False),
+        ({"own_endpoint": "no answer"}, True),
+        ({"coordinator": "the journal is locked"}, True),
+        ({"clock_jump_s": 5.0}, False),
+        ({"clock_jump_s": 5.1}, True),
+        ({"clock_jump_s": -5.1}, True),
+        ({"clock_jump_s": 3600.0}, True),
+        ({"suspended_s": 15.0}, False),
+        ({"suspended_s": 15.1}, True),
+        ({"late_s": 15.0}, False),
+        ({"late_s": 15.1}, True),
+        ({"late_s": 0.6, "interval_s": 1.0}, True),
+    ],
+)
+def test_reasons_to_doubt(changed: dict[str, object], doubts: bool) -> None:
+    assert bool(reasons_to_doubt(replace(CLEAN, **changed))) is doubts  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "doubts"),
+    [
+        ([LOST], True),
+        ([LOST, CLEAN], True),
+        ([LOST, CLEAN, CLEAN], False),
+        ([LOST, CLEAN, STILL_GONE, CLEAN], True),
+        ([LOST, STILL_GONE, STILL_GONE, STILL_GONE], True),
+        ([LOST, ONE_GONE, ONE_GONE], False),
+        ([LOST, CLEAN, LOST, CLEAN], True),
+        ([ONE_GONE, ONE_GONE], False),
+        ([STILL_GONE], False),
+        ([LOST, Round(peers=1, newly_gone=0, gone=1), Round(peers=1, newly_gone=0, gone=1)], True),
+        ([LOST, Round(peers=0, newly_gone=0, gone=0), Round(peers=0, newly_gone=0, gone=0)], False),
+        ([replace(CLEAN, late_s=99.0), Round(1, 0, 1), Round(1, 0, 1)], False),
+        ([LOST, replace(CLEAN, late_s=99.0), Round(1, 0, 1), Round(1, 0, 1)], True),
+    ],
+    ids=[
+        "entered at once",
+        "one clean tick is not enough",
+        "two are",
+        "they must follow each other",
+        "nobody is back",
+        "one of two is the ordinary case",
+        "lost again",
+        "one by one is no doubt",
+        "gone before is no news",
+        "deaf, and all but one isolated by others",
+        "deaf, and all isolated",
+        "late, and the only peer is dead",
+        "deaf, then late",
+    ],
+)
+def test_doubt_from_round_to_round(rounds: list[Round], doubts: bool) -> None:
+    doubt = Doubt()
+    for seen in rounds:
+        doubt = judge_round(doubt, seen)
+    assert doubt.doubting is doubts
+
+
+@pytest.mark.parametrize(
+    ("suspect", "peers", "storm"),
+    [
+        (1, 2, False),
+        (2, 2, True),
+        (1, 3, False),
+        (2, 3, True),
+        (2, 5, True),
+        (2, 6, False),
+        (3, 6, True),
+        (7, 20, True),
+    ],
+)
+def test_more_than_a_third_and_at_least_two(suspect: int, peers: int, storm: bool) -> None:
+    assert is_storm(suspect, peers) is storm
+
+
+@pytest.mark.parametrize(
+    ("seen", "storm"),
+    [
+        ([(2, 2)], True),
+        ([(2, 2), (0, 2), (0, 2)], True),
+        ([(2, 2), (0, 1)], True),
+        ([(2, 2), (0, 1), (0, 1)], False),
+        ([(2, 2), (0, 1), (0, 2), (0, 1)], True),
+        ([(1, 2)], False),
+    ],
+)
+def test_a_storm_from_tick_to_tick(seen: list[tuple[int, int]], storm: bool) -> None:
+    doubt = Doubt()
+    for newly_suspect, gone in seen:
+        doubt = judge_storm(doubt, newly_suspect, gone, 5)
+    assert doubt.doubting is storm
+
+
+@pytest.mark.parametrize(
+    ("score", "late_s", "after"),
+    [(0, 3.0, 0), (0, 3.1, 1), (8, 9.0, 8), (8, 0.0, 7), (1, 0.0, 0), (0, 0.0, 0)],
+)
+def test_the_local_health_score(score: int, late_s: float, after: int) -> None:
+    assert score_after(score, late_s, 30.0) == after
+
+
+@pytest.mark.parametrize(("score", "misses"), [(0, 3), (1, 5), (2, 6), (3, 8), (8, 15)])
+def test_a_slow_watcher_is_patient(score: int, misses: int) -> None:
+    assert stretched(Policy(), score).missed_before_restart == misses
+
+
+THREE = frozenset({"immune", "sidecar"})
+"""Three agents: these two have a vote on the third."""
+
+
+@pytest.mark.parametrize(
+    ("votes", "accused", "evidence", "may"),
+    [
+        ({"immune", "sidecar"}, set(), "", True),
+        ({"immune"}, set(), "", False),
+        ({"immune"}, set(), "shield.service is failed", True),
+        (set(), set(), "shield.service is failed", False),
+        (set(), set(), "", False),
+        ({"immune"}, {"immune"}, "", False),
+        ({"immune", "sidecar"}, {"immune"}, "", True),
+        ({"immune", "sidecar"}, {"immune", "sidecar"}, "", True),
+        ({"immune"}, {"immune"}, "shield.service is failed", True),
+        ({"immune", "stranger"}, set(), "", False),
+        ({"stranger"}, set(), "shield.service is failed", False),
+        ({"immune", "shield"}, set(), "", False),
+    ],
+    ids=[
+        "2 of 2",
+        "1 of 2",
+        "1 of 2 and evidence",
+        "evidence and no vote",
+        "nothing",
+        "mutual accusation without a third word",
+        "mutual accusation with a third word",
+        "it accuses both",
+        "mutual accusation and evidence",
+        "who is not configured has no vote",
+        "nor with evidence",
+        "nor has the peer itself",
+    ],
+)
+def test_the_rules_for_three_agents(votes: set[str], accused: set[str], evidence: str, may: bool) -> None:
+    against = may_isolate(watchers=THREE, votes=votes, accused_by_peer=accused, evidence=evidence)
+    assert (against == "") is may
+
+
+@pytest.mark.parametrize(
+    ("votes", "watchers", "may"), [(1, 1, True), (1, 3, False), (2, 3, True), (2, 4, False), (3, 4, True), (3, 5, True)]
+)
+def test_a_strict_majority_of_the_configured_watchers(votes: int, watchers: int, may: bool) -> None:
+    names = [f"watcher-{number}" for number in range(watchers)]
+    against = may_isolate(watchers=names, votes=names[:votes], accused_by_peer=(), evidence="")
+    assert (against == "") is may
+
+
+def test_two_agents_that_accuse_each_other_isolate_nobody() -> None:
+    against = may_isolate(watchers={"immune"}, votes={"immune"}, accused_by_peer={"immune"}, evidence="")
+    assert "accuse each other" in against
+
+
+COUNTS = st.integers(0, 30)
+
+
+@given(st.lists(st.builds(lambda p, n, g: Round(p, min(n, g, p), min(g, p)), COUNTS, COUNTS, COUNTS), max_size=20))
+def test_doubt_ends_only_after_two_rounds_that_were_clean(rounds: list[Round]) -> None:
+    doubt = Doubt()
+    for before, seen in zip([None, *rounds], rounds, strict=False):
+        was, doubt = doubt, judge_round(doubt, seen)
+        assert doubt.doubting or not too_many(seen.newly_gone, seen.peers)
+        if was.doubting and not doubt.doubting:
+            assert before is not None
+            assert not too_many(before.gone, before.peers)
+            assert not too_many(seen.gone, seen.peers)
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS)
+def test_who_waits_for_answers_never_acts_too_early(newly_gone: int, unknown: int, more: int, peers: int) -> None:
+    """Whatever of the unknown turns out to be gone: if that makes it a round of doubt, it was waited for."""
+    if too_many(newly_gone + min(more, unknown), peers):
+        assert may_still_doubt(newly_gone, unknown, peers)
+
+
+@given(st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")))
+def test_a_minority_without_evidence_isolates_nobody(watchers: set[str], votes: set[str], accused: set[str]) -> None:
+    against = may_isolate(watchers=watchers, votes=votes, accused_by_peer=accused, evidence="")
+    if len(votes & watchers) * 2 <= len(watchers):
+        assert against
+    elif len(votes & watchers) > 1:
+        assert not against
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_the_score_stays_in_its_range(slow: list[bool]) -> None:
+    score = 0
+    for each in slow:
+        score = score_after(score, 30.0 if each else 0.0, 30.0)
+        assert 0 <= score <= MOST_SCORE
