@@ -9,15 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from watchdog.actions import adopt, holding, isolation
+from watchdog.actions import adopt, holding, isolation, programs
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
 from watchdog.clock import Moment, rfc3339
 from watchdog.errors import WatchdogError
+from watchdog.host import unit_filters
 from watchdog.intents import Intent, State
+from watchdog.kernel.programs import EGRESS, INGRESS
 
 PATIENCE = timedelta(seconds=60)
 """What could not be put right, and leaves nobody open, is tried again after this long: a reload is not free."""
+
+NO_SLOT = "none"
+"""A folder that is no slot: what a drop-in names where the journal has no slot yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,24 @@ class Repair:
     failed: bool = False
     expected: bool = False
     """Nobody's doing: every restart of an isolated unit leaves it."""
+
+
+def bar(place: Place) -> None:
+    """At boot, before anything may fail or take long: no unit that is meant to be isolated starts until it is.
+
+    Its programs ended with the last boot; a drop-in that names them keeps it from starting, and `reconcile` puts
+    another in its place. Should that fail, the unit stays down: closed, not open.
+    """
+    with place.alone():
+        gone = [
+            intent
+            for intent in place.intents.in_force()
+            if intent.where.unit and _meant(intent) == "isolated" and programs.pinned(intent.held_by, place) is None
+        ]
+        pins = {intent.where.unit: place.pins / (intent.held_by.slot or NO_SLOT) for intent in gone}
+        unit_filters.bar(
+            {unit: (pin / INGRESS.name, pin / EGRESS.name) for unit, pin in pins.items()}, base=place.drop_ins
+        )
 
 
 def reconcile(place: Place, at: Moment, *, patient: bool = False) -> list[Repair]:

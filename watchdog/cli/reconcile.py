@@ -29,6 +29,8 @@ def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal:
         _set_aside(settings, output)
     with place_of(settings) as place:
         nothing_to_do = boot and not place.intents.in_force()
+        if boot and not nothing_to_do:
+            reconcile.bar(place)
         repairs = [] if nothing_to_do else reconcile.reconcile(place, clock.moment())
     output.document("reconcile", 1, {"repairs": [asdict(repair) for repair in repairs]})
     output.words(*(f"{repair.target}: {repair.found}; {repair.done}" for repair in repairs))

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,17 @@ def install_filters(
             hint=f"see what it says: journalctl -b _PID=1 --grep {FILE_NAME}",
         )
     return path
+
+
+def bar(units: Mapping[str, tuple[Path, Path]], *, base: Path = BASE, timeout_s: float = RELOAD_TIMEOUT_S) -> None:
+    """Keep units from starting until `install_filters` follows: their drop-ins name pins that are not there yet.
+
+    `units` has the ingress and egress pin by unit, given by its full name.
+    """
+    for unit, (ingress_pin, egress_pin) in units.items():
+        _write_whole(drop_in(unit, base), _text(unit, ingress_pin, egress_pin))
+    if units:
+        systemd.daemon_reload(timeout_s)
 
 
 def _check_pin(pin: Path) -> None:
