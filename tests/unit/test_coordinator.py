@@ -1,0 +1,469 @@
+"""What every kind of Coordinator must do, edge by edge. A new kind is added to tests/unit/meshes.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.unit.meshes import KINDS, MeshOfKind, at
+from watchdog.errors import WatchdogError
+from watchdog.ladder import OrderState, PeerRecord
+from watchdog.mesh.coordinator import Closed, Coordinator, Denied, Order, OrderRequest, Silence
+from watchdog.model import Action, Severity
+
+LEASE_S = 70.0
+FRESH_S = 60.0
+SHIELD = OrderRequest("shield", Action.RESTART, "immune", "3 misses", known_token=0, round_s=95.0, lease_s=LEASE_S)
+T0 = at(100.0)
+
+
+@pytest.fixture(params=KINDS)
+def mesh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MeshOfKind]:
+    with KINDS[request.param](tmp_path / "state") as made:
+        yield made
+
+
+@pytest.fixture
+def one(mesh: MeshOfKind) -> Coordinator:
+    return mesh.connect()
+
+
+@pytest.fixture
+def other(mesh: MeshOfKind) -> Coordinator:
+    return mesh.connect()
+
+
+def claimed(coordinator: Coordinator, request: OrderRequest = SHIELD, now: float = 100.0) -> Order:
+    order = coordinator.claim(request, at(now))
+    assert isinstance(order, Order)
+    return order
+
+
+def begun(coordinator: Coordinator, request: OrderRequest = SHIELD, now: float = 100.0) -> Order:
+    order = claimed(coordinator, request, now)
+    assert coordinator.begin(order, at(now))
+    return order
+
+
+def isolation(known_token: int = 0, voters: tuple[str, ...] = ()) -> OrderRequest:
+    return replace(SHIELD, action=Action.ISOLATE, known_token=known_token, voters=voters)
+
+
+# Records
+
+
+def test_a_peer_never_heard_of_has_an_empty_record(one: Coordinator) -> None:
+    assert one.record("shield", T0) == PeerRecord()
+    assert one.records(T0) == {}
+
+
+def test_all_watchers_read_the_same(one: Coordinator, other: Coordinator) -> None:
+    order = begun(one)
+    assert other.record("shield", T0) == one.record("shield", T0)
+    assert other.records(T0) == {"shield": other.record("shield", T0)}
+    assert other.record("shield", T0) == PeerRecord(
+        token=order.token,
+        last_action=Action.RESTART,
+        order=OrderState.OPEN,
+        order_episode=1,
+        ordered_s=95.0,
+        episode=1,
+        episode_open=True,
+        restart_count=1,
+        last_restart=T0.utc,
+    )
+
+
+def test_the_version_moves_when_another_watcher_changes_a_record(one: Coordinator, other: Coordinator) -> None:
+    before = one.version()
+    assert one.version() == before
+    other.open_episode("shield", T0)
+    assert one.version() != before
+
+
+def test_an_isolation_is_in_the_record_until_the_release(mesh: MeshOfKind, one: Coordinator) -> None:
+    mesh.isolate("shield")
+    assert one.record("shield", T0).isolated
+    assert one.records(T0)["shield"].isolated
+    mesh.release("shield")
+    assert not one.record("shield", T0).isolated
+
+
+# Suspicions
+
+
+@pytest.mark.parametrize(("age_s", "counts"), [(0.0, True), (FRESH_S, True), (FRESH_S + 0.1, False)])
+def test_a_suspicion_ages(one: Coordinator, other: Coordinator, age_s: float, counts: bool) -> None:
+    one.suspect("immune", "shield", 3, T0)
+    found = other.suspicions(at(100.0 + age_s), FRESH_S)
+    assert [(s.watcher, s.peer, s.missed_count) for s in found] == ([("immune", "shield", 3)] if counts else [])
+    assert [s.age_s for s in found] == pytest.approx([age_s] if counts else [])
+
+
+def test_a_suspicion_is_replaced_taken_back_and_of_one_boot(one: Coordinator, other: Coordinator) -> None:
+    one.suspect("immune", "shield", 3, T0)
+    one.suspect("immune", "shield", 4, at(130.0))
+    other.suspect("sidecar", "shield", 3, at(130.0))
+    assert sorted(s.missed_count for s in other.suspicions(at(131.0), FRESH_S)) == [3, 4]
+    assert other.suspicions(at(131.0, boot="next"), FRESH_S) == []
+    one.trust("immune", "shield")
+    one.trust("immune", "shield")
+    assert [s.watcher for s in other.suspicions(at(131.0), FRESH_S)] == ["sidecar"]
+
+
+# Episodes
+
+
+def test_an_episode_begins_once_and_ends_once(one: Coordinator, other: Coordinator) -> None:
+    assert one.open_episode("shield", T0) == 1
+    assert other.open_episode("shield", T0) is None
+    assert other.close_episode("shield", T0, FRESH_S) == Closed(1, None)
+    assert one.close_episode("shield", T0, FRESH_S) is None
+    assert one.open_episode("shield", T0) == 2
+    assert one.open_episode("sidecar", T0) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "loudest"),
+    [
+        ([], None),
+        ([Severity.MEDIUM], Severity.MEDIUM),
+        ([Severity.HIGH, Severity.MEDIUM], Severity.HIGH),
+        ([Severity.MEDIUM, Severity.CRITICAL, Severity.HIGH], Severity.CRITICAL),
+    ],
+)
+def test_the_loudest_that_people_were_told(one: Coordinator, told: list[Severity], loudest: Severity | None) -> None:
+    one.open_episode("shield", T0)
+    one.told("shield", Severity.CRITICAL)
+    one.close_episode("shield", T0, FRESH_S)
+    one.told("shield", Severity.CRITICAL)
+    one.open_episode("shield", T0)
+    for severity in told:
+        one.told("shield", severity)
+    assert one.close_episode("shield", T0, FRESH_S) == Closed(2, loudest)
+
+
+def test_an_episode_does_not_end_while_somebody_still_suspects(one: Coordinator, other: Coordinator) -> None:
+    one.open_episode("shield", T0)
+    other.suspect("sidecar", "shield", 1, T0)
+    other.suspect("sidecar", "scribe", 1, T0)
+    assert one.close_episode("shield", at(160.0), FRESH_S) is None
+    assert one.close_episode("shield", at(160.1), FRESH_S) == Closed(1, None)
+
+
+def test_an_episode_does_not_end_while_the_peer_is_isolated(mesh: MeshOfKind, one: Coordinator) -> None:
+    one.open_episode("shield", T0)
+    mesh.isolate("shield")
+    assert one.close_episode("shield", T0, FRESH_S) is None
+    mesh.release("shield")
+    assert one.close_episode("shield", T0, FRESH_S) == Closed(1, None)
+
+
+# Orders: who gets one
+
+
+def test_one_of_two_gets_the_order(one: Coordinator, other: Coordinator) -> None:
+    first = claimed(one)
+    assert other.claim(replace(SHIELD, watcher="sidecar"), T0) is Denied.LATE
+    assert (first.peer, first.watcher, first.episode, first.expires_s) == ("shield", "immune", 1, 170.0)
+
+
+@pytest.mark.parametrize("known", [-1, 1])
+def test_who_knows_another_newest_order_decided_too_late(one: Coordinator, known: int) -> None:
+    first = begun(one)
+    one.finish(first.token, T0, failed=False, outcome="ok")
+    assert one.claim(replace(SHIELD, known_token=first.token + known), T0) is Denied.LATE
+    assert isinstance(one.claim(replace(SHIELD, known_token=first.token), T0), Order)
+
+
+def test_tokens_grow_over_all_peers(one: Coordinator, other: Coordinator) -> None:
+    tokens = []
+    for number in range(6):
+        peer, coordinator = ("shield", one) if number % 2 else ("sidecar", other)
+        known = coordinator.record(peer, T0).token
+        order = begun(coordinator, replace(SHIELD, peer=peer, known_token=known))
+        coordinator.finish(order.token, T0, failed=True, outcome="")
+        tokens.append(order.token)
+    assert tokens == sorted(set(tokens))
+
+
+def test_nobody_orders_for_an_isolated_peer(mesh: MeshOfKind, one: Coordinator) -> None:
+    mesh.isolate("shield")
+    assert one.claim(SHIELD, T0) is Denied.LATE
+
+
+def test_nobody_orders_in_a_silence(one: Coordinator, other: Coordinator) -> None:
+    other.silence(Silence("shield", T0.utc + timedelta(seconds=10), "upgrade", "root"), T0)
+    assert one.claim(SHIELD, at(109.9)) is Denied.SILENCED
+    assert one.claim(isolation(), at(109.9)) is Denied.SILENCED
+    assert isinstance(one.claim(replace(SHIELD, peer="sidecar"), at(109.9)), Order)
+    assert isinstance(one.claim(isolation(), at(110.0)), Order)
+
+
+def test_one_agent_at_a_time_is_restarted(one: Coordinator, other: Coordinator) -> None:
+    first = begun(one)
+    sidecar = replace(SHIELD, peer="sidecar", watcher="sidecar")
+    assert other.claim(sidecar, T0) is Denied.BUSY
+    assert isinstance(other.claim(replace(isolation(), peer="scribe"), T0), Order)
+    one.finish(first.token, T0, failed=False, outcome="ok")
+    assert isinstance(other.claim(sidecar, T0), Order)
+
+
+def test_a_lease_that_ran_out_keeps_nobody_busy(one: Coordinator, other: Coordinator) -> None:
+    begun(one)
+    assert other.claim(replace(SHIELD, peer="sidecar"), at(169.9)) is Denied.BUSY
+    assert isinstance(other.claim(replace(SHIELD, peer="sidecar"), at(170.0)), Order)
+
+
+def test_an_order_rests_on_votes_that_are_still_there(one: Coordinator, other: Coordinator) -> None:
+    one.suspect("immune", "shield", 3, T0)
+    other.suspect("sidecar", "shield", 3, T0)
+    other.trust("sidecar", "shield")
+    assert one.claim(isolation(voters=("immune", "sidecar")), T0) is Denied.VOTE_WITHDRAWN
+    other.suspect("sidecar", "shield", 3, at(100.0, boot="before"))
+    assert one.claim(isolation(voters=("immune", "sidecar")), T0) is Denied.VOTE_WITHDRAWN
+    other.suspect("sidecar", "shield", 4, T0)
+    assert isinstance(one.claim(isolation(voters=("immune", "sidecar")), T0), Order)
+
+
+def test_a_denied_order_changes_nothing(one: Coordinator) -> None:
+    first = begun(one)
+    before = one.record("shield", T0)
+    assert one.claim(replace(SHIELD, known_token=first.token), T0) is Denied.LATE
+    assert one.record("shield", T0) == before
+
+
+# Orders: who may still act
+
+
+def test_a_restart_counts_when_it_is_begun(one: Coordinator) -> None:
+    order = claimed(one)
+    assert one.record("shield", T0).restart_count == 0
+    assert one.begin(order, at(101.0))
+    assert one.record("shield", T0).restart_count == 1
+    assert one.record("shield", T0).last_restart == at(101.0).utc
+
+
+def test_an_isolation_counts_as_no_restart(one: Coordinator) -> None:
+    begun(one, isolation())
+    assert (one.record("shield", T0).restart_count, one.record("shield", T0).last_restart) == (0, None)
+
+
+def silence(mesh: MeshOfKind) -> None:
+    mesh.connect().silence(Silence("shield", at(200.0).utc, "upgrade", "root"), T0)
+
+
+def recover(mesh: MeshOfKind) -> None:
+    assert mesh.connect().close_episode("shield", at(105.0), 0.0) is not None
+
+
+def relapse(mesh: MeshOfKind) -> None:
+    recover(mesh)
+    assert mesh.connect().open_episode("shield", at(105.0)) is not None
+
+
+def withdraw(mesh: MeshOfKind) -> None:
+    mesh.connect().trust("sidecar", "shield")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "begins"),
+    [
+        (lambda mesh: None, True),
+        (silence, False),
+        (lambda mesh: mesh.isolate("shield"), False),
+        (recover, False),
+        (relapse, False),
+        (withdraw, False),
+        (lambda mesh: mesh.connect().trust("scribe", "shield"), True),
+        (lambda mesh: mesh.connect().suspect("sidecar", "shield", 9, at(105.0)), True),
+    ],
+    ids=["nothing", "silenced", "isolated", "recovered", "relapsed", "vote withdrawn", "another's vote", "voted again"],
+)
+def test_what_may_happen_between_an_order_and_its_beginning(
+    mesh: MeshOfKind, meanwhile: Callable[[MeshOfKind], None], begins: bool
+) -> None:
+    one = mesh.connect()
+    for watcher in ("immune", "sidecar"):
+        one.suspect(watcher, "shield", 3, T0)
+    order = claimed(one, isolation(voters=("immune", "sidecar")))
+    meanwhile(mesh)
+    assert one.begin(order, at(106.0)) is begins
+
+
+@pytest.mark.parametrize(
+    ("now", "boot", "begins"),
+    [(169.9, "boot", True), (170.0, "boot", False), (500.0, "boot", False), (1.0, "x", False)],
+)
+def test_an_order_is_begun_within_its_lease_or_not_at_all(
+    one: Coordinator, now: float, boot: str, begins: bool
+) -> None:
+    order = claimed(one)
+    assert one.begin(order, at(now, boot=boot)) is begins
+    assert one.record("shield", T0).restart_count == (1 if begins else 0)
+
+
+def test_an_order_is_begun_once(one: Coordinator, other: Coordinator) -> None:
+    order = begun(one)
+    assert not one.begin(order, T0)
+    assert not other.begin(order, T0)
+    assert one.record("shield", T0).restart_count == 1
+
+
+def test_an_order_that_was_overtaken_is_not_begun(one: Coordinator, other: Coordinator) -> None:
+    stale = claimed(one)
+    newer = claimed(other, replace(SHIELD, watcher="sidecar", known_token=stale.token), 170.0)
+    assert newer.token > stale.token
+    assert not one.begin(replace(stale, expires_s=1e9), at(171.0))
+    assert other.begin(newer, at(171.0))
+
+
+def test_an_order_that_is_over_or_anothers_is_not_begun(one: Coordinator) -> None:
+    order = claimed(one)
+    for forged in (replace(order, watcher="sidecar"), replace(order, peer="sidecar"), replace(order, token=99)):
+        assert not one.begin(forged, T0)
+    one.finish(order.token, T0, failed=True, outcome="dropped")
+    assert not one.begin(order, T0)
+
+
+# Orders: how they end
+
+
+@pytest.mark.parametrize(
+    ("action", "begins", "failed", "ended", "in_vain"),
+    [
+        (Action.RESTART, True, False, OrderState.DONE, False),
+        (Action.RESTART, True, True, OrderState.FAILED, False),
+        (Action.RESTART, True, None, OrderState.LAPSED, False),
+        (Action.RESTART, False, True, OrderState.VOID, True),
+        (Action.RESTART, False, None, OrderState.VOID, True),
+        (Action.ISOLATE, True, False, OrderState.DONE, False),
+        (Action.ISOLATE, True, True, OrderState.FAILED, True),
+        (Action.ISOLATE, True, None, OrderState.LAPSED, True),
+        (Action.ISOLATE, False, False, OrderState.VOID, True),
+    ],
+)
+def test_how_an_order_ends(
+    one: Coordinator, action: Action, begins: bool, failed: bool | None, ended: OrderState, in_vain: bool
+) -> None:
+    """`failed` is None when nobody says how it ended."""
+    order = claimed(one, replace(SHIELD, action=action))
+    if begins:
+        assert one.begin(order, T0)
+    assert one.record("shield", at(169.9)).order is OrderState.OPEN
+    if failed is not None:
+        assert one.finish(order.token, at(110.0), failed=failed, outcome="why")
+        assert one.record("shield", at(110.0)).order is ended
+    assert one.record("shield", at(170.0)).order is ended
+    assert one.record("shield", at(1.0, boot="next")).order is ended
+    assert one.record("shield", at(170.0)).in_vain is in_vain
+
+
+def test_an_order_ends_once_and_another_may_end_a_dead_ones(one: Coordinator, other: Coordinator) -> None:
+    order = begun(one, isolation())
+    assert other.finish(order.token, at(500.0), failed=False, outcome="said for it")
+    assert not one.finish(order.token, at(501.0), failed=True, outcome="late")
+    assert one.record("shield", at(502.0)).order is OrderState.DONE
+    assert not one.finish(12345, T0, failed=True, outcome="no such order")
+
+
+def test_the_age_of_an_order_means_nothing_on_another_boot(one: Coordinator) -> None:
+    begun(one)
+    assert one.record("shield", at(500.0)).ordered_s == 95.0
+    assert one.record("shield", at(500.0, boot="next")).ordered_s is None
+
+
+# Forgiveness
+
+
+def test_one_restart_is_forgiven_once(one: Coordinator, other: Coordinator) -> None:
+    order = begun(one)
+    one.finish(order.token, T0, failed=False, outcome="ok")
+    known = one.record("shield", T0)
+    assert other.forgive("shield", known, T0)
+    assert not one.forgive("shield", known, T0)
+    assert one.record("shield", T0).restart_count == 0
+    assert not one.forgive("shield", one.record("shield", T0), T0)
+
+
+def test_a_release_begins_the_count_anew(mesh: MeshOfKind, one: Coordinator) -> None:
+    begun(one)
+    mesh.isolate("shield")
+    mesh.release("shield")
+    assert one.record("shield", T0).restart_count == 0
+
+
+# Silences
+
+
+HOUR_S = 3600.0
+
+
+@pytest.mark.parametrize(
+    ("now", "boot", "step_s", "silenced"),
+    [
+        (1899.0, "boot", 0.0, True),
+        (1900.0, "boot", 0.0, False),
+        (1899.0, "boot", HOUR_S, True),
+        (1900.0, "boot", -HOUR_S, False),
+        (10.0, "next", 1800.0, True),
+        (10.0, "next", 1890.0, False),
+        (10.0, "next", HOUR_S, False),
+    ],
+    ids=["in time", "over", "clock set forward", "clock set back", "after a reboot", "over after it", "long after it"],
+)
+def test_a_silence_ends_in_time(one: Coordinator, now: float, boot: str, step_s: float, silenced: bool) -> None:
+    """Made at 100 s for half an hour. Its own boot's clock counts; after a reboot the wall clock does."""
+    one.silence(Silence("shield", T0.utc + timedelta(minutes=30), "upgrade", "root"), T0)
+    moment = at(now, boot=boot, wall_step_s=step_s)
+    assert ("shield" in one.silences(moment)) is silenced
+
+
+def test_a_silence_says_who_why_and_until_when_on_the_clock_as_it_is(one: Coordinator, other: Coordinator) -> None:
+    one.silence(Silence("shield", T0.utc + timedelta(minutes=30), "upgrade", "root"), T0)
+    found = other.silences(at(200.0, wall_step_s=HOUR_S))["shield"]
+    assert found == Silence("shield", T0.utc + timedelta(minutes=30, seconds=HOUR_S), "upgrade", "root")
+
+
+def test_a_silence_is_replaced_and_ended(one: Coordinator, other: Coordinator) -> None:
+    one.silence(Silence("shield", T0.utc + timedelta(minutes=30), "upgrade", "root"), T0)
+    other.silence(Silence("shield", T0.utc + timedelta(minutes=1), "shorter", "root"), T0)
+    assert list(one.silences(at(159.9))) == ["shield"]
+    assert one.silences(at(160.0)) == {}
+    assert other.unsilence("shield")
+    assert not one.unsilence("shield")
+
+
+# A backend that does not answer
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda c: c.record("shield", T0),
+        lambda c: c.records(T0),
+        lambda c: c.version(),
+        lambda c: c.suspect("immune", "shield", 1, T0),
+        lambda c: c.trust("immune", "shield"),
+        lambda c: c.suspicions(T0, FRESH_S),
+        lambda c: c.open_episode("shield", T0),
+        lambda c: c.close_episode("shield", T0, FRESH_S),
+        lambda c: c.told("shield", Severity.HIGH),
+        lambda c: c.claim(SHIELD, T0),
+        lambda c: c.begin(Order(1, "shield", 1, Action.RESTART, "immune", "", 999.0, "boot"), T0),
+        lambda c: c.finish(1, T0, failed=False, outcome=""),
+        lambda c: c.forgive("shield", PeerRecord(restart_count=1), T0),
+        lambda c: c.silence(Silence("shield", at(200.0).utc, "", ""), T0),
+        lambda c: c.unsilence("shield"),
+        lambda c: c.silences(T0),
+    ],
+)
+def test_a_backend_that_does_not_answer_is_one_kind_of_error(
+    mesh: MeshOfKind, ask: Callable[[Coordinator], object]
+) -> None:
+    with pytest.raises(WatchdogError):
+        ask(mesh.fail())
