@@ -125,9 +125,13 @@ class Intents:
         self._journal = journal
 
     def begin(self, where: Where, why: Why, held_by: With, at: datetime, state: State = State.ISOLATING) -> Intent:
-        """Write the intent down. It is on disk when this returns."""
+        """Write the intent down.
+
+        One to isolate is not waited for to be on disk: a kill leaves it, and a loss of power takes along all that is
+        attached by it. `flush` follows the cut.
+        """
         begun = Intent(0, state, where, why, held_by, at, at)
-        with self._journal.transaction() as tx:
+        with self._journal.transaction(flushed=state is not State.ISOLATING) as tx:
             cursor = tx.execute(
                 "INSERT INTO isolation (peer, target, state, body, since, changed) VALUES (?, ?, ?, ?, ?, ?)",
                 (where.peer or None, _encoded(where), state, _body(begun), rfc3339(at), rfc3339(at)),

@@ -23,7 +23,7 @@ from pathlib import Path
 from watchdog import database
 from watchdog.chain import CHAIN_START, canonical, chained, check_chain
 from watchdog.clock import rfc3339
-from watchdog.database import FILE_NAME, Connection, between, translated
+from watchdog.database import FILE_NAME, Connection, between, flushing, translated
 from watchdog.errors import JournalCorrupt, JournalFailed
 from watchdog.schema import VERSION
 
@@ -118,15 +118,18 @@ class Journal:
         return self._lock if self.path is None else nullcontext()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and on disk when it returns. A transaction inside another is part of that one."""
+    def transaction(self, *, flushed: bool = True) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and on disk when it returns. A transaction inside another is part of that one.
+
+        One that is not `flushed` outlives every kill at once, and a loss of power from the next flush on.
+        """
         with self._alone(), translated(self.path):
             connection = self._connection()
             assert connection.inside != "read", "a snapshot cannot write"
             if connection.inside:
                 yield connection
                 return
-            with between(connection, "BEGIN IMMEDIATE", "write"):
+            with flushing(connection, flushed=flushed), between(connection, "BEGIN IMMEDIATE", "write"):
                 yield connection
             done, connection.after_commit = connection.after_commit, ()
         for call in done:
@@ -147,6 +150,15 @@ class Journal:
         """Rows of one query."""
         with self._alone(), translated(self.path):
             return self._connection().execute(sql, values).fetchall()
+
+    def flush(self) -> None:
+        """Put on disk what transactions wrote that were not flushed."""
+        if self.path is None:
+            return
+        try:
+            database.flush(self.path)
+        except OSError as error:
+            raise JournalFailed(f"cannot put the journal {self.path} on disk: {error.strerror}") from error
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Have `call` called once what was written so far holds: after this thread's open transaction, or now."""

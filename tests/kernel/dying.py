@@ -38,11 +38,11 @@ class DyingJournal(Journal):
     before_commit = False
 
     @contextmanager
-    def transaction(self) -> Iterator[object]:  # type: ignore[override]
+    def transaction(self, *, flushed: bool = True) -> Iterator[object]:  # type: ignore[override]
         outermost = not getattr(self, "_inside", False)
         self._inside = True
         try:
-            with super().transaction() as tx:
+            with super().transaction(flushed=flushed) as tx:
                 yield tx
                 if outermost and self.before_commit:
                     self.count.here()

@@ -14,6 +14,7 @@ from watchdog import database
 from watchdog.database import BUSY_TIMEOUT_MS, Connection
 
 SHORT_MS = 20
+SYNCHRONOUS_FULL = 2
 
 
 @pytest.fixture
@@ -55,3 +56,19 @@ def test_other_errors_are_not_waited_for(path: Path) -> None:
         with pytest.raises(sqlite3.OperationalError, match="syntax"), database.between(connection, "BEGIN NOW", "w"):
             pass
         assert timeout_ms(connection) == BUSY_TIMEOUT_MS
+
+
+def test_what_is_not_flushed_is_there_for_others_and_the_next_transaction_is_flushed(path: Path) -> None:
+    with closing(database.connect(path)) as connection, closing(database.connect(path)) as other:
+        with database.flushing(connection, flushed=False), database.between(connection, "BEGIN IMMEDIATE", "write"):
+            connection.execute("INSERT INTO peer (name) VALUES ('shield')")
+        assert [row["name"] for row in other.execute("SELECT name FROM peer")] == ["shield"]
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == SYNCHRONOUS_FULL
+
+
+def test_flush_finds_the_wal_behind_the_link_and_needs_none(path: Path) -> None:
+    with closing(database.connect(path)) as connection:
+        connection.execute("INSERT INTO peer (name) VALUES ('shield')")
+        assert path.resolve().with_name(path.resolve().name + database.WAL).exists()
+        database.flush(path)
+    database.flush(path)  # the last connection took the WAL away

@@ -85,6 +85,7 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Re
     intent, slot = _with_programs(intent, place, now)
     _attach_where_missing(glance(intent.where, place.root), slot)
     step("attached")
+    place.journal.flush()
     trouble = ""
     if intent.where.unit:
         trouble = _make_lasting(intent, slot, place)

@@ -6,7 +6,7 @@ They are in the journal before they are attached anywhere. What their ids mean e
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from watchdog import clock
@@ -16,7 +16,7 @@ from watchdog.kernel import bpffs, builder, gate, libbpf, slots
 from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.programs import GATE
 from watchdog.kernel.slots import Slot
-from watchdog.kernel.sources import source_key
+from watchdog.kernel.sources import own_key, source_key
 
 SPARE_SLOTS = 1
 """Slots kept ready beyond those in use, so that an isolation never waits for a compiler."""
@@ -24,12 +24,17 @@ SPARE_SLOTS = 1
 
 def take(place: Place) -> Slot:
     """A ready slot that no intent in force has, zeroed; built now when none is left."""
-    taken = {intent.held_by.slot for intent in place.intents.in_force()}
-    taken_here = [name for name in taken if name.startswith(f"{source_key()}/")]
-    ready = builder.ensure_slots(place.pins, place.build_lock, len(taken_here) + SPARE_SLOTS)
-    slot = next(slot for slot in ready if _name(slot.path, place) not in taken)
+    bpffs.prepare(place.pins)
+    taken = {place.pins / intent.held_by.slot for intent in place.intents.in_force()}
+    slot = next(slots.each_slot(place.pins, own_key(), taken), None) or _built(place, taken)
     slots.zero(slot)
     return slot
+
+
+def _built(place: Place, taken: Collection[Path]) -> Slot:
+    taken_here = [path for path in taken if path.parent.name == source_key()]
+    ready = builder.ensure_slots(place.pins, place.build_lock, len(taken_here) + SPARE_SLOTS)
+    return next(slot for slot in ready if slot.path not in taken)
 
 
 def held_by(slot: Slot, place: Place) -> With:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -80,9 +80,14 @@ def slot_number(path: Path) -> int | None:
 
 def list_slots(pins: Path, key: str | None = None) -> list[Slot]:
     """The whole slots of this version's sources (or of another `key`), by number."""
-    folder = pins / (key or source_key())
-    numbered = sorted((n, path) for path in _entries(folder) if (n := slot_number(path)) is not None)
-    return [slot for _, path in numbered if (slot := _whole_slot(path)) is not None]
+    return list(each_slot(pins, key or source_key()))
+
+
+def each_slot(pins: Path, key: str, but: Collection[Path] = ()) -> Iterator[Slot]:
+    """The same one by one, without those in the directories `but`: whoever needs only one opens the pins of one."""
+    numbered = sorted((n, path) for path in _entries(pins / key) if (n := slot_number(path)) is not None)
+    found = (_whole_slot(path) for _, path in numbered if path not in but)
+    return (slot for slot in found if slot is not None)
 
 
 def pinned_programs(slot_dir: Path) -> dict[int, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 
 from watchdog.errors import HostCannot
@@ -32,6 +33,12 @@ def source_dir() -> Path:
 def source_files(folder: Path) -> list[Path]:
     """Every C source and header, in a fixed order."""
     return sorted(path for path in folder.iterdir() if path.suffix in {".c", ".h"} and path.is_file())
+
+
+@cache
+def own_key() -> str:
+    """The key of what this process was installed with: an upgrade meanwhile is the next process's."""
+    return source_key()
 
 
 def source_key(folder: Path | None = None) -> str:
