@@ -121,20 +121,20 @@ class Mission:
 
     def tear_down(self) -> None:
         """Nothing of it is left in the bed."""
-        if self._reader is not None:
-            self.bed.kill(self._reader)
-            self._reader.communicate()
-            self._reader = None
         ours = [*map(watcher, AGENTS), *(f"{name}.service" for name in AGENTS), "architect.service"]
         self.bed.systemctl("kill", "--signal=KILL", *ours, check=False)
         self.bed.systemctl("stop", *ours, check=False)
-        for name in AGENTS:
-            self.mesh("release", name, "--reason", "the test is over")
+        for peer, _ in self.in_force():
+            self.mesh("release", peer, "--reason", "the test is over")
         files = [f"/run/systemd/system/{unit}" for unit in (WATCHER_UNIT, *ours)]
         folders = [f"{file}.d" for file in files]
         self.bed.run(["rm", "-rf", *files, *folders, MISSION, STATE, RUN, PINS, str(Path(CONFIG).parent)])
         self.bed.systemctl("daemon-reload")
         self.bed.systemctl("reset-failed", check=False)
+        if self._reader is not None:
+            self.bed.kill(self._reader)
+            self._reader.communicate()
+            self._reader = None
 
     def mesh(self, *words: str) -> subprocess.CompletedProcess[str]:
         """One command line inside."""

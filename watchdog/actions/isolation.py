@@ -139,11 +139,13 @@ def _free(intent: Intent, place: Place, step: Step = no_step) -> None:
     mine = programs.ids_of([intent])
     others = programs.ids_of(other for other in place.intents.in_force() if other.id != intent.id)
     here = look(intent.where, place.root).cgroups
-    found = [each for each in gate.find_attached(place.top) if each.program_id in mine or each.cgroup in here]
-    for attachment in found:
-        if attachment.program_id not in others:
-            gate.detach(attachment.cgroup, [attachment.program_id])
-            step("detached")
+    found: dict[Cgroup, set[int]] = {}
+    for each in gate.find_attached(place.top):
+        if (each.program_id in mine or each.cgroup in here) and each.program_id not in others:
+            found.setdefault(each.cgroup, set()).add(each.program_id)
+    for cgroup, program_ids in found.items():
+        gate.detach(cgroup, program_ids)
+        step("detached")
     if left := holding.still_over(intent.where, place):
         raise KernelRefused(
             f"{intent.name} is not free: {'; '.join(left)}", hint="run the release again; watchdog-mesh verify says why"
