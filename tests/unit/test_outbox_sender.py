@@ -404,7 +404,7 @@ class TestFlush:
             outbox = bench.outbox(hook)
             publish(outbox, "one")
             bench.start(outbox, NEVER)
-            hook.wait_for(1)
+            wait_until(lambda: outbox.pending(utc_now())["r0"].last_error != "")  # written, and not only answered
             command = bench.sender(outbox, NEVER)
             assert command.flush(deadline_s=5.0) == {"r0": Flushed(0, 1, "HTTP 500")}
             assert command.flush(deadline_s=5.0) == {"r0": Flushed(1, 0)}
