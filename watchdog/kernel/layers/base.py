@@ -57,6 +57,9 @@ class Layer(Protocol):
     def missing(self, common: Common) -> str:
         """Why this kernel lacks it, or a part of it; "" where it has it."""
 
+    def not_applicable(self, target: Target) -> str:
+        """Why this target needs none of it; "" where it does."""
+
     def attach(self, target: Target) -> None:
         """Put it in force where it is not. WatchdogError where that is not possible."""
 

@@ -41,6 +41,10 @@ class Cookies:
         """The kernel's reason for the first program it lacks."""
         return common.why_missing(COOKIES.programs)
 
+    def not_applicable(self, target: Target) -> str:
+        """Never."""
+        return ""
+
     def attach(self, target: Target) -> None:
         """Find such sockets and drop their packets. Cheap where there are none, or none that are new."""
         refused = whose.ask(target)

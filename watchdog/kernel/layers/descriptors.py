@@ -35,6 +35,10 @@ class Descriptors:
         """Never: it needs no program."""
         return ""
 
+    def not_applicable(self, target: Target) -> str:
+        """Never."""
+        return ""
+
     def attach(self, target: Target) -> None:
         """Turn it off where it is on."""
         refused: list[str] = []

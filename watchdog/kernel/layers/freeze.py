@@ -39,6 +39,12 @@ class Freeze:
         """Never: every kernel with cgroup_skb programs that share has it (5.2)."""
         return ""
 
+    def not_applicable(self, target: Target) -> str:
+        """Why it is to run, unless we left it frozen."""
+        if target.level == FROZEN or any(mark_of(cgroup) for cgroup in target.cgroups):
+            return ""
+        return f"level {target.level}: it runs on"
+
     def attach(self, target: Target) -> None:
         """At level frozen: stop all of it, for good."""
         if target.level == FROZEN:

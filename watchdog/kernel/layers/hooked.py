@@ -26,6 +26,10 @@ class Hooked:
         """The kernel's reason for the first program it lacks."""
         return common.why_missing(self.programs.programs)
 
+    def not_applicable(self, target: Target) -> str:
+        """Never."""
+        return ""
+
     def attach(self, target: Target) -> None:
         """Attach each program where none of the same name is; one that cannot be does not keep back the others."""
         refused: list[WatchdogError] = []

@@ -16,6 +16,10 @@ class Packets:
         """Never: without it no slot can be built."""
         return ""
 
+    def not_applicable(self, target: Target) -> str:
+        """Never."""
+        return ""
+
     def attach(self, target: Target) -> None:
         """Attach the gate's programs or none, cgroup by cgroup."""
         for cgroup in target.cgroups:

@@ -2,12 +2,14 @@
 
 The order has reasons. Freezing first, so that nothing of the agent runs while we work; but nobody waits for it before
 the packets are stopped. Packets next: the layer that must hold. Then sockets that the agent has from elsewhere; what
-is open already is disarmed before the refusals make that impossible. Release goes the other way, packets last.
+is open already is disarmed before the refusals make that impossible. Release goes the other way, packets last, and
+only then does a frozen agent run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.kernel import programs
@@ -17,32 +19,54 @@ from watchdog.kernel.layers.cookies import Cookies
 from watchdog.kernel.layers.descriptors import Descriptors
 from watchdog.kernel.layers.freeze import Freeze
 from watchdog.kernel.layers.hooked import Hooked
+from watchdog.kernel.layers.host_end import HostEnd
 from watchdog.kernel.layers.packets import Packets
+from watchdog.kernel.layers.tc import Tc
 
-PACKETS = Packets()
+PACKETS, COOKIES, DESCRIPTORS, FREEZE = Packets(), Cookies(), Descriptors(), Freeze()
 
 LAYERS: tuple[Layer, ...] = (
     PACKETS,
-    Cookies(),
+    COOKIES,
     Hooked("calls", programs.CALLS),
-    Descriptors(),
+    DESCRIPTORS,
     Hooked("unix", programs.UNIX),
     Hooked("options", programs.OPTIONS),
     Hooked("devices", programs.DEVICES),
-    Freeze(),
+    Tc(),
+    HostEnd(),
+    FREEZE,
 )
-"""In the order in which they are put in force; packets is the first."""
+"""In the order in which they are put in force."""
 
 Step = Callable[[str], None]
 """Told the name of every step once it is done; tests stop there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one layer stands for one target, as the kernel says."""
+
+    layer: str
+    not_applicable: str = ""
+    """Why the target needs none of it."""
+    missing: str = ""
+    """Why this kernel lacks it, or a part of it."""
+    gaps: tuple[str, ...] = ()
+    """What of it ought to hold and does not."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether all of it is in force."""
+        return not (self.not_applicable or self.missing or self.gaps)
 
 
 def no_step(_: str) -> None:
     """Nobody wants to know."""
 
 
-def cut(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS) -> list[str]:
-    """Put every layer in force; what does not hold of them afterwards, a sentence each.
+def cut(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS) -> list[Standing]:
+    """Put every layer in force, and say how each stands then.
 
     WatchdogError where the packets cannot be stopped: nothing else is worth anything then. Any other layer that
     fails is a gap. The target runs again when this returns or raises, except at level frozen.
@@ -58,13 +82,15 @@ def cut(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS) 
                 refused[layer.name] = reason
             step(layer.name)
     step("running")
-    return [*not_frozen, *gaps(target, layers, refused)]
+    if not_frozen and FREEZE in layers:
+        refused.setdefault(FREEZE.name, "; ".join(not_frozen))
+    return standings(target, layers, refused)
 
 
 def free(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS) -> None:
     """Undo every layer, packets last. WatchdogError says what stays; the others are undone nevertheless."""
     stays: list[str] = []
-    for layer in reversed(layers):
+    for layer in (*(each for each in reversed(layers) if each is not FREEZE), FREEZE):
         try:
             layer.detach(target)
         except WatchdogError as error:
@@ -74,18 +100,36 @@ def free(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS)
         raise KernelRefused("; ".join(stays))
 
 
-def gaps(target: Target, layers: Sequence[Layer] = LAYERS, refused: dict[str, str] | None = None) -> list[str]:
-    """What does not hold, asked of the kernel, each with its layer; `refused` has reasons that are known better."""
-    found: list[str] = []
-    for layer in layers:
-        reason = (refused or {}).get(layer.name)
-        found += [f"{layer.name}: {gap}" for gap in ([reason] if reason else _gaps_of(layer, target))]
-    return found
+def standings(
+    target: Target, layers: Sequence[Layer] = LAYERS, refused: Mapping[str, str] | None = None
+) -> list[Standing]:
+    """How every layer stands, asked of the kernel; `refused` has what went wrong, which says more than what is not."""
+    return [_standing(layer, target, (refused or {}).get(layer.name, "")) for layer in layers]
 
 
-def holding(target: Target, layers: Sequence[Layer] = LAYERS) -> frozenset[str]:
-    """The names of the layers that hold whole."""
-    return frozenset(layer.name for layer in layers if not _gaps_of(layer, target))
+def gaps(found: Sequence[Standing]) -> list[str]:
+    """What ought to hold and does not, each with its layer."""
+    return [f"{standing.layer}: {gap}" for standing in found for gap in standing.gaps]
+
+
+def rescan(target: Target) -> list[str]:
+    """Look for sockets that have come since, and see to them; what could not be done, a sentence each.
+
+    Cheap while there is nothing new: call it every few seconds, with a target that keeps what it knows.
+    """
+    refused = {layer.name: _refusal(layer, target) for layer in (COOKIES, DESCRIPTORS)}
+    return [f"{name}: {reason}" for name, reason in refused.items() if reason]
+
+
+def _standing(layer: Layer, target: Target, refused: str) -> Standing:
+    try:
+        if not refused and (not_applicable := layer.not_applicable(target)):
+            return Standing(layer.name, not_applicable=not_applicable)
+        missing = layer.missing(target.common)
+        found = tuple(gap for gap in layer.gaps(target) if gap != missing)
+    except WatchdogError as error:
+        return Standing(layer.name, gaps=(error.one_line(),))
+    return Standing(layer.name, missing=missing, gaps=(refused,) if refused and refused != missing else found)
 
 
 def _refusal(layer: Layer, target: Target) -> str:
@@ -94,10 +138,3 @@ def _refusal(layer: Layer, target: Target) -> str:
     except WatchdogError as error:
         return error.one_line()
     return ""
-
-
-def _gaps_of(layer: Layer, target: Target) -> list[str]:
-    try:
-        return layer.gaps(target)
-    except WatchdogError as error:
-        return [error.one_line()]
