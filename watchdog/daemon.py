@@ -41,7 +41,6 @@ from watchdog.status.document import Backlog, MeshView, build
 from watchdog.status.server import StatusServer, parse_listen
 from watchdog.webhook import Receiver
 
-PRIVATE_MODE = 0o700
 SENDER_STOP_S = 5.0
 EVENTS_KEPT = timedelta(days=30)
 """How long settled events stay in the outbox; the audit trail keeps what happened for ever."""
@@ -170,7 +169,6 @@ def run(settings: Config, own: Peer | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
-        settings.paths.run.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
         stack.enter_context(published.only_one(settings.paths.run, settings.self_name))
         opened, trouble = stack.enter_context(opened_or_set_aside(settings.paths.state))
         place = configured(settings, opened)

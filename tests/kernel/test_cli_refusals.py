@@ -296,6 +296,8 @@ def test_a_directory_that_cannot_be_made(configured: Host, agent: Cgroup, variab
     status = HOST_CANNOT if "BPFFS" in variable else FAILED
     prefix = ["env", f"{variable}={blocked}"]
     refused(configured, ["isolate", "--cgroup", str(agent.path), *WHY], status, [str(blocked), *says], prefix)
+    if status == FAILED:
+        refused(configured, ["run", "--self", "shield"], status, [str(blocked), *says], prefix)
 
 
 # What this process, or this host, cannot

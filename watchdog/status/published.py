@@ -20,6 +20,7 @@ from watchdog.kernel import locks
 
 PREFIX = "watcher-"
 PRIVATE_MODE = 0o600
+PRIVATE_FOLDER_MODE = 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,13 @@ class Published:
 
 @contextmanager
 def only_one(run: Path, watcher: str) -> Iterator[None]:
-    """Be the only watcher of that name on this host. Raises WatchdogError when there is one."""
+    """Be the only watcher of that name on this host. Raises WatchdogError when there is one, or no lock can be had."""
     path = _lock_path(run, watcher)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
+    try:
+        run.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
+    except OSError as error:
+        raise WatchdogError(f"cannot open the lock {path}: {error.strerror}", hint="set paths.run") from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
