@@ -188,7 +188,7 @@ class Watcher:
         self._note(peer, watched, standing, beat, tick)
         self._believe(peer, watched, standing, beat, at, tick)
         tick.held += [Held(peer, demand, beat, record) for demand in demands]
-        return [] if self._must_wait(tick, at) else self._carry_out_held(tick, at)
+        return [] if not tick.held or self._must_wait(tick, at) else self._carry_out_held(tick, at)
 
     def end_round(self, at: Moment) -> list[Order]:
         """All answers of the tick are in, or late: doubt or trust, then act on what was held back."""
