@@ -30,6 +30,16 @@ from watchdog.schema import VERSION
 DIRECTORY_MODE = 0o700
 
 
+class _Own:
+    """One thread's connection, closed when the thread ends: it is in a cycle, and the collector may come much later."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def __del__(self) -> None:
+        self.connection.close()
+
+
 class Journal:
     """One open journal. Safe to share between threads; close it when done."""
 
@@ -73,17 +83,17 @@ class Journal:
             raise JournalFailed(f"the journal {self.path} was closed")
         if self._in_memory is not None:
             return self._in_memory
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            self._local.connection = connection = self._open_file()
-        elif not connection.inside and self.path and connection.file != database.identity(self.path):
-            self._local.connection = None
-            connection.close()
+        own: _Own | None = getattr(self._local, "own", None)
+        if own is None:
+            self._local.own = own = _Own(self._open_file())
+        elif not own.connection.inside and self.path and own.connection.file != database.identity(self.path):
+            self._local.own = None
+            own.connection.close()
             raise JournalFailed(
                 f"the journal {self.path} was replaced or removed while it was in use",
                 hint="what is there now is used from here on; what was replaced holds the history until then",
             )
-        return connection
+        return own.connection
 
     def _open_file(self) -> Connection:
         assert self.path is not None
@@ -171,7 +181,7 @@ class Journal:
 
     def data_version(self) -> int:
         """A number that changes when another thread or process has written: cheap to poll from one thread."""
-        if self._in_memory is not None:
+        if self._in_memory is not None and not self._closed:
             return self._in_memory.total_changes
         return int(self.read("PRAGMA data_version")[0][0])
 
