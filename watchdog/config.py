@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from watchdog import allowlist
 from watchdog.errors import ConfigurationError
 from watchdog.ladder import FORGIVE_AFTER_INTERVALS, Policy
 from watchdog.model import Severity
@@ -79,6 +80,10 @@ class Isolation(Settings, frozen=True):
     level: Literal["network"] = "network"
     max_isolated: Count = 1
     """How many peers may be isolated at once without --force."""
+    allow: list[str] = msgspec.field(default_factory=list)
+    """What an isolated agent may still reach (watchdog/allowlist.py), where an operator does not say."""
+    allow_heartbeat: bool = False
+    """Whether this host's watchers still get its heartbeat."""
 
 
 class Webhook(Settings, frozen=True):
@@ -257,6 +262,7 @@ def _decode(kind: type, value: Any) -> Any:
 def check(config: Config) -> list[str]:
     """What is wrong with settings that are each well formed: a sentence each, with its place."""
     problems = _check_names(config)
+    problems += [f"isolation.allow: {problem}" for problem in allowlist.parse_all(config.isolation.allow)[1]]
     if config.timeout >= config.interval:
         problems.append(f"timeout: want less than interval ({config.interval:g} s), got {config.timeout:g} s")
     if not config.peers:

@@ -66,6 +66,18 @@ class Until:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowed:
+    """One entry of an allow-list."""
+
+    entry: str
+    """As watchdog.allowlist writes it."""
+    until: Until | None = None
+    """None: as long as the isolation."""
+    inward: bool = False
+    """Whether connections begin outside, at a port of the agent's own: a watcher's way to its heartbeat."""
+
+
+@dataclass(frozen=True, slots=True)
 class Why:
     """Who wanted it and why, and until when."""
 
@@ -77,6 +89,8 @@ class Why:
     """None: until a person releases it."""
     overruled: tuple[str, ...] = ()
     """What the safety rails had against it, where it was forced."""
+    allow: tuple[Allowed, ...] | None = None
+    """What may pass nevertheless; None where nobody said, which of an isolation in force means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
