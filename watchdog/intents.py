@@ -76,6 +76,11 @@ class Allowed:
     inward: bool = False
     """Whether connections begin outside, at a port of the agent's own: a watcher's way to its heartbeat."""
 
+    def __str__(self) -> str:
+        """For people and the audit trail."""
+        way = "heartbeat from " if self.inward else ""
+        return f"{way}{self.entry}{f' until {rfc3339(self.until.utc)}' if self.until else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Why:
@@ -187,7 +192,9 @@ class Intents:
         return [_intent(row) for row in rows]
 
     def _audit(self, intent: Intent, at: datetime, facts: Mapping[str, object] = NO_FACTS) -> None:
-        more = {"trouble": intent.trouble} if intent.trouble else {}
+        more: dict[str, object] = {"trouble": intent.trouble} if intent.trouble else {}
+        if intent.why.allow is not None:
+            more["allow"] = [str(each) for each in intent.why.allow]
         self._journal.record(
             at,
             f"intent {intent.state}",

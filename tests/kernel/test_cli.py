@@ -83,7 +83,11 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "overruled": [],
         "gaps": [],
         "dropped": {"ingress": nothing, "egress": nothing},
+        "allow": [],
+        "allowed": {"ingress": nothing, "egress": nothing},
+        "flows": None,
     }
+    no_flows = {"flows": {"seen": 0, "known": 0, "packets_of_unknown": 0, "top": []}}
     standing = {"state": "isolated", "changed": True, "holds": True}
     assert isolated == {"schema": "watchdog-mesh/isolate/1", **same, **standing, "notices": []}
     again = host.mesh("isolate", *target, "--reason", "again", "--json").document
@@ -106,6 +110,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "changed": False,
         "since": since,
         "until": None,
+        **no_flows,
     }
     released = host.mesh("release", *target, "--reason", "sorry", "--json").document
     assert released == {
@@ -117,6 +122,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "reason": "sorry",
         "since": since,
         "until": None,
+        **no_flows,
         "notices": [],
     }
 

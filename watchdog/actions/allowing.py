@@ -23,6 +23,9 @@ from watchdog.kernel.programs import ALLOW_MAP
 from watchdog.kernel.slots import Slot
 
 NS_PER_S = 1_000_000_000
+OVER_NS = 1
+"""Long ago, and not FOREVER_NS."""
+
 LOOKUP_S = 2.0
 """For the name in an endpoint; a numeric one needs none."""
 
@@ -111,7 +114,7 @@ def rules(allowed: Sequence[Allowed]) -> list[Rule]:
 
 def _rules(allowed: Allowed) -> Iterator[Rule]:
     entry = allowlist.parse(allowed.entry)
-    until_ns = int(allowed.until.s * NS_PER_S) if allowed.until else allow.FOREVER_NS
+    until_ns = max(OVER_NS, int(allowed.until.s * NS_PER_S)) if allowed.until else allow.FOREVER_NS
     way = Way.INWARD if allowed.inward else Way.OUTWARD
     for name in (entry.protocol,) if entry.protocol else (TCP, UDP):
         protocol = IP_PROTOCOLS[name][isinstance(entry.network, IPv6Network)]

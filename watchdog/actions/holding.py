@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from watchdog.actions import programs
+from watchdog.actions import allowing, programs
 from watchdog.actions.place import Place, Sight, look
 from watchdog.host import unit_filters
 from watchdog.intents import Intent, Where
@@ -30,6 +32,8 @@ class Result:
     dropped: Counters | None = None
     idle: bool = False
     """Nothing of the target runs, and nothing in the kernel or systemd waits for its next start."""
+    flows: Mapping[str, Any] | None = None
+    """Who it talked to: watchdog.actions.flow_facts."""
     restarted: bool = False
     """The only gap is what every restart of a unit leaves: systemd attaches what its drop-in names, not the guards."""
 
@@ -49,6 +53,8 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     others = [IDLE] if idle and not later else []
     if programs.ids(intent.held_by) and programs.pinned(intent.held_by, place) is None:
         others.append("the pins of its programs are gone")
+    if not_as_meant := allowing.gap(intent):
+        others.append(not_as_meant)
     if later:
         others.append(f"{later} ({trouble})" if trouble else later)
     return Result(

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
-from watchdog.actions import adopt, holding, programs
+from watchdog import clock
+from watchdog.actions import adopt, allowing, flow_facts, holding, programs
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, glance, look
 from watchdog.errors import KernelRefused, WatchdogError
@@ -40,9 +41,15 @@ def no_rails() -> list[str]:
 
 
 def isolate(
-    where: Where, why: Why, place: Place, now: datetime, step: Step = no_step, rails: Rails = no_rails
+    where: Where,
+    why: Why,
+    place: Place,
+    now: datetime,
+    step: Step = no_step,
+    rails: Rails = no_rails,
+    default_allow: allowing.Default = allowing.nothing,
 ) -> Result:
-    """Cut the target off and see that it is.
+    """Cut the target off and see that it is. One that is cut off already gets the allow-list that `why` has, if any.
 
     Raises WatchdogError when it cannot be cut off, and Refused when the rails do; what was begun is undone then.
     """
@@ -55,9 +62,11 @@ def isolate(
             before = holding.verify(intent, place)
             if wanted == intent and before.holds and not before.gaps:
                 return before
-            intent = place.intents.change(wanted, State.ISOLATED, now)
+            intent = place.intents.change(wanted, State.ISOLATED, now, facts={"asked": why.reason, "asked_by": why.by})
         else:
-            intent = _begin(intent, where, replace(why, overruled=tuple(rails())), place, now)
+            allow = default_allow() if why.allow is None else why.allow
+            why = replace(why, overruled=tuple(rails()), allow=allow)
+            intent = _begin(intent, where, why, place, now)
         step("intended")
         return _cut_or_undo(intent, place, now, step)
 
@@ -83,6 +92,7 @@ def _cut_or_undo(intent: Intent, place: Place, now: datetime, step: Step) -> Res
 def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
     """Bring the kernel and systemd to what the intent says, and the intent to `isolated`. With the lock held."""
     intent, slot = _with_programs(intent, place, now)
+    not_allowed = allowing.put_in_force(intent, slot)  # before anything is attached: what it lets pass never stops
     _attach_where_missing(glance(intent.where, place.root), slot)
     step("attached")
     place.journal.flush()
@@ -93,6 +103,8 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Re
     sight = look(intent.where, place.root)
     _attach_where_missing(sight.cgroups, slot)  # the unit may have been restarted before the drop-in was there
     result = holding.judge(intent, place, sight, trouble)
+    if not_allowed:
+        result = replace(result, gaps=(*result.gaps, not_allowed))
     if not result.holds or (result.idle and intent.state is State.ISOLATING):
         raise KernelRefused(f"{intent.name} is not cut off: {'; '.join(result.gaps)}", hint="watchdog-mesh doctor")
     where = intent.where
@@ -115,14 +127,17 @@ def release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -
 def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
     """The release itself, with the lock held; also what a killed one left to do."""
     dropped = slots.counters_of_programs(programs.ids(intent.held_by).values())
+    flows = flow_facts.of(intent, dropped, clock.moment())
     intent = place.intents.change(intent, State.RELEASING, now)
     step("intended")
     _free(intent, place, step)
-    packets = {"dropped_packets": dropped.ingress.packets + dropped.egress.packets} if dropped else {}
+    facts: dict[str, object] = {"flows": flows} if flows else {}
+    if dropped:
+        facts["dropped_packets"] = dropped.ingress.packets + dropped.egress.packets
     above = holding.cut_off_above(intent, place)
-    intent = place.intents.change(intent, State.RELEASED, now, trouble="", facts=packets)
+    intent = place.intents.change(intent, State.RELEASED, now, trouble="", facts=facts)
     step("released")
-    return Result(intent, changed=True, holds=True, gaps=tuple(above), dropped=dropped)
+    return Result(intent, changed=True, holds=True, gaps=tuple(above), dropped=dropped, flows=flows)
 
 
 def finish_undo(intent: Intent, place: Place, now: datetime) -> None:
@@ -180,8 +195,9 @@ def _joined(known: Where, named: Where) -> Where:
 
 
 def _longer(known: Why, asked: Why) -> Why:
-    """An isolation lasts as long as anybody wants it to."""
-    return replace(known, until=_later(known.until, asked.until))
+    """An isolation lasts as long as anybody wants it to, and allows what was said last."""
+    allow = known.allow if asked.allow is None else asked.allow
+    return replace(known, until=_later(known.until, asked.until), allow=allow)
 
 
 def _later(one: Until | None, other: Until | None) -> Until | None:
@@ -198,7 +214,8 @@ def _with_programs(intent: Intent, place: Place, now: datetime) -> tuple[Intent,
     if (slot := programs.restored(intent.held_by, place)) is not None:
         return intent, slot
     slot = programs.take(place)
-    return place.intents.change(intent, intent.state, now, held_by=programs.held_by(slot, place)), slot
+    why = replace(intent.why, allow=allowing.on_this_boot(intent.why.allow or (), clock.moment()))
+    return place.intents.change(intent, intent.state, now, why=why, held_by=programs.held_by(slot, place)), slot
 
 
 def _attach_where_missing(found: Iterable[Cgroup], slot: Slot) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from watchdog import clock, config
-from watchdog.actions import isolation, locate
+from watchdog.actions import allowing, isolation, locate
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place
 from watchdog.actions.restart import RestartTarget, restart
@@ -44,7 +44,8 @@ class HostActions:
         try:
             found = locate.locate(Named(peer=order.peer), self.settings, self.place)
             rails = partial(locate.check_rails, found, self.settings, self.place, force=False)
-            result = isolation.isolate(found.where, why, self.place, clock.utc_now(), rails=rails)
+            allow = partial(allowing.configured, self.settings, order.peer, clock.moment())
+            result = isolation.isolate(found.where, why, self.place, clock.utc_now(), rails=rails, default_allow=allow)
         except WatchdogError as error:
             return Outcome(failed=True, detail=error.one_line())
         uncovered = f"; but {'; '.join(result.gaps)}" if result.gaps else ""

@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from watchdog import clock
-from watchdog.actions import isolation, locate
+from watchdog.actions import allowing, isolation, locate
 from watchdog.actions.holding import Result
 from watchdog.cli import report
+from watchdog.cli.allow import allow_options, asked
 from watchdog.cli.app import common, configured, given_span_s, need_root, place_of, stated
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
@@ -33,6 +34,7 @@ LONGEST_S = 365 * 24 * 3600.0
 @click.option("--reason", required=True, help="Why; it goes to the journal and to the receivers.")
 @click.option("--incident", help="The incident it belongs to.")
 @click.option("--ttl", metavar="TIME", help='Release it by itself after this time, as "15m": a watcher sees to it.')
+@allow_options
 @click.option("--force", is_flag=True, help="Although a safety rail speaks against it.")
 def verb(
     config_path: Path | None,
@@ -41,13 +43,14 @@ def verb(
     incident: str | None,
     ttl: str | None,
     force: bool,
-    **target: Any,
+    **options: Any,
 ) -> int:
     """Cut one agent off the network in the kernel, and see that it is.
 
-    It stays cut off over restarts of the agent and of this host until it is released.
+    It stays cut off over restarts of the agent and of this host until it is released. Given for an agent that is
+    isolated already, --allow, --allow-heartbeat and --no-allow exchange what it may reach, in one step.
     """
-    output, wanted = Output(as_json=as_json), named(target)
+    output, wanted, allow = Output(as_json=as_json), named(options), asked(options)
     stated(reason, "--reason")
     if incident is not None:
         stated(incident, "--incident")
@@ -56,9 +59,11 @@ def verb(
     settings = configured(config_path)
     with place_of(settings) as place:
         located = locate.locate(wanted, settings, place)
-        why = Why(reason, incident or "", settings.isolation.level, asdict(who()), until)
+        allowed = allow.of(located.where.peer, settings)
+        why = Why(reason, incident or "", settings.isolation.level, asdict(who()), until, allow=allowed)
         rails = partial(locate.check_rails, located, settings, place, force=force)
-        result = isolation.isolate(located.where, why, place, clock.utc_now(), rails=rails)
+        default = partial(allowing.configured, settings, located.where.peer, clock.moment())
+        result = isolation.isolate(located.where, why, place, clock.utc_now(), rails=rails, default_allow=default)
         _say(output, result)
         notices: list[str] = []
         if result.changed:
@@ -83,6 +88,7 @@ def _say(output: Output, result: Result) -> None:
     else:
         output.words(f"{name} is isolated: {report.place_of(result)}")
     output.words(*(f"  not covered: {gap}" for gap in result.gaps))
+    output.words(*(f"  {line}" for line in report.allowed_in_words(result)))
     if result.intent.why.until:
         output.words(f"  until {clock.rfc3339(result.intent.why.until.utc)}: a watcher, or reconcile, releases it then")
     output.words(f"  let it back with: watchdog-mesh release {_again(result)} --reason ...")

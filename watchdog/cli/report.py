@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from watchdog.actions import flow_facts
 from watchdog.actions.holding import Result
 from watchdog.clock import rfc3339
+from watchdog.intents import Allowed
 from watchdog.kernel.slots import Counters, Traffic
 
 
@@ -27,14 +29,25 @@ def facts_of(result: Result) -> dict[str, Any]:
         "changed": result.changed,
         "holds": result.holds,
         "gaps": list(result.gaps),
-        "dropped": _dropped(result.dropped),
+        "dropped": _both_ways(result.dropped, ("ingress", "egress")),
+        "allow": [_allowed(each) for each in intent.why.allow or ()],
+        "allowed": _both_ways(result.dropped, ("allowed_in", "allowed_out")),
+        "flows": result.flows,
     }
 
 
-def _dropped(counters: Counters | None) -> dict[str, Any] | None:
+def _both_ways(counters: Counters | None, fields: tuple[str, str]) -> dict[str, Any] | None:
     if counters is None:
         return None
-    return {way: _traffic(getattr(counters, way)) for way in ("ingress", "egress")}
+    return {way: _traffic(getattr(counters, field)) for way, field in zip(("ingress", "egress"), fields, strict=True)}
+
+
+def _allowed(allowed: Allowed) -> dict[str, Any]:
+    return {
+        "entry": allowed.entry,
+        "heartbeat": allowed.inward,
+        "until": rfc3339(allowed.until.utc) if allowed.until else None,
+    }
 
 
 def _traffic(traffic: Traffic) -> dict[str, int]:
@@ -45,6 +58,16 @@ def place_of(result: Result) -> str:
     """Where a target is, for people."""
     where = result.intent.where
     return ", ".join(part for part in (where.unit, where.cgroup) if part) or "no cgroup now"
+
+
+def allowed_in_words(result: Result) -> list[str]:
+    """What may pass nevertheless, for people."""
+    return [f"allowed: {each}" for each in result.intent.why.allow or ()]
+
+
+def flows_in_words(result: Result) -> list[str]:
+    """Who it talked to, for people."""
+    return flow_facts.in_words(result.flows) if result.flows else []
 
 
 def dropped_in_words(result: Result) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from watchdog.actions import holding, locate
+from watchdog import clock
+from watchdog.actions import flow_facts, holding, locate
 from watchdog.actions.place import Place
 from watchdog.cli import report
 from watchdog.cli.app import common, configured, need_root, place_of
@@ -34,10 +36,12 @@ def verb(config_path: Path | None, as_json: bool, **target: Any) -> int:
         if intent is None:
             return _without_intent(output, name_of(wanted), locate.locate(wanted, settings, place).where, place)
         result = holding.verify(intent, place)
+        result = replace(result, flows=flow_facts.of(intent, result.dropped, clock.moment()))
     output.document("verify", 1, report.facts_of(result))
     verdict = "holds" if result.holds and not result.gaps else "holds in part" if result.holds else "DOES NOT HOLD"
     output.words(f"The isolation of {intent.name} {verdict}: {report.place_of(result)}")
     output.words(*(f"  not covered: {gap}" for gap in result.gaps), f"  {report.dropped_in_words(result)}")
+    output.words(*(f"  {line}" for line in [*report.allowed_in_words(result), *report.flows_in_words(result)]))
     if not result.holds:
         output.words("  put it back with: watchdog-mesh reconcile")
         return Exit.FAILED

@@ -10,12 +10,12 @@ from __future__ import annotations
 import ipaddress
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from operator import attrgetter
 
-from watchdog.kernel import libbpf
+from watchdog.kernel import hooks, libbpf
 from watchdog.kernel.programs import EVENTS_MAP, FLOWS_MAP, TALLY_MAP, Hook
 
 KEY = struct.Struct("=BBBx2s2x16s16s")
@@ -99,6 +99,13 @@ def read(maps: Mapping[str, int]) -> Flows:
     by_packets = sorted([*listed.values(), *forgotten], key=attrgetter("packets", "last_s"), reverse=True)
     with libbpf.map_by_id(maps[TALLY_MAP]) as fd:
         return Flows(tuple(by_packets), *libbpf.map_sum(fd, Tally.FLOWS_SEEN, 1))
+
+
+def read_of_programs(program_ids: Collection[int]) -> Flows | None:
+    """The same by program ids alone; None where they are gone, or of a version that kept no flows."""
+    names = (EVENTS_MAP, FLOWS_MAP, TALLY_MAP)
+    maps = {name: map_id for name in names for map_id in hooks.maps_of(program_ids, name)}
+    return read(maps) if len(maps) == len(names) else None
 
 
 def forget(maps: Mapping[str, int]) -> None:
