@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from watchdog.errors import KernelRefused
@@ -21,6 +22,9 @@ from watchdog.kernel.sources import source_key
 FOLDER = "common"
 
 REASON_CHARACTERS = 500
+
+REMEMBERED = 8
+"""Versions of them at once."""
 
 _MAP_NAMES = {name for each in COMMON_SETS for name in each.maps}
 
@@ -46,9 +50,16 @@ def find(pins: Path, key: str | None = None) -> Common | None:
     """The whole common set of this version's sources (or of another `key`); None where it is not built, or damaged."""
     path = pins / (key or source_key()) / FOLDER
     try:
-        return common_at(path)
-    except BpfRefused:
+        found = path.stat()
+        return _common_at(path, found.st_ino, found.st_mtime_ns)
+    except (BpfRefused, FileNotFoundError):
         return None
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _common_at(path: Path, _inode: int, _changed_ns: int) -> Common:
+    """Opening all these pins takes a millisecond; the folder says whether they are still those."""
+    return common_at(path)
 
 
 def common_at(path: Path) -> Common:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from watchdog.errors import KernelRefused
 from watchdog.kernel import cgroups, libbpf
-from watchdog.kernel.cgroups import Cgroup, CgroupGone
+from watchdog.kernel.cgroups import Cgroup, CgroupGone, inode_at
 from watchdog.kernel.libbpf import BpfRefused, ProgramInfo
 from watchdog.kernel.programs import OUR_PREFIX, Hook
 
@@ -37,6 +38,20 @@ class Attachment:
     cgroup: Cgroup
     hook: Hook
     program_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Another tool's program that lets nobody beside it."""
+
+    place: Path
+    hook: Hook
+    program: ProgramInfo
+
+    def __str__(self) -> str:
+        """What an operator can look up."""
+        described = f"{self.program.name or '(no name)'} (BPF program {self.program.id}, {self.hook.name.lower()})"
+        return f"another tool's program {described} holds {self.place} without sharing it"
 
 
 def attach(cgroup: Cgroup, wanted: Sequence[Placed]) -> bool:
@@ -203,26 +218,27 @@ def _check_detached(cgroup: Cgroup, cgroup_fd: int, hooks: Collection[Hook], pro
         )
 
 
-def _raise_if_held(cgroup: Cgroup, hook: Hook, error: BpfRefused) -> None:
-    """EPERM means a program attached without BPF_F_ALLOW_MULTI, here or, if exclusive, further up."""
+def holder(cgroup: Cgroup, hook: Hook) -> Holder | None:
+    """Which program keeps ours from a hook: attached without BPF_F_ALLOW_MULTI, here or, if exclusive, further up."""
     for place in (cgroup.path, *cgroup.path.parents):
-        if not place.is_relative_to(cgroup.root):
-            return
-        holder = Cgroup(place, place.stat().st_ino, cgroup.root)
-        with cgroups.opened(holder) as fd:
+        inode = inode_at(place)
+        if inode is None or not place.is_relative_to(cgroup.root):
+            return None
+        with suppress(CgroupGone), opened(Cgroup(place, inode, cgroup.root)) as fd:
             found = libbpf.prog_query(fd, hook)
-        programs = infos(found.ids)
-        if programs and found.flags != libbpf.ALLOW_MULTI:
-            raise _held(cgroup, holder, hook, programs[0]) from error
+            programs = infos(found.ids)
+            if programs and found.flags != libbpf.ALLOW_MULTI:
+                return Holder(place, hook, programs[0])
+    return None
 
 
-def _held(cgroup: Cgroup, holder: Cgroup, hook: Hook, program: ProgramInfo) -> KernelRefused:
-    return KernelRefused(
-        f"cannot isolate {cgroup.path}: another tool's program {program.name or '(no name)'} "
-        f"(BPF program {program.id}, {hook.name.lower()}) holds {holder.path} without sharing it",
-        hint=f"see it: bpftool prog show id {program.id}; stop the tool that attached it, "
-        "or let it attach with BPF_F_ALLOW_MULTI",
-    )
+def _raise_if_held(cgroup: Cgroup, hook: Hook, error: BpfRefused) -> None:
+    if held := holder(cgroup, hook):
+        raise KernelRefused(
+            f"cannot isolate {cgroup.path}: {held}",
+            hint=f"see it: bpftool prog show id {held.program.id}; stop the tool that attached it, "
+            "or let it attach with BPF_F_ALLOW_MULTI",
+        ) from error
 
 
 def _map_name(map_id: int) -> str:

@@ -9,7 +9,7 @@ Another process that has the same socket open is cut off from it too.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
 
@@ -27,6 +27,8 @@ from watchdog.kernel.sockets import Handle, Scan, Socket
 PACKET_HOOKS = (Hook.INGRESS, Hook.EGRESS)
 POINT_HOOKS = (*PACKET_HOOKS, BELOW.hook)
 POINT_NAMES = (*COOKIES.names, BELOW.name)
+
+ByInode = dict[int, Origin]
 
 NAMES_AT_MOST = 3
 """How many sockets a gap names."""
@@ -64,8 +66,9 @@ class Cookies:
 
     def gaps(self, target: Target) -> list[str]:
         """Such sockets that are not dropped, and processes that could not be looked at."""
-        found = _uncovered(target, Origins())
-        return [*([_described(found)] if found.sockets else []), *sorted(set(found.unseen))]
+        origins = Origins()
+        found = _uncovered(target, origins)
+        return [*_described(target, found, origins), *sorted(set(found.unseen))]
 
     def detach(self, target: Target) -> None:
         """Forget this isolation's sockets, and take the programs from wherever no isolation needs them."""
@@ -109,26 +112,23 @@ def _is_own(target: Target, each: Socket, found: Scan, origins: Origins) -> bool
     return True
 
 
-def _by_owner(target: Target, found: Scan, origins: Origins) -> tuple[dict[Cgroup, set[int]], dict[int, Origin]]:
-    """Cookies by the cgroup they were made in; and by inode the sockets of which that is not known, or is gone."""
-    known: dict[Cgroup, set[int]] = {}
-    unknown: dict[int, Origin] = {}
+def _by_owner(target: Target, found: Scan, origins: Origins) -> tuple[dict[Cgroup, ByInode], ByInode]:
+    """Sockets by the cgroup they were made in; and those of which that is not known, or is gone."""
+    known: dict[Cgroup, ByInode] = {}
+    unknown: ByInode = {}
     owner_of = cache(lambda cgroup_id: cgroups.by_id(cgroup_id, target.root) if cgroup_id else None)
     for each in found.sockets.values():
         with suppress(OSError), sockets.opened(found.handles[each.inode]) as fd:  # closed meanwhile: all is well
             origin = origins.of(fd, each.inode, each.cookie)
             owner = owner_of(origin.cgroup_id)
-            if owner is None:
-                unknown[each.inode] = origin
-            else:
-                known.setdefault(owner, set()).update(origin.cookies)
+            (unknown if owner is None else known.setdefault(owner, {}))[each.inode] = origin
     return known, unknown
 
 
-def _cover_made_in(target: Target, owner: Cgroup, cookies: Collection[int]) -> None:
+def _cover_made_in(target: Target, owner: Cgroup, made: ByInode) -> None:
     """Drop sockets where they were made. The entries come first: a dead process's programs are found by them."""
     if not owner.is_root:
-        _add(target, cookies, owner)
+        _add(target, {cookie for origin in made.values() for cookie in origin.cookies}, owner)
         with suppress(CgroupGone):
             _attach_point(target.common, owner)
 
@@ -188,13 +188,30 @@ def _entries(target: Target) -> list[tuple[int, Entry]]:
     return [(map_id, entry) for map_id in maps for entry in elsewhere.entries(map_id)]
 
 
-def _described(found: Scan) -> str:
-    named = [
-        f"descriptor {found.handles[inode].fd} of process {found.handles[inode].pid}" for inode in sorted(found.sockets)
-    ]
-    more = len(named) - NAMES_AT_MOST
-    listed = ", ".join(named[:NAMES_AT_MOST]) + (f" and {more} more" if more > 0 else "")
-    return f"sockets that were made in the root cgroup, or in none that is left, are not cut off: {listed}"
+def _described(target: Target, found: Scan, origins: Origins) -> Iterator[str]:
+    """The sockets that are not dropped, by the reason."""
+    known, unknown = _by_owner(target, found, origins)
+    by_reason: dict[str, list[int]] = {}
+    for owner, made in known.items():
+        by_reason.setdefault(_why_not(owner), []).extend(made)
+    by_reason.setdefault("where they were made is not known", []).extend(unknown)
+    for reason, inodes in by_reason.items():
+        handles = [found.handles[inode] for inode in sorted(inodes)]
+        if handles:
+            yield f"sockets from elsewhere are not cut off, {reason}: {_listed(handles)}"
+
+
+def _why_not(owner: Cgroup) -> str:
+    if owner.is_root:
+        return "they were made in the root cgroup, which is never touched"
+    held = next((held for hook in PACKET_HOOKS if (held := hooks.holder(owner, hook))), None)
+    return str(held) if held else f"nothing drops them at {owner.path}"
+
+
+def _listed(handles: Sequence[Handle]) -> str:
+    named = [f"descriptor {handle.fd} of process {handle.pid}" for handle in handles[:NAMES_AT_MOST]]
+    more = len(handles) - NAMES_AT_MOST
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
 def _placed(program: CgroupProgram, common: Common) -> Placed:

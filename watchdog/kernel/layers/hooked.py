@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from watchdog.errors import KernelRefused, WatchdogError
-from watchdog.kernel import hooks
+from watchdog.kernel import cgroups, hooks
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.common import Common
 from watchdog.kernel.hooks import Placed
@@ -17,7 +17,7 @@ from watchdog.kernel.programs import CgroupProgram, Hook, ProgramSet
 
 @dataclass(frozen=True)
 class Hooked:
-    """One such layer. A program that this kernel lacks is left out, and is a gap."""
+    """One such layer. A program that this kernel lacks is left out."""
 
     name: str
     programs: ProgramSet[CgroupProgram]
@@ -60,10 +60,13 @@ class Hooked:
             )
 
     def _gaps_of(self, cgroup: Cgroup, target: Target) -> Iterable[str]:
+        if not cgroups.exists(cgroup):
+            return
         there = hooks.placed(cgroup, self._hooks())
         for program in self._loaded(target.common):
             if there.isdisjoint(self._right_ones(program, target)):
-                yield f"{program.name} is not attached to {cgroup.path}"
+                held = hooks.holder(cgroup, program.hook)
+                yield f"{program.name} is not attached to {cgroup.path}" + (f": {held}" if held else "")
 
     def _loaded(self, common: Common) -> list[CgroupProgram]:
         return [program for program in self.programs.programs if program.name in common.programs]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from watchdog.kernel import gate
+from contextlib import suppress
+
+from watchdog.kernel import cgroups, gate
+from watchdog.kernel.cgroups import CgroupGone
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import Target
 
@@ -23,11 +26,13 @@ class Packets:
     def attach(self, target: Target) -> None:
         """Attach the gate's programs or none, cgroup by cgroup."""
         for cgroup in target.cgroups:
-            gate.attach(cgroup, target.slot)
+            with suppress(CgroupGone):  # a unit's old one: what runs now is in the next
+                gate.attach(cgroup, target.slot)
 
     def gaps(self, target: Target) -> list[str]:
         """The cgroups where one of them is missing, whether another still holds or not."""
-        return [gap for cgroup in target.cgroups if (gap := gate.gap(cgroup, target.slot))]
+        there = [cgroup for cgroup in target.cgroups if cgroups.exists(cgroup)]
+        return [gap for cgroup in there if (gap := gate.gap(cgroup, target.slot))]
 
     def detach(self, target: Target) -> None:
         """Detach the slot's programs and those recorded."""

@@ -8,7 +8,7 @@ only then does a frozen agent run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from watchdog.errors import KernelRefused, WatchdogError
@@ -65,11 +65,11 @@ def no_step(_: str) -> None:
     """Nobody wants to know."""
 
 
-def cut(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS) -> list[Standing]:
-    """Put every layer in force, and say how each stands then.
+def cut(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS) -> dict[str, str]:
+    """Put every layer in force; why not, by the names of those that could not be. `standings` says what holds then.
 
     WatchdogError where the packets cannot be stopped: nothing else is worth anything then. Any other layer that
-    fails is a gap. The target runs again when this returns or raises, except at level frozen.
+    fails opens nothing. The target runs again when this returns or raises, except at level frozen.
     """
     refused: dict[str, str] = {}
     with freeze.standing_still(target) as not_frozen:
@@ -82,9 +82,9 @@ def cut(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS) 
                 refused[layer.name] = reason
             step(layer.name)
     step("running")
-    if not_frozen and FREEZE in layers:
+    if not_frozen:
         refused.setdefault(FREEZE.name, "; ".join(not_frozen))
-    return standings(target, layers, refused)
+    return refused
 
 
 def free(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS) -> None:
@@ -100,11 +100,9 @@ def free(target: Target, step: Step = no_step, layers: Sequence[Layer] = LAYERS)
         raise KernelRefused("; ".join(stays))
 
 
-def standings(
-    target: Target, layers: Sequence[Layer] = LAYERS, refused: Mapping[str, str] | None = None
-) -> list[Standing]:
-    """How every layer stands, asked of the kernel; `refused` has what went wrong, which says more than what is not."""
-    return [_standing(layer, target, (refused or {}).get(layer.name, "")) for layer in layers]
+def standings(target: Target, layers: Sequence[Layer] = LAYERS) -> list[Standing]:
+    """How every layer stands, asked of the kernel."""
+    return [_standing(layer, target) for layer in layers]
 
 
 def gaps(found: Sequence[Standing]) -> list[str]:
@@ -121,15 +119,15 @@ def rescan(target: Target) -> list[str]:
     return [f"{name}: {reason}" for name, reason in refused.items() if reason]
 
 
-def _standing(layer: Layer, target: Target, refused: str) -> Standing:
+def _standing(layer: Layer, target: Target) -> Standing:
     try:
-        if not refused and (not_applicable := layer.not_applicable(target)):
+        if not_applicable := layer.not_applicable(target):
             return Standing(layer.name, not_applicable=not_applicable)
         missing = layer.missing(target.common)
         found = tuple(gap for gap in layer.gaps(target) if gap != missing)
     except WatchdogError as error:
         return Standing(layer.name, gaps=(error.one_line(),))
-    return Standing(layer.name, missing=missing, gaps=(refused,) if refused and refused != missing else found)
+    return Standing(layer.name, missing=missing, gaps=found)
 
 
 def _refusal(layer: Layer, target: Target) -> str:
