@@ -1,15 +1,18 @@
-"""What one watcher believes, kept in the journal: it takes up where it left off, killed or rebooted."""
+"""What one watcher believes of its peers and of itself, kept in the journal: it takes up where it left off."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
+from watchdog.database import SET_ASIDE_HINT
 from watchdog.errors import JournalCorrupt
 from watchdog.journal import Journal
 from watchdog.ladder import Standing
+from watchdog.quorum import Doubt
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,19 @@ class Saved:
     last_seen: datetime | None
 
 
+ITSELF = ""
+"""Under this name a watcher keeps what it believes of itself: no peer can have it."""
+Row = TypeVar("Row", Saved, Doubt)
+
+
 class Standings:
-    """The rows of the watcher `name`."""
+    """The rows of the watcher `name`. What nobody can read raises JournalCorrupt."""
 
     def __init__(self, journal: Journal, name: str) -> None:
         self._journal = journal
         self._name = name
 
-    def save(self, peer: str, saved: Saved) -> None:
+    def save(self, peer: str, saved: Saved | Doubt) -> None:
         """Write one down, within the transaction that is open or in its own."""
         with self._journal.transaction() as tx:
             tx.execute(
@@ -36,14 +44,21 @@ class Standings:
             )
 
     def load(self, peer: str) -> Saved | None:
-        """What was saved last; None for a peer never saved. Raises JournalCorrupt for what nobody can read."""
+        """What was saved last of a peer; None for one never saved."""
+        return self._load(peer, Saved)
+
+    def load_doubt(self) -> Doubt:
+        """Whether the watcher trusted itself when it ended."""
+        return self._load(ITSELF, Doubt) or Doubt()
+
+    def _load(self, peer: str, kind: type[Row]) -> Row | None:
         rows = self._journal.read("SELECT body FROM standing WHERE watcher = ? AND peer = ?", (self._name, peer))
         if not rows:
             return None
         try:
-            return msgspec.json.decode(rows[0]["body"], type=Saved)
+            return msgspec.json.decode(rows[0]["body"], type=kind)
         except msgspec.MsgspecError as error:
+            what = f"what {self._name} believed of {peer or 'itself'}: {error}"
             raise JournalCorrupt(
-                f"the journal {self._journal.path} is damaged (what {self._name} believed of {peer}: {error})",
-                hint="watchdog-mesh reconcile --set-aside-journal keeps it beside and rebuilds from the kernel",
+                f"the journal {self._journal.path} is damaged ({what})", hint=SET_ASIDE_HINT
             ) from error

@@ -12,8 +12,8 @@ ordered, and what could not be written is written when it can.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
 from watchdog.mesh.coordinator import Coordinator, Denied, Order, OrderRequest
 from watchdog.model import Action, Heartbeat, PeerStatus, Severity, Status
 from watchdog.quorum import Doubt, Round
-from watchdog.standings import Saved, Standings
+from watchdog.standings import ITSELF, Saved, Standings
 
 VOTE_FRESH_TICKS = 2
 LEASE_MARGIN_S = 10.0
@@ -112,6 +112,7 @@ class Watcher:
         self._records: dict[str, PeerRecord] = {}
         self._version: int | None = None
         self._overrun_s = 0.0
+        self._saved_doubt: Doubt | None = None
         self._storm_is_said = True  # by the process before this one, as far as is known
 
     def watch(self, peer: str, endpoint: str, at: Moment) -> None:
@@ -149,6 +150,8 @@ class Watcher:
         )
         with self._remembering():
             self._refresh_records(at)
+            if self._saved_doubt is None:
+                self.doubt = self._saved_doubt = self._standings.load_doubt()
             self._settle_for_the_dead(at)
 
     @property
@@ -197,9 +200,10 @@ class Watcher:
             return []
         self.doubt = quorum.judge_round(self.doubt, self._seen(tick, at))
         self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), len(tick.gone), len(tick.counted))
-        with self._remembering():
-            self._tell_doubt(at)
-            self._tell_storm(at)
+        if not tick.trouble:
+            with self._remembering():
+                self._tell_doubt(at)
+                self._tell_storm(at)
         orders = self._carry_out_held(tick, at)
         self._overrun_s = max(0.0, tick.stalled_s, at.s - tick.begun_s - self.policy.interval_s)
         self.trouble = tick.trouble
@@ -272,7 +276,8 @@ class Watcher:
             with self._journal.transaction():
                 self._standings.save(peer, Saved(standing, watched.last_seen))
                 if votes:
-                    self._coordinator.suspect(self.name, peer, 0 if beat.impostor else standing.missed_count, at)
+                    counts = not beat.impostor and not self.storm.doubting
+                    self._coordinator.suspect(self.name, peer, standing.missed_count if counts else 0, at)
                 elif watched.suspected:
                     self._coordinator.trust(self.name, peer)
             watched.unsaved, watched.suspected = False, votes
@@ -427,9 +432,13 @@ class Watcher:
 
     def _tell_doubt(self, at: Moment) -> None:
         """Doubt takes its votes back. People are told once when it begins and once when it is over."""
-        if self.doubt.doubting:
-            with self._journal.transaction():
+        doubt = replace(self.doubt, clean_ticks=0)
+        with self._journal.transaction() if doubt != self._saved_doubt or doubt.doubting else nullcontext():
+            if doubt.doubting:
                 self._withdraw_votes()
+            if doubt != self._saved_doubt:
+                self._standings.save(ITSELF, doubt)
+        self._saved_doubt = doubt
         reason = f"this watcher doubts itself and acts on nobody: {self.doubt.reason}" if self.doubt.doubting else ""
         self._tell_own(self._herald.itself, "self-doubt", reason, Severity.MEDIUM, at)
 

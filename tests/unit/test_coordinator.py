@@ -266,6 +266,10 @@ def relapse(mesh: MeshOfKind) -> None:
     assert mesh.connect().open_episode("shield", at(105.0)) is not None
 
 
+def weaken(mesh: MeshOfKind) -> None:
+    mesh.connect().suspect("sidecar", "shield", 0, at(105.0))
+
+
 def withdraw(mesh: MeshOfKind) -> None:
     mesh.connect().trust("sidecar", "shield")
 
@@ -279,10 +283,21 @@ def withdraw(mesh: MeshOfKind) -> None:
         (recover, False),
         (relapse, False),
         (withdraw, False),
+        (weaken, False),
         (lambda mesh: mesh.connect().trust("scribe", "shield"), True),
         (lambda mesh: mesh.connect().suspect("sidecar", "shield", 9, at(105.0)), True),
     ],
-    ids=["nothing", "silenced", "isolated", "recovered", "relapsed", "vote withdrawn", "another's vote", "voted again"],
+    ids=[
+        "nothing",
+        "silenced",
+        "isolated",
+        "recovered",
+        "relapsed",
+        "vote withdrawn",
+        "no vote any more",
+        "another's vote",
+        "voted again",
+    ],
 )
 def test_what_may_happen_between_an_order_and_its_beginning(
     mesh: MeshOfKind, meanwhile: Callable[[MeshOfKind], None], begins: bool

@@ -27,7 +27,7 @@ class Suspicion:
     watcher: str
     peer: str
     missed_count: int
-    """Misses in a row; 0 when somebody else answers in the peer's place, which is no vote to isolate it."""
+    """Misses in a row; 0 for a suspicion that is no vote: somebody else answers, or the watcher is in a storm."""
     age_s: float
 
 

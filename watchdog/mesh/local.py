@@ -203,7 +203,9 @@ def _state_of(order: sqlite3.Row, at: Moment) -> OrderState:
 
 def _still_vote(tx: sqlite3.Connection, on: OrderRequest | Order, at: Moment) -> bool:
     """Nobody whose word it rests on has taken it back, and no reboot has."""
-    rows = tx.execute("SELECT watcher FROM observation WHERE peer = ? AND boot = ?", (on.peer, at.boot))
+    rows = tx.execute(
+        "SELECT watcher FROM observation WHERE peer = ? AND boot = ? AND missed_count > 0", (on.peer, at.boot)
+    )
     return set(on.voters) <= {row["watcher"] for row in rows}
 
 
