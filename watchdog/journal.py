@@ -193,7 +193,7 @@ class Journal:
         with self.transaction() as tx:
             last = tx.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
             made = tx.execute("SELECT seq FROM sqlite_sequence WHERE name = 'audit'").fetchone()
-            seq = made["seq"] + 1 if made else 1
+            seq = max(made["seq"] if made else 0, last["seq"] if last else 0) + 1
             record = canonical({"seq": seq, "at": rfc3339(at), "kind": kind, **facts})
             tx.execute(
                 "INSERT INTO audit (seq, record, hash) VALUES (?, ?, ?)",

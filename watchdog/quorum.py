@@ -37,6 +37,8 @@ class Round:
     """Peers that answered in the round before, or were never probed, and did not answer in this one."""
     gone: int
     """Peers that did not answer in this one."""
+    unheard: int = 0
+    """Peers that this watcher could not ask, or not hear: no word on them."""
     late_s: float = 0.0
     interval_s: float = 30.0
     clock_jump_s: float = 0.0
@@ -93,15 +95,17 @@ class Doubt:
 def judge_round(doubt: Doubt, seen: Round) -> Doubt:
     """Enter doubt at once, leave it after two clean ticks in a row.
 
-    While in doubt a tick is clean only when fewer than half of the peers (or a single one) are gone at all. A watcher
-    that went deaf must hear somebody: when others isolate all its peers but one, that one is no proof of anything.
+    While in doubt a tick is clean only when fewer than half of the peers (or a single one) are gone at all, and a tick
+    in which no peer could be asked proves nothing. A watcher that went deaf must hear somebody: when others isolate all
+    its peers but one, the silence of that one is no proof of anything.
     """
     reasons = reasons_to_doubt(seen)
     if reasons:
         return Doubt("; ".join(reasons), deaf=doubt.deaf or too_many(seen.newly_gone, seen.peers))
     if not doubt.doubting:
         return doubt
-    if too_many(seen.gone, seen.peers) or (doubt.deaf and 0 < seen.gone == seen.peers):
+    nobody_answered = 0 < seen.peers == seen.gone + seen.unheard
+    if too_many(seen.gone, seen.peers) or (nobody_answered and (doubt.deaf or not seen.gone)):
         return replace(doubt, clean_ticks=0)
     clean_ticks = doubt.clean_ticks + 1
     return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else replace(doubt, clean_ticks=clean_ticks)
@@ -112,11 +116,11 @@ def is_storm(suspect: int, peers: int) -> bool:
     return suspect >= LEAST_GONE and suspect * STORM_SHARE > peers
 
 
-def judge_storm(storm: Doubt, newly_suspect: int, gone: int, peers: int) -> Doubt:
+def judge_storm(storm: Doubt, newly_suspect: int, seen: Round) -> Doubt:
     """A storm begins when that many became suspect within two ticks, and ends after two ticks with fewer gone."""
-    if is_storm(newly_suspect, peers):
-        return Doubt(f"{newly_suspect} of {peers} peers became suspect within {STORM_TICKS} ticks")
-    if not storm.doubting or is_storm(gone, peers):
+    if is_storm(newly_suspect, seen.peers):
+        return Doubt(f"{newly_suspect} of {seen.peers} peers became suspect within {STORM_TICKS} ticks")
+    if not storm.doubting or is_storm(seen.gone + seen.unheard, seen.peers):
         return Doubt(storm.reason)
     clean_ticks = storm.clean_ticks + 1
     return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else Doubt(storm.reason, clean_ticks)

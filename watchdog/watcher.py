@@ -73,6 +73,7 @@ class _Tick:
     stalled_s: float = 0.0
     trouble: str = ""
     """What the journal or the coordinator refused in this round."""
+    answered: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     newly_gone: set[str] = field(default_factory=set)
     held: list[Held] = field(default_factory=list)
@@ -198,8 +199,9 @@ class Watcher:
         tick = self._tick
         if tick is None:
             return []
-        self.doubt = quorum.judge_round(self.doubt, self._seen(tick, at))
-        self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), len(tick.gone), len(tick.counted))
+        seen = self._seen(tick, at)
+        self.doubt = quorum.judge_round(self.doubt, seen)
+        self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), seen)
         if not tick.trouble:
             with self._remembering():
                 self._tell_doubt(at)
@@ -256,6 +258,7 @@ class Watcher:
 
     def _note(self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat, tick: _Tick) -> None:
         if beat.healthy or standing.status is Status.ISOLATED:
+            tick.answered.add(peer)
             return
         tick.gone.add(peer)
         if watched.standing.missed_count == 0 or self.rounds == 0:  # before the first round this watcher saw nothing
@@ -296,6 +299,7 @@ class Watcher:
             peers=len(tick.counted),
             newly_gone=len(tick.newly_gone),
             gone=len(tick.gone),
+            unheard=len(tick.counted - tick.gone - tick.answered),
             late_s=max(tick.late_s, tick.stalled_s, at.s - tick.begun_s - self.policy.interval_s),
             interval_s=self.policy.interval_s,
             clock_jump_s=tick.clock_jump_s,

@@ -100,6 +100,13 @@ def test_a_cut_tail_shows_for_ever(journal: Journal, tampering: str, first: int,
     assert journal.broken_records() == [f"records {first} to {last} are missing"]
 
 
+def test_who_sets_the_counter_back_as_well_stops_nobody_from_writing(journal: Journal) -> None:
+    with journal.transaction() as tx:
+        tx.execute("DELETE FROM sqlite_sequence")
+    journal.record(NOW, "after")
+    assert [entry["seq"] for entry in journal.trail()] == list(range(1, LENGTH + 2))
+
+
 Tamper = Callable[[Rows, int, int], Rows]
 
 

@@ -90,6 +90,9 @@ def test_reasons_to_doubt(changed: dict[str, object], doubts: bool) -> None:
         ([LOST, Round(peers=0, newly_gone=0, gone=0), Round(peers=0, newly_gone=0, gone=0)], False),
         ([replace(CLEAN, late_s=99.0), Round(1, 0, 1), Round(1, 0, 1)], False),
         ([LOST, replace(CLEAN, late_s=99.0), Round(1, 0, 1), Round(1, 0, 1)], True),
+        ([LOST, Round(2, 0, 0, unheard=2), Round(2, 0, 1, unheard=1)], True),
+        ([replace(CLEAN, late_s=99.0), Round(2, 0, 0, unheard=2), CLEAN], True),
+        ([LOST, Round(2, 0, 0, unheard=1), Round(2, 0, 1)], False),
     ],
     ids=[
         "entered at once",
@@ -105,6 +108,9 @@ def test_reasons_to_doubt(changed: dict[str, object], doubts: bool) -> None:
         "deaf, and all isolated",
         "late, and the only peer is dead",
         "deaf, then late",
+        "deaf, and nobody could be asked",
+        "who asks nobody is not well again",
+        "one answer is enough",
     ],
 )
 def test_doubt_from_round_to_round(rounds: list[Round], doubts: bool) -> None:
@@ -145,7 +151,7 @@ def test_more_than_a_third_and_at_least_two(suspect: int, peers: int, storm: boo
 def test_a_storm_from_tick_to_tick(seen: list[tuple[int, int]], storm: bool) -> None:
     doubt = Doubt()
     for newly_suspect, gone in seen:
-        doubt = judge_storm(doubt, newly_suspect, gone, 5)
+        doubt = judge_storm(doubt, newly_suspect, Round(5, 0, gone))
     assert doubt.doubting is storm
 
 

@@ -1,0 +1,511 @@
+"""One watcher's mind, round by round: what it believes, orders and says, alone and with others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+
+from tests.unit.watching import DOWN, FAILED, INTERVAL_S, SQUATTED, UP, Bench
+from watchdog.errors import JournalCorrupt, JournalFailed
+from watchdog.ladder import OrderState
+from watchdog.mesh.coordinator import Order, Silence
+from watchdog.model import Action, Heartbeat, Severity, Status
+
+SILENT = {"shield": DOWN}
+BOTH_SILENT = {"shield": DOWN, "sidecar": DOWN}
+CRASHED = {"shield": FAILED}
+HOUR_S = 3600.0
+FOUR = ("shield", "sidecar", "scribe", "scout")
+ALERT = ("alert", "MEDIUM", "FIRING")
+RESTART = ("restart", "HIGH", "FIRING")
+ISOLATE = ("isolate", "CRITICAL", "FIRING")
+ARCHITECT = ("alert_architect", "CRITICAL", "FIRING")
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """immune watches shield and sidecar; all three have votes. One round has passed, so that it may act."""
+    made = Bench()
+    made.round()
+    return made
+
+
+@pytest.fixture
+def pair() -> Bench:
+    made = Bench(names=("immune", "sidecar"))
+    for name in made.names:
+        made.round(name=name, passes_s=INTERVAL_S / 2)
+    return made
+
+
+def both(pair: Bench, count: int, beats: dict[str, Heartbeat]) -> list[Order]:
+    """Two watchers, half an interval apart."""
+    return [
+        order for _ in range(count) for name in pair.names for order in pair.round(beats, name, passes_s=INTERVAL_S / 2)
+    ]
+
+
+def actions(orders: list[Order]) -> list[str]:
+    return [f"{order.action} {order.peer}" for order in orders]
+
+
+# The ladder, as a mesh of three climbs it
+
+
+def test_from_the_first_miss_to_isolation_and_back(pair: Bench) -> None:
+    orders = both(pair, 12, SILENT)
+    assert actions(orders) == ["restart shield"] * 3 + ["isolate shield"]
+    assert pair.heard() == [ALERT, RESTART, RESTART, RESTART, ISOLATE, ARCHITECT]
+    assert both(pair, 50, SILENT) == []
+    assert both(pair, 50, {}) == [], "whatever it answers"
+    assert [w.status_of("shield").status for w in pair.watchers.values()] == [Status.ISOLATED] * 2
+    pair.release("shield")
+    both(pair, 1, {})
+    assert [w.status_of("shield").status for w in pair.watchers.values()] == [Status.HEALTHY] * 2
+    assert pair.heard()[6:] == [("alert", "CRITICAL", "RESOLVED")]
+
+
+def test_a_released_peer_begins_anew(pair: Bench) -> None:
+    both(pair, 12, SILENT)
+    pair.release("shield")
+    assert actions(both(pair, 12, SILENT)) == ["restart shield"] * 3 + ["isolate shield"]
+    assert pair.heard().count(ISOLATE) == pair.heard().count(ARCHITECT) == 2
+
+
+def test_a_peer_that_recovers_after_a_restart(bench: Bench) -> None:
+    bench.rounds(3, SILENT)
+    bench.rounds(2)
+    assert bench.heard() == [ALERT, RESTART, ("alert", "HIGH", "RESOLVED")]
+    status = bench.watcher.status_of("shield")
+    assert (status.status, status.restart_count, status.missed_count) == (Status.HEALTHY, 1, 0)
+    assert status.last_seen == bench.at().utc - timedelta(seconds=INTERVAL_S)
+    assert bench.trail("restart forgiven") == []
+    bench.rounds(9)
+    assert bench.watcher.status_of("shield").restart_count == 0
+    assert len(bench.trail("restart forgiven")) == 1
+
+
+def test_a_restart_is_forgiven_once_by_several_watchers(pair: Bench) -> None:
+    both(pair, 6, SILENT)
+    assert pair.mesh.record("shield", pair.at()).restart_count == 2
+    both(pair, 10, {})
+    assert pair.mesh.record("shield", pair.at()).restart_count == 1
+    both(pair, 10, {})
+    assert pair.mesh.record("shield", pair.at()).restart_count == 0
+    assert len(pair.trail("restart forgiven")) == 2
+
+
+def test_two_watchers_at_the_same_moment_give_one_order() -> None:
+    pair = Bench(names=("immune", "sidecar"))
+    for name in pair.names:
+        pair.round(name=name, passes_s=0)
+    orders = []
+    for _ in range(12):
+        pair.now_s += INTERVAL_S
+        orders += [order for name in pair.names for order in pair.round(SILENT, name, passes_s=0)]
+    assert actions(orders) == ["restart shield"] * 3 + ["isolate shield"]
+
+
+def test_what_was_decided_before_anothers_order_is_not_ordered_after_it() -> None:
+    """Both have seen three misses; one restarts the peer while the other still waits for its round to end."""
+    bench = Bench(peers=FOUR, names=("immune", "warden"))
+    both(bench, 1, {})
+    both(bench, 2, SILENT)
+    late = bench.watchers["warden"]
+    late.begin_round(bench.at())
+    assert late.hear("shield", replace(DOWN, peer="shield"), bench.at()) == []
+    assert actions(bench.round(SILENT)) == ["restart shield"]
+    for peer in FOUR[1:]:
+        assert late.hear(peer, replace(UP, peer=peer), bench.at()) == []
+    assert late.end_round(bench.at()) == []
+    assert len(bench.begun) == 1
+
+
+def test_a_restart_that_takes_long_is_waited_for(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    [order] = bench.round(SILENT, carry_out=False)
+    assert bench.watcher.may_begin(order, bench.at())
+    assert bench.round(SILENT) == []
+    bench.watcher.settle(order, bench.at(), failed=True, outcome="it hung")
+    assert [bench.round(SILENT) for _ in range(2)] == [[], []]
+    assert actions(bench.round(SILENT)) == ["restart shield"]
+    assert ("alert", "HIGH", "FIRING") in bench.heard()
+
+
+def test_an_isolation_that_fails_is_tried_at_every_miss_and_told_once(pair: Bench) -> None:
+    both(pair, 11, SILENT)
+    attempts = 0
+    for _ in range(4):
+        for name in pair.names:
+            for order in pair.round(SILENT, name, passes_s=INTERVAL_S / 2, carry_out=False):
+                attempts += order.action is Action.ISOLATE
+                pair.carry_out(order, failed=True)
+    assert attempts >= 4
+    assert pair.heard().count(ISOLATE) == 1
+    assert pair.heard().count(("alert", "CRITICAL", "FIRING")) == 1, "isolation failed"
+    assert len(pair.trail("isolate ordered")) == attempts
+    both(pair, 1, SILENT)
+    assert pair.heard().count(ARCHITECT) == 1
+
+
+def test_orders_that_nobody_carried_out_do_not_lead_to_isolation(bench: Bench) -> None:
+    """A watcher that dies at every order: no restart was done, so none has failed."""
+    for _ in range(40):
+        bench.round(SILENT, carry_out=False)
+    record = bench.mesh.record("shield", bench.at())
+    assert record.restart_count == 0
+    assert {entry["kind"] for entry in bench.journal.trail()} == {"restart ordered"}
+
+
+# Who may not act
+
+
+def test_the_first_round_after_a_start_acts_on_nobody(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    bench.start()
+    assert bench.round(SILENT) == []
+    assert bench.watcher.status_of("shield").missed_count == 3
+    assert actions(bench.round(SILENT)) == ["restart shield"]
+
+
+def test_nothing_acts_in_a_silence_and_nothing_is_said(bench: Bench) -> None:
+    until = bench.at().utc + timedelta(hours=1)
+    bench.mesh.silence(Silence("shield", until, "upgrade", "root"), bench.at())
+    assert bench.rounds(20, SILENT) == []
+    assert bench.watcher.status_of("shield").status is Status.OFFLINE
+    bench.rounds(2)
+    assert bench.told == [], "what was not told is not resolved either"
+
+
+def test_a_silence_that_ends_finds_the_peer_as_it_is(bench: Bench) -> None:
+    until = bench.at().utc + timedelta(seconds=10 * INTERVAL_S)
+    bench.mesh.silence(Silence("shield", until, "upgrade", "root"), bench.at())
+    assert bench.rounds(10, SILENT) == []
+    assert actions(bench.rounds(1, SILENT)) == ["restart shield"]
+
+
+def test_somebody_else_in_its_place(bench: Bench) -> None:
+    assert bench.rounds(20, {"shield": SQUATTED}) == []
+    assert bench.heard() == [("alert", "CRITICAL", "FIRING")]
+    assert "port 9103 is pid 7's" in bench.told[0].reason
+    assert bench.votes() == [0], "no vote to isolate"
+    bench.rounds(1)
+    assert bench.heard()[-1] == ("alert", "CRITICAL", "RESOLVED")
+
+
+@pytest.mark.parametrize(
+    ("beats", "ordered"),
+    [(SILENT, []), (CRASHED, ["isolate shield"])],
+    ids=["one word of two", "one word and hard evidence"],
+)
+def test_one_watcher_of_three(bench: Bench, beats: dict[str, Heartbeat], ordered: list[str]) -> None:
+    orders = bench.rounds(14, beats)
+    assert actions(orders) == ["restart shield"] * 3 + ordered
+    if not ordered:
+        assert bench.heard()[-1] == ("alert", "CRITICAL", "FIRING")
+        assert "1 of 2 watchers vote for it" in bench.told[-1].reason
+        assert bench.heard().count(("alert", "CRITICAL", "FIRING")) == 1
+
+
+def test_two_that_accuse_each_other_isolate_nobody() -> None:
+    pair = Bench(peers=("immune", "shield"), names=("immune", "shield"))
+    for _ in range(30):
+        pair.round({"shield": DOWN}, "immune", passes_s=INTERVAL_S / 2)
+        pair.round({"immune": DOWN}, "shield", passes_s=INTERVAL_S / 2)
+    assert {order.action for order in pair.begun} == {Action.RESTART}
+    assert any("accuse each other" in each.reason for each in pair.told)
+
+
+def test_a_vote_that_is_taken_back_in_time_counts_no_more(pair: Bench) -> None:
+    both(pair, 11, SILENT)
+    pair.round({}, "sidecar", passes_s=INTERVAL_S / 2)
+    orders = pair.rounds(3, SILENT)
+    assert orders == []
+
+
+def test_a_peer_that_recovers_between_an_order_and_its_beginning(pair: Bench) -> None:
+    both(pair, 11, SILENT)
+    orders = [o for name in pair.names for o in pair.round(SILENT, name, passes_s=1, carry_out=False)]
+    [order] = orders
+    other = next(name for name in pair.names if name != order.watcher)
+    pair.round({}, other, passes_s=1)
+    pair.carry_out(order)
+    assert Action.ISOLATE not in {each.action for each in pair.begun}
+    assert pair.mesh.record("shield", pair.at()).order is OrderState.VOID
+    assert len(pair.trail("isolate not begun")) == 1
+
+
+# Self-doubt and storm
+
+
+@pytest.mark.parametrize(
+    ("beats", "seen", "own"),
+    [
+        (BOTH_SILENT, {}, None),
+        (SILENT, {"late_s": INTERVAL_S}, None),
+        (SILENT, {"clock_jump_s": HOUR_S}, None),
+        (SILENT, {"clock_jump_s": -HOUR_S}, None),
+        (SILENT, {"suspended_s": INTERVAL_S}, None),
+        (SILENT, {}, DOWN),
+    ],
+    ids=["nobody answers", "late", "clock forward", "clock back", "suspended", "own endpoint"],
+)
+def test_who_doubts_itself_says_so_once_and_acts_on_nobody(
+    bench: Bench, beats: dict[str, Heartbeat], seen: dict[str, float], own: Heartbeat | None
+) -> None:
+    bench.rounds(2, {})
+    bench.round({}, own=UP)
+    if beats is SILENT:
+        bench.rounds(2, SILENT)
+    for _ in range(5):
+        assert bench.round(beats, own=own, **seen) == []  # type: ignore[arg-type]
+    assert bench.doubts()
+    assert bench.heard("immune (watcher)") == [ALERT]
+    assert bench.votes() == [], "they are withdrawn"
+    bench.rounds(2)
+    assert not bench.doubts()
+    assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")]
+
+
+def test_one_silent_peer_of_two_is_the_ordinary_case(bench: Bench) -> None:
+    bench.rounds(3, SILENT)
+    assert not bench.doubts()
+    assert len(bench.begun) == 1
+
+
+def test_in_doubt_only_a_unit_that_systemd_reports_down_is_restarted(bench: Bench) -> None:
+    assert bench.rounds(6, BOTH_SILENT) == []
+    assert actions(bench.rounds(1, {"shield": FAILED, "sidecar": DOWN})) == ["restart shield"]
+    orders = bench.rounds(20, {"shield": FAILED, "sidecar": DOWN})
+    assert set(actions(orders)) == {"restart shield"}, "and nobody isolated"
+
+
+def test_a_round_that_shows_itself_to_be_sick_acts_on_nobody_before_its_end() -> None:
+    """shield has missed two; this round everybody else goes silent as well. shield's answer comes first."""
+    bench = Bench(peers=FOUR)
+    bench.round()
+    bench.rounds(2, SILENT)
+    assert bench.round(dict.fromkeys(FOUR, DOWN)) == []
+    assert bench.doubts()
+
+
+def test_a_sound_round_acts_before_its_last_answer() -> None:
+    bench = Bench(peers=FOUR)
+    bench.round()
+    bench.rounds(2, SILENT)
+    watcher = bench.watcher
+    watcher.begin_round(bench.at())
+    for peer in ("sidecar", "scribe"):
+        assert watcher.hear(peer, replace(UP, peer=peer), bench.at()) == []
+    assert actions(watcher.hear("shield", replace(DOWN, peer="shield"), bench.at())) == ["restart shield"]
+
+
+@pytest.mark.parametrize("clean_rounds", [0, 1])
+def test_doubt_survives_the_process(bench: Bench, clean_rounds: int) -> None:
+    """One counted peer alone would be the ordinary case: all others were isolated by somebody else."""
+    bench.rounds(2, BOTH_SILENT)
+    bench.isolate("sidecar")
+    bench.rounds(clean_rounds, BOTH_SILENT)
+    bench.start()
+    assert bench.rounds(10, BOTH_SILENT) == []
+    assert bench.doubts()
+    bench.rounds(2, {"sidecar": DOWN})
+    assert not bench.doubts()
+    assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")]
+
+
+def test_a_watcher_started_among_the_dead_doubts_itself_first() -> None:
+    bench = Bench()
+    assert bench.rounds(10, BOTH_SILENT) == []
+    assert bench.doubts()
+
+
+def test_a_storm_is_told_once_and_isolates_nobody() -> None:
+    bench = Bench(peers=(*FOUR, "scholar"), names=("immune", "warden"))
+    for name in bench.names:
+        bench.round(name=name, passes_s=0)
+    some = dict.fromkeys(FOUR[:2], DOWN)
+    for _ in range(20):
+        for name in bench.names:
+            assert bench.round(some, name, passes_s=INTERVAL_S / 2) == []
+    assert not bench.doubts()
+    assert [e.severity for e in bench.told] == [Severity.CRITICAL], "one grouped alert, by whichever watcher"
+    assert "shield, sidecar" in bench.told[0].reason
+    assert set(bench.votes()) == {0}, "nobody votes"
+    for _ in range(4):
+        bench.round({}, "immune", passes_s=INTERVAL_S / 2)
+        bench.round(some, "warden", passes_s=INTERVAL_S / 2)
+    assert len(bench.told) == 1, "another watcher still has it"
+    bench.rounds(3, {}, "warden")
+    assert [e.state.value for e in bench.told] == ["FIRING", "RESOLVED"]
+
+
+def test_a_slow_watcher_is_patient(bench: Bench) -> None:
+    for _ in range(3):
+        bench.round(SILENT, late_s=INTERVAL_S * 0.2)
+    assert bench.watcher.score == 3
+    assert bench.begun == []
+    assert bench.rounds(20, SILENT)
+
+
+def test_a_watcher_that_stood_still_says_nothing_of_those_it_could_not_hear(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    watcher = bench.watcher
+    watcher.begin_round(bench.at())
+    bench.now_s += 20.0
+    watcher.skip("shield", 20.0)
+    watcher.hear("sidecar", replace(UP, peer="sidecar"), bench.at())
+    assert watcher.round_is_complete
+    assert watcher.end_round(bench.at()) == []
+    assert watcher.status_of("shield").missed_count == 2
+    assert watcher.doubt.doubting
+
+
+def test_a_round_that_lasts_longer_than_the_interval_is_late(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    watcher = bench.watcher
+    watcher.begin_round(bench.at())
+    watcher.hear("sidecar", replace(UP, peer="sidecar"), bench.at())
+    bench.now_s += INTERVAL_S * 2
+    assert watcher.hear("shield", replace(DOWN, peer="shield"), bench.at()) == []
+    assert watcher.end_round(bench.at()) == []
+    assert watcher.doubt.doubting
+
+
+def test_answers_out_of_turn_are_no_answers(bench: Bench) -> None:
+    watcher = bench.watcher
+    assert watcher.hear("shield", replace(DOWN, peer="shield"), bench.at()) == []
+    watcher.begin_round(bench.at())
+    for _ in range(5):
+        watcher.hear("shield", replace(DOWN, peer="shield"), bench.at())
+    watcher.break_off()
+    assert watcher.end_round(bench.at()) == []
+    assert watcher.status_of("shield").missed_count == 1
+    assert watcher.total_checks == 3
+
+
+# A journal that does not answer
+
+
+def test_without_a_journal_peers_are_heard_and_nothing_is_ordered(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    bench.journal.refusing = True
+    for misses in (3, 4, 5):
+        assert bench.round(SILENT) == []
+        assert bench.watcher.status_of("shield").missed_count == misses
+    assert bench.watcher.status_of("shield").status is Status.OFFLINE
+    assert "locked" in bench.watcher.trouble
+    assert bench.doubts()
+    bench.journal.refusing = False
+    assert bench.rounds(2, SILENT) == []
+    assert bench.watcher.trouble == ""
+    assert actions(bench.rounds(1, SILENT)) == ["restart shield"]
+    assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")], "told when it could be"
+
+
+def test_a_journal_that_refuses_is_asked_once_a_round(bench: Bench) -> None:
+    """A locked journal keeps every question waiting for seconds."""
+    bench.journal.refusing = True
+    asked = bench.journal.asked
+    bench.round(BOTH_SILENT)
+    assert bench.journal.asked == asked + 1
+
+
+def test_what_could_not_be_written_is_written_when_it_can(bench: Bench) -> None:
+    bench.journal.refusing = True
+    bench.rounds(5, SILENT)
+    bench.journal.refusing = False
+    bench.round(SILENT)
+    bench.start()
+    assert bench.watcher.status_of("shield").missed_count == 6
+
+
+def test_an_order_and_its_event_are_written_together_or_not_at_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.rounds(2, SILENT)
+
+    def full(*_: object, **__: object) -> None:
+        raise JournalFailed("the journal: database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.journal, "record", full)
+        assert bench.round(SILENT) == []
+    assert bench.mesh.record("shield", bench.at()).token == 0
+    assert bench.heard() == [ALERT]
+    bench.rounds(2, SILENT)
+    assert actions(bench.rounds(1, SILENT)) == ["restart shield"]
+
+
+# What survives
+
+
+def test_misses_budgets_and_standings_survive(bench: Bench) -> None:
+    bench.rounds(5, SILENT)
+    before = {peer: watched.standing for peer, watched in bench.watcher.peers.items()}
+    bench.start()
+    assert {peer: watched.standing for peer, watched in bench.watcher.peers.items()} == before
+    assert before["shield"].missed_count == 5
+    assert before["shield"].restart_count == 1
+
+
+def test_a_reboot_and_clock_steps_change_nothing_that_is_believed(bench: Bench) -> None:
+    bench.rounds(5, SILENT)
+    before = bench.watcher.peers["shield"].standing
+    bench.boot, bench.now_s, bench.wall_step_s = "next", 40.0, HOUR_S
+    bench.start()
+    assert bench.watcher.peers["shield"].standing == before
+    assert bench.round(SILENT) == []
+    assert actions(bench.rounds(1, SILENT)) == ["restart shield"], "the age of the last order means nothing now"
+    assert bench.mesh.record("shield", bench.at()).restart_count == 2
+
+
+def test_an_isolation_survives_everything(pair: Bench) -> None:
+    both(pair, 12, SILENT)
+    pair.boot, pair.now_s = "next", 40.0
+    for name in pair.names:
+        pair.start(name)
+    assert both(pair, 10, SILENT) == []
+    assert pair.watcher.status_of("shield").status is Status.ISOLATED
+
+
+def test_what_a_killed_watcher_did_is_said_for_it(pair: Bench) -> None:
+    both(pair, 11, SILENT)
+    order = next(o for name in pair.names for o in pair.round(SILENT, name, passes_s=INTERVAL_S / 2, carry_out=False))
+    assert pair.watchers[order.watcher].may_begin(order, pair.at())
+    pair.isolate("shield")
+    assert ARCHITECT not in pair.heard()
+    both(pair, 4, SILENT)
+    assert pair.heard().count(ARCHITECT) == 1
+    assert pair.mesh.record("shield", pair.at()).order is OrderState.DONE
+    pair.watchers[order.watcher].settle(order, pair.at(), failed=False, outcome="late word")
+    assert pair.heard().count(ARCHITECT) == 1
+
+
+def test_standings_that_nobody_can_read_are_a_damaged_journal(bench: Bench) -> None:
+    bench.rounds(1, SILENT)
+    with bench.journal.transaction() as tx:
+        tx.execute("UPDATE standing SET body = '{\"standing\": 7}'")
+    with pytest.raises(JournalCorrupt, match="what immune believed of shield"):
+        bench.start()
+
+
+def test_a_new_journal_under_a_running_watcher(bench: Bench) -> None:
+    """Tokens begin again at 1: whatever the watcher knew of the old ones, it restarts once and waits."""
+    bench.rounds(8, SILENT)
+    with bench.journal.transaction() as tx:
+        for table in ("orders", "peer", "standing", "observation", "sqlite_sequence"):
+            tx.execute(f"DELETE FROM {table}")
+    at_s = [bench.now_s for _ in range(12) if bench.round(SILENT)]
+    assert [later - earlier for earlier, later in pairwise(at_s)] == [3 * INTERVAL_S] * 2
+
+
+def test_counters(pair: Bench) -> None:
+    both(pair, 12, SILENT)
+    totals = [(w.total_checks, w.total_misses) for w in pair.watchers.values()]
+    assert totals == [(26, 12), (13, 12)], "immune watches two, sidecar one"
+    assert sum(w.total_restarts for w in pair.watchers.values()) == 3
+    assert sum(w.total_isolations for w in pair.watchers.values()) == 1
