@@ -195,8 +195,12 @@ def opened_or_set_aside(state: Path) -> Iterator[tuple[Journal, str]]:
 
 
 def slots_in_use(place: Place) -> list[Path]:
-    """Slots that an intent or a drop-in names: a stopped unit has nothing attached, and needs its pin to start."""
-    named = [place.pins / intent.held_by.slot for intent in place.intents.in_force() if intent.held_by.slot]
+    """Slots that an intent, a shadow or a drop-in names.
+
+    A stopped unit has nothing attached, and needs its pin to start.
+    """
+    held = [*place.intents.in_force(), *place.intents.shadows()]
+    named = [place.pins / intent.held_by.slot for intent in held if intent.held_by.slot]
     drop_ins = unit_filters.all_installed(base=place.drop_ins)
     return named + [filters.ingress.parent for filters in drop_ins if filters.ingress is not None]
 

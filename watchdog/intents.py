@@ -34,9 +34,16 @@ class State(StrEnum):
     """It could not be isolated, and what was begun is being undone."""
     FAILED = "failed"
     """It could not be isolated, and nothing of it is left."""
+    SHADOW = "shadow"
+    """It is watched and not isolated: what would be dropped is counted (watchdog/actions/shadow.py)."""
+    ENDING = "ending"
+    """Its shadow is being taken away."""
+    ENDED = "ended"
+    """Its shadow is gone."""
 
 
 IN_FORCE = (State.ISOLATING, State.ISOLATED, State.RELEASING, State.UNDOING)
+SHADOWS = (State.SHADOW, State.ENDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +191,11 @@ class Intents:
     def in_force(self) -> list[Intent]:
         """Every intent that is not over, oldest first."""
         rows = self._journal.read("SELECT * FROM isolation WHERE state IN (?, ?, ?, ?) ORDER BY id", IN_FORCE)
+        return [_intent(row) for row in rows]
+
+    def shadows(self) -> list[Intent]:
+        """What is watched and not isolated, oldest first."""
+        rows = self._journal.read("SELECT * FROM isolation WHERE state IN (?, ?) ORDER BY id", SHADOWS)
         return [_intent(row) for row in rows]
 
     def last(self, most: int) -> list[Intent]:

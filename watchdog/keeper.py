@@ -58,7 +58,7 @@ class Keeper:
 
     def sweep(self) -> None:
         """Look at every isolation, repair what is not as meant, and remember what was seen."""
-        if self._place.intents.in_force():
+        if self._place.intents.in_force() or self._place.intents.shadows():
             for repair in reconcile.reconcile(self._place, clock.moment(), patient=True):
                 self._on_repair(repair)
         self.views = tuple(view_of(intent, self._place) for intent in self._place.intents.in_force())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from watchdog import clock, config
-from watchdog.actions import allowing, isolation, locate
+from watchdog.actions import allowing, isolation, locate, shadow
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place
 from watchdog.actions.restart import RestartTarget, restart
@@ -46,6 +46,7 @@ class HostActions:
             rails = partial(locate.check_rails, found, self.settings, self.place, force=False)
             allow = partial(allowing.configured, self.settings, order.peer, clock.moment())
             result = isolation.isolate(found.where, why, self.place, clock.utc_now(), rails=rails, default_allow=allow)
+            shadow.end_at(found.where, self.place, clock.utc_now())
         except WatchdogError as error:
             return Outcome(failed=True, detail=error.one_line())
         uncovered = f"; but {'; '.join(result.gaps)}" if result.gaps else ""

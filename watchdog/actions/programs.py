@@ -6,35 +6,40 @@ They are in the journal before they are attached anywhere. What their ids mean e
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from watchdog import clock
 from watchdog.actions.place import Place
 from watchdog.intents import Intent, With
-from watchdog.kernel import bpffs, builder, gate, libbpf, slots
-from watchdog.kernel.libbpf import BpfRefused
-from watchdog.kernel.programs import GATE
+from watchdog.kernel import bpffs, builder, gate, hooks, slots
+from watchdog.kernel.libbpf import BpfRefused, ProgramInfo
+from watchdog.kernel.programs import GATE, Program
 from watchdog.kernel.slots import Slot
-from watchdog.kernel.sources import own_key, source_key
+from watchdog.kernel.sources import own_key
 
 SPARE_SLOTS = 1
 """Slots kept ready beyond those in use, so that an isolation never waits for a compiler."""
 
 
-def take(place: Place) -> Slot:
-    """A ready slot that no intent in force has, zeroed; built now when none is left."""
+def _has(slot: Slot, wanted: Sequence[Program]) -> bool:
+    return all(program.name in slot.programs for program in wanted)
+
+
+def take(place: Place, wanted: Sequence[Program] = GATE) -> Slot:
+    """A ready slot with these programs that no intent and no shadow has, zeroed; built now when none is left."""
     bpffs.prepare(place.pins)
-    taken = {place.pins / intent.held_by.slot for intent in place.intents.in_force()}
-    slot = next(slots.each_slot(place.pins, own_key(), taken), None) or _built(place, taken)
+    taken = {place.pins / intent.held_by.slot for intent in [*place.intents.in_force(), *place.intents.shadows()]}
+    free = (slot for slot in slots.each_slot(place.pins, own_key(), taken) if _has(slot, wanted))
+    slot = next(free, None) or _built(place, taken, wanted)
     slots.zero(slot)
     return slot
 
 
-def _built(place: Place, taken: Collection[Path]) -> Slot:
-    taken_here = [path for path in taken if path.parent.name == source_key()]
-    ready = builder.ensure_slots(place.pins, place.build_lock, len(taken_here) + SPARE_SLOTS)
-    return next(slot for slot in ready if slot.path not in taken)
+def _built(place: Place, taken: Collection[Path], wanted: Sequence[Program]) -> Slot:
+    unusable = [slot.path for slot in slots.list_slots(place.pins) if slot.path in taken or not _has(slot, wanted)]
+    ready = builder.ensure_slots(place.pins, place.build_lock, len(unusable) + SPARE_SLOTS)
+    return next(slot for slot in ready if slot.path not in unusable)
 
 
 def held_by(slot: Slot, place: Place) -> With:
@@ -75,7 +80,7 @@ def restored(held: With, place: Place) -> Slot | None:
     """The slot, its pins put back where somebody removed them; None where the programs themselves are gone."""
     if held.slot and (slot := pinned(held, place)) is not None:
         return slot
-    if not ids(held) or not all(map(_is_ours, ids(held).values())):
+    if not ids(held) or not all(map(is_loaded, ids(held).values())):
         return None
     bpffs.prepare(place.pins)  # it may have been unmounted
     try:
@@ -86,10 +91,7 @@ def restored(held: With, place: Place) -> Slot | None:
         raise
 
 
-def _is_ours(program_id: int) -> bool:
-    try:
-        return gate.is_ours(libbpf.prog_info_of(program_id))
-    except BpfRefused as error:
-        if error.code == errno.ENOENT:
-            return False
-        raise
+def is_loaded(program_id: int, is_ours: Callable[[ProgramInfo], bool] = gate.is_ours) -> bool:
+    """Whether a program of ours is there under this id."""
+    info = hooks.info_or_none(program_id)
+    return info is not None and is_ours(info)

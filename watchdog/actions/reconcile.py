@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from watchdog.actions import adopt, holding, isolation, programs
+from watchdog.actions import adopt, holding, isolation, programs, shadow
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
 from watchdog.clock import Moment, rfc3339
@@ -61,7 +61,8 @@ def reconcile(place: Place, at: Moment, *, patient: bool = False) -> list[Repair
     With `patient` what failed before in the same way is not told again, and not tried again at once.
     """
     with place.alone():
-        repairs = [
+        repairs = [repair for intent in place.intents.shadows() if (repair := _settle_shadow(intent, place, at))]
+        repairs += [
             Repair(intent.name, adopt.REASON, "adopted as an isolation; a release ends it")
             for intent in adopt.adopt(place, at.utc)
         ]
@@ -82,6 +83,14 @@ def _settle(intent: Intent, place: Place, at: Moment, *, patient: bool) -> Repai
             return None
         place.intents.change(current, current.state, at.utc, trouble=trouble)
         return Repair(intent.name, f"it should be {_meant(intent)}", f"failed: {trouble}", failed=True)
+
+
+def _settle_shadow(intent: Intent, place: Place, at: Moment) -> Repair | None:
+    try:
+        done = shadow.settle(intent, place, at)
+    except WatchdogError as error:
+        return Repair(intent.name, "its shadow should watch it", f"failed: {error.one_line()}", failed=True)
+    return None if done is None else Repair(intent.name, *done, expected=True)
 
 
 def _meant(intent: Intent) -> str:

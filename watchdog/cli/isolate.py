@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from watchdog import clock
-from watchdog.actions import allowing, isolation, locate
+from watchdog.actions import allowing, isolation, locate, shadow
 from watchdog.actions.holding import Result
+from watchdog.actions.place import Place
 from watchdog.cli import report
 from watchdog.cli.allow import allow_options, asked
 from watchdog.cli.app import common, configured, given_span_s, need_root, place_of, stated
@@ -21,7 +22,7 @@ from watchdog.cli.target import named, target_options
 from watchdog.cli.tell import tell
 from watchdog.errors import Exit
 from watchdog.host.caller import who
-from watchdog.intents import Until, Why
+from watchdog.intents import Until, Where, Why
 from watchdog.model import Action, Severity
 
 LONGEST_S = 365 * 24 * 3600.0
@@ -35,6 +36,7 @@ LONGEST_S = 365 * 24 * 3600.0
 @click.option("--incident", help="The incident it belongs to.")
 @click.option("--ttl", metavar="TIME", help='Release it by itself after this time, as "15m": a watcher sees to it.')
 @allow_options
+@click.option("--shadow", "as_shadow", is_flag=True, help="Count what would be dropped, and drop nothing.")
 @click.option("--force", is_flag=True, help="Although a safety rail speaks against it.")
 def verb(
     config_path: Path | None,
@@ -42,6 +44,7 @@ def verb(
     reason: str,
     incident: str | None,
     ttl: str | None,
+    as_shadow: bool,
     force: bool,
     **options: Any,
 ) -> int:
@@ -61,15 +64,31 @@ def verb(
         located = locate.locate(wanted, settings, place)
         allowed = allow.of(located.where.peer, settings)
         why = Why(reason, incident or "", settings.isolation.level, asdict(who()), until, allow=allowed)
+        if as_shadow:
+            return _watch(output, located.where, why, place)
         rails = partial(locate.check_rails, located, settings, place, force=force)
         default = partial(allowing.configured, settings, located.where.peer, clock.moment())
         result = isolation.isolate(located.where, why, place, clock.utc_now(), rails=rails, default_allow=default)
+        if result.holds:
+            shadow.end_at(located.where, place, clock.utc_now())
         _say(output, result)
         notices: list[str] = []
         if result.changed:
             notices = tell(settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, why.reason)
     output.document("isolate", 1, report.facts_of(result) | {"notices": notices})
     output.words(*(f"  {notice}" for notice in notices))
+    return Exit.PARTIAL if result.gaps else Exit.OK
+
+
+def _watch(output: Output, where: Where, why: Why, place: Place) -> int:
+    result = shadow.begin(where, why, place, clock.utc_now())
+    output.document("isolate", 1, report.shadow_facts_of(result))
+    name = result.intent.name
+    output.words(
+        f"{name} is NOT isolated: a shadow counts what would be dropped, since {clock.rfc3339(result.intent.since)}",
+        *(f"  {line}" for line in report.shadow_in_words(result)),
+        f"  end it with: watchdog-mesh release {_again(result)} --reason ...",
+    )
     return Exit.PARTIAL if result.gaps else Exit.OK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from watchdog import clock
-from watchdog.actions import adopt, isolation, locate
+from watchdog.actions import adopt, isolation, locate, shadow
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place, look
 from watchdog.cli import report
@@ -36,7 +37,10 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
     need_root()
     settings = configured(config_path)
     with place_of(settings) as place:
-        intent = meant(wanted, settings, place) or _adopted(wanted, settings, place)
+        intent = meant(wanted, settings, place)
+        if intent is None and (watched := shadow_meant(wanted, place)) is not None:
+            return _end_shadow(output, watched, place, reason)
+        intent = intent or _adopted(wanted, settings, place)
         if intent is None:
             output.document("release", 1, {"target": name_of(wanted), "changed": False, "holds": True})
             output.words(f"{name_of(wanted)} is not isolated; nothing was changed")
@@ -52,6 +56,15 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
     return Exit.PARTIAL if result.gaps else Exit.OK
 
 
+def _end_shadow(output: Output, intent: Intent, place: Place, reason: str) -> int:
+    place.journal.record(clock.utc_now(), "release asked for", target=intent.name, reason=reason, by=asdict(who()))
+    result = shadow.end(intent, place, clock.utc_now())
+    output.document("release", 1, report.shadow_facts_of(result) | {"reason": reason, "watched": False})
+    output.words(f"The shadow of {intent.name} is gone: {report.place_of(result)}")
+    output.words(*(f"  {line}" for line in report.shadow_in_words(result)))
+    return Exit.OK
+
+
 def name_of(wanted: Named) -> str:
     """What was named, for people."""
     return wanted.peer or wanted.unit or wanted.cgroup or f"process {wanted.pid}"
@@ -62,12 +75,22 @@ def meant(wanted: Named, settings: Config, place: Place) -> Intent | None:
 
     Raises UsageError for a name that is neither isolated nor known.
     """
-    unit = systemd.normalise(wanted.unit) if wanted.unit else ""
-    for intent in place.intents.in_force():
-        where = intent.where
-        if {wanted.peer, unit, wanted.cgroup.rstrip("/")} & ({where.peer, where.unit, where.cgroup} - {""}):
-            return intent
+    if (intent := _named(wanted, place.intents.in_force())) is not None:
+        return intent
+    if shadow_meant(wanted, place) is not None:
+        return None
     return isolation.find(place, locate.locate(wanted, settings, place).where)
+
+
+def shadow_meant(wanted: Named, place: Place) -> Intent | None:
+    """The shadow that was named."""
+    return _named(wanted, place.intents.shadows())
+
+
+def _named(wanted: Named, intents: Iterable[Intent]) -> Intent | None:
+    unit = systemd.normalise(wanted.unit) if wanted.unit else ""
+    names = {wanted.peer, unit, wanted.cgroup.rstrip("/")} - {""}
+    return next((each for each in intents if names & {each.where.peer, each.where.unit, each.where.cgroup}), None)
 
 
 def _adopted(wanted: Named, settings: Config, place: Place) -> Intent | None:

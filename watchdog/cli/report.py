@@ -36,6 +36,13 @@ def facts_of(result: Result) -> dict[str, Any]:
     }
 
 
+def shadow_facts_of(result: Result) -> dict[str, Any]:
+    """One shadow as JSON: what would be dropped. `holds` says, as everywhere, whether the target is cut off."""
+    facts = facts_of(result)
+    facts["would_drop"], facts["would_allow"] = facts.pop("dropped"), facts.pop("allowed")
+    return facts | {"watched": not result.gaps and not result.idle}
+
+
 def _both_ways(counters: Counters | None, fields: tuple[str, str]) -> dict[str, Any] | None:
     if counters is None:
         return None
@@ -70,12 +77,23 @@ def flows_in_words(result: Result) -> list[str]:
     return flow_facts.in_words(result.flows) if result.flows else []
 
 
-def dropped_in_words(result: Result) -> str:
+def shadow_in_words(result: Result) -> list[str]:
+    """What a shadow has seen, for people."""
+    counted = dropped_in_words(result, "would have been dropped so far")
+    return [
+        *(f"not watched: {gap}" for gap in result.gaps),
+        counted,
+        *allowed_in_words(result),
+        *flows_in_words(result),
+    ]
+
+
+def dropped_in_words(result: Result, said: str = "dropped so far") -> str:
     """What was dropped, for people."""
     if result.dropped is None:
-        return "nothing is known of what was dropped"
+        return f"{said}: nothing is known"
     inward, outward = result.dropped.ingress, result.dropped.egress
     return (
-        f"dropped so far: {outward.packets} packets ({outward.bytes} bytes) out, "
+        f"{said}: {outward.packets} packets ({outward.bytes} bytes) out, "
         f"{inward.packets} packets ({inward.bytes} bytes) in"
     )

@@ -9,7 +9,10 @@ from typing import Any
 import click
 
 from watchdog import clock
+from watchdog.actions import shadow
+from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
+from watchdog.cli import report
 from watchdog.cli.app import common, configured, need_root, place_of
 from watchdog.cli.output import Output, table
 from watchdog.config import Config
@@ -46,6 +49,7 @@ def verb(config_path: Path | None, as_json: bool) -> int:
     settings = configured(config_path)
     with place_of(settings) as place:
         isolations = [view_of(intent, place) for intent in place.intents.in_force()]
+        shadows = [shadow.verify(intent, place) for intent in place.intents.shadows()]
         silences = LocalCoordinator(place.journal).silences(clock.moment())
         backlog = _backlog(settings, place)
     watchers = published.read_all(settings.paths.run)
@@ -54,6 +58,7 @@ def verb(config_path: Path | None, as_json: bool) -> int:
         "generated_at": clock.rfc3339(clock.utc_now()),
         "peers": peers,
         "isolations": [document.isolation_facts(view) for view in isolations],
+        "shadows": [report.shadow_facts_of(result) for result in shadows],
         "silences": [
             {"peer": s.peer, "until": clock.rfc3339(s.until), "reason": s.reason, "by": s.by} for s in silences.values()
         ],
@@ -62,7 +67,7 @@ def verb(config_path: Path | None, as_json: bool) -> int:
     }
     output.document("host-status", 1, facts)
     if not as_json:
-        _print(output, peers, isolations, facts)
+        _print(output, peers, isolations, shadows, facts)
     if isolations:
         return document.EXIT_ISOLATED
     return next((EXIT_OF[status] for status in WORST_FIRST if any(p["status"] == status for p in peers)), 0)
@@ -110,7 +115,13 @@ def _backlog(settings: Config, place: Place) -> dict[str, Any]:
     }
 
 
-def _print(output: Output, peers: list[dict[str, Any]], isolations: list[IsolationView], facts: dict[str, Any]) -> None:
+def _print(
+    output: Output,
+    peers: list[dict[str, Any]],
+    isolations: list[IsolationView],
+    shadows: list[Result],
+    facts: dict[str, Any],
+) -> None:
     if peers:
         header = ("PEER", "STATUS", "MISSED", "RESTARTS", "LAST SEEN", "SEEN BY", "DETAIL")
         table([_peer_row(row, clock.utc_now()) for row in peers], header)
@@ -125,6 +136,9 @@ def _print(output: Output, peers: list[dict[str, Any]], isolations: list[Isolati
         )
         if view.drift:
             output.words(f"  NOT AS MEANT: {view.drift}; put it back with: watchdog-mesh reconcile")
+    for watched in shadows:
+        output.words(f"SHADOW of {watched.intent.name}, which is NOT isolated: {watched.intent.why.reason}")
+        output.words(*(f"  {line}" for line in report.shadow_in_words(watched)))
     for silence in facts["silences"]:
         output.words(f"SILENCED {silence['peer']} until {silence['until']}: {silence['reason']} ({silence['by']})")
     for watcher in facts["watchers"]:

@@ -9,15 +9,15 @@ from typing import Any
 import click
 
 from watchdog import clock
-from watchdog.actions import flow_facts, holding, locate
+from watchdog.actions import flow_facts, holding, locate, shadow
 from watchdog.actions.place import Place
 from watchdog.cli import report
 from watchdog.cli.app import common, configured, need_root, place_of
 from watchdog.cli.output import Output
-from watchdog.cli.release import meant, name_of
+from watchdog.cli.release import meant, name_of, shadow_meant
 from watchdog.cli.target import named, target_options
 from watchdog.errors import Exit
-from watchdog.intents import Where
+from watchdog.intents import Intent, Where
 
 
 @click.command()
@@ -26,13 +26,16 @@ from watchdog.intents import Where
 def verb(config_path: Path | None, as_json: bool, **target: Any) -> int:
     """Ask the kernel and systemd whether an isolation holds, and change nothing.
 
-    Ends with 0 when it holds, 4 when it holds in part, 1 when it does not or the target is not isolated.
+    Ends with 0 when it holds, 4 when it holds in part, 1 when it does not or the target is not isolated,
+    as under a shadow.
     """
     output, wanted = Output(as_json=as_json), named(target)
     need_root()
     settings = configured(config_path)
     with place_of(settings) as place:
         intent = meant(wanted, settings, place)
+        if intent is None and (watched := shadow_meant(wanted, place)) is not None:
+            return _of_shadow(output, watched, place)
         if intent is None:
             return _without_intent(output, name_of(wanted), locate.locate(wanted, settings, place).where, place)
         result = holding.verify(intent, place)
@@ -46,6 +49,14 @@ def verb(config_path: Path | None, as_json: bool, **target: Any) -> int:
         output.words("  put it back with: watchdog-mesh reconcile")
         return Exit.FAILED
     return Exit.PARTIAL if result.gaps else Exit.OK
+
+
+def _of_shadow(output: Output, intent: Intent, place: Place) -> int:
+    result = shadow.verify(intent, place, with_flows=True)
+    output.document("verify", 1, report.shadow_facts_of(result))
+    output.words(f"{intent.name} is NOT isolated: a shadow counts what would be dropped: {report.place_of(result)}")
+    output.words(*(f"  {line}" for line in report.shadow_in_words(result)))
+    return Exit.FAILED
 
 
 def _without_intent(output: Output, name: str, where: Where, place: Place) -> int:
