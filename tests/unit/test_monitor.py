@@ -1,0 +1,503 @@
+"""The monitor on real sockets with short intervals: what hangs or fails beside it, and how it is embedded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.unit.agents import HANG_S, Agent, Told, agents, eventually
+from watchdog import Monitor, clock
+from watchdog.errors import ConfigurationError, JournalFailed, UsageError
+from watchdog.journal import Journal, set_aside
+from watchdog.ladder import Policy
+from watchdog.loop import next_tick_s
+from watchdog.mesh.coordinator import Order, Outcome
+from watchdog.model import Action, Escalation, EventState, Heartbeat, Severity, Status
+from watchdog.probe import Target
+
+INTERVAL_S = 0.12
+FAST = Policy(interval_s=INTERVAL_S, timeout_s=INTERVAL_S / 2, forgive_after_s=60 * INTERVAL_S)
+PATIENT = dataclasses.replace(FAST, missed_before_restart=1000)
+"""Nobody is restarted while a test looks at something else."""
+
+
+@pytest.fixture
+def mesh() -> Iterator[dict[str, Agent]]:
+    with agents("shield", "sidecar") as made:
+        yield made
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal.open(tmp_path / "state")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def monitors() -> Iterator[Callable[..., Monitor]]:
+    """Makes monitors of `mesh`; each is stopped with the test."""
+    made: list[Monitor] = []
+
+    def make(mesh: dict[str, Agent], policy: Policy = FAST, **parts: object) -> Monitor:
+        monitor = Monitor("immune", policy, **parts)  # type: ignore[arg-type]
+        for name, agent in mesh.items():
+            monitor.register_peer(name, agent.endpoint)
+        made.append(monitor)
+        return monitor
+
+    yield make
+    for monitor in made:
+        monitor.stop()
+
+
+Monitors = Callable[..., Monitor]
+
+
+def status(monitor: Monitor, peer: str = "shield") -> Status:
+    found = monitor.get_peer_status(peer)
+    assert found is not None
+    return found.status
+
+
+def is_status(monitor: Monitor, wanted: Status, peer: str = "shield") -> Callable[[], bool]:
+    return lambda: status(monitor, peer) is wanted
+
+
+# As a library, without journal, actions or root
+
+
+def test_embedded_in_an_agent(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    heard: list[Escalation] = []
+    monitor = monitors(mesh)
+    monitor.on_escalation(heard.append)
+    monitor.start()
+    eventually(lambda: monitor.stats().total_checks >= 4)
+    assert {peer.name: peer.status for peer in monitor.all_peers()} == dict.fromkeys(mesh, Status.HEALTHY)
+    mesh["shield"].go_down()
+    eventually(is_status(monitor, Status.ISOLATED))
+    eventually(lambda: heard and heard[-1].action is Action.ALERT_ARCHITECT)
+    assert [(e.action, e.severity) for e in heard] == [
+        (Action.ALERT, Severity.MEDIUM),
+        (Action.RESTART, Severity.HIGH),
+        (Action.RESTART, Severity.HIGH),
+        (Action.RESTART, Severity.HIGH),
+        (Action.ISOLATE, Severity.CRITICAL),
+        (Action.ALERT_ARCHITECT, Severity.CRITICAL),
+    ]
+    assert {e.peer_name for e in heard} == {"shield"}
+    assert status(monitor, "sidecar") is Status.HEALTHY
+    stats = monitor.stats()
+    assert (stats.total_restarts, stats.total_isolations, stats.peer_count) == (3, 1, 2)
+    assert stats.started_at is not None
+    mesh["shield"].come_up()
+    monitor.release_peer("shield")
+    eventually(is_status(monitor, Status.HEALTHY))
+    eventually(lambda: heard[-1].state is EventState.RESOLVED)
+
+
+def test_what_it_gives_out_are_copies(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    monitor = monitors(mesh)
+    before = monitor.get_peer_status("shield")
+    listed, stats = monitor.all_peers(), monitor.stats()
+    assert before is not None
+    assert (before.status, before.last_seen, before.endpoint) == (Status.HEALTHY, None, mesh["shield"].endpoint)
+    assert monitor.get_peer_status("nobody") is None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        before.missed_count = 7  # type: ignore[misc]
+    listed.clear()
+    assert [peer.name for peer in monitor.all_peers()] == ["shield", "sidecar"]
+    monitor.start()
+    eventually(lambda: monitor.stats().total_checks)
+    assert (before.last_seen, stats.total_checks) == (None, 0)
+
+
+def test_who_cannot_be_registered(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    monitor = monitors(mesh)
+    with pytest.raises(UsageError, match="own agent"):
+        monitor.register_peer("immune", mesh["shield"].endpoint)
+    with pytest.raises(UsageError, match="registered already"):
+        monitor.register_peer("shield", mesh["shield"].endpoint)
+    for endpoint in ("", "shield", "ftp://127.0.0.1/", "http://", "http://127.0.0.1:x/"):
+        with pytest.raises(ConfigurationError, match="scribe"):
+            monitor.register_peer("scribe", endpoint)
+    monitor.register_peer("scribe", mesh["shield"].endpoint)
+    assert monitor.stats().peer_count == 3
+
+
+def test_it_is_started_once(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    monitor = monitors(mesh)
+    assert not monitor.health().ok
+    monitor.start()
+    with pytest.raises(UsageError, match="started already"):
+        monitor.start()
+    assert monitor.health().ok
+
+
+def test_peers_registered_while_it_runs(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    monitor = monitors({})
+    monitor.start()
+    with agents(*(f"agent-{number}" for number in range(6))) as more:
+        for name, agent in more.items():
+            agent.hanging = True
+            monitor.register_peer(name, agent.endpoint)
+        monitor.register_peer("shield", mesh["shield"].endpoint)
+        assert status(monitor) is Status.HEALTHY
+        eventually(lambda: len(mesh["shield"].asked) >= 4)
+        assert gaps(mesh["shield"]) < HANG_S / 10, "those that hang hold up nobody"
+        assert [peer.name for peer in monitor.all_peers()] == [*more, "shield"]
+
+
+def test_the_status_for_an_agent_that_serves_http_itself(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    monitor = monitors(mesh)
+    monitor.start()
+    eventually(lambda: monitor.stats().total_checks >= 2)
+    seen: list[str] = []
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_HOST": "127.0.0.1", "SERVER_PROTOCOL": "HTTP/1.1"}
+    body = b"".join(monitor.wsgi_app(environ, lambda line, _headers, _exc=None: seen.append(line)))  # type: ignore[arg-type]
+    assert seen == ["200 OK"]
+    assert {peer["name"] for peer in json.loads(body)["peers"]} == set(mesh)
+
+
+# What hangs
+
+
+def gaps(agent: Agent) -> float:
+    """The longest time between two probes of it, in seconds."""
+    return max(later - earlier for earlier, later in zip(agent.asked, agent.asked[1:], strict=False))
+
+
+def test_a_hung_peer_delays_no_other(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    mesh["shield"].hanging = True
+    monitor = monitors(mesh, PATIENT)
+    monitor.start()
+    eventually(lambda: len(mesh["sidecar"].asked) >= 10)
+    assert gaps(mesh["sidecar"]) < 10 * INTERVAL_S
+    assert status(monitor, "sidecar") is Status.HEALTHY
+    assert status(monitor) is not Status.HEALTHY
+
+
+def test_a_restart_that_hangs_delays_no_probing(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def hang(_: Order) -> Outcome:
+        begun.set()
+        over.wait(HANG_S)
+        return Outcome(failed=True, detail="it hung")
+
+    monitor = monitors(mesh, actions=Told(restart_with=hang))
+    mesh["shield"].go_down()
+    monitor.start()
+    assert begun.wait(HANG_S)
+    probed = len(mesh["sidecar"].asked)
+    eventually(lambda: len(mesh["sidecar"].asked) >= probed + 5)
+    assert monitor.health().ok
+    assert monitor.stats().total_restarts == 0
+    over.set()
+    eventually(lambda: monitor.stats().total_restarts == 1)
+
+
+def test_handlers_that_raise_or_hang_hold_up_nobody(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    over = threading.Event()
+    heard: list[Escalation] = []
+
+    def explode(_: Escalation) -> None:
+        raise RuntimeError("a handler's bug")
+
+    monitor = monitors(mesh)
+    monitor.on_escalation(waiting_for(over))
+    monitor.on_escalation(explode)
+    monitor.on_escalation(heard.append)
+    mesh["shield"].go_down()
+    monitor.start()
+    eventually(lambda: len(heard) == 6)
+    assert status(monitor) is Status.ISOLATED
+    over.set()
+
+
+def waiting_for(over: threading.Event) -> Callable[[Escalation], None]:
+    def hang(_: Escalation) -> None:
+        over.wait(HANG_S)
+
+    return hang
+
+
+class Broken:
+    """A prober with a bug."""
+
+    def __init__(self, peers: set[str]) -> None:
+        self.peers = peers
+        self.asked: list[str] = []
+
+    def probe(self, target: Target) -> Heartbeat:
+        self.asked.append(target.name)
+        if target.name in self.peers:
+            raise ZeroDivisionError
+        return Heartbeat(target.name, healthy=True, detail="HTTP 200")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_bug_while_probing_ends_neither_the_round_nor_the_monitor(
+    mesh: dict[str, Agent], monitors: Monitors, caplog: pytest.LogCaptureFixture
+) -> None:
+    prober = Broken({"shield"})
+    monitor = monitors(mesh, prober=prober)
+    monitor.start()
+    eventually(lambda: prober.asked.count("shield") >= 3 and prober.asked.count("sidecar") >= 3)
+    found = monitor.get_peer_status("shield")
+    assert found is not None
+    assert found.missed_count == 0, "it says nothing of the peer"
+    assert "probing shield failed" in caplog.text
+    eventually(lambda: not monitor.health().ok)
+    prober.peers.clear()
+    eventually(lambda: monitor.health().ok)
+
+
+def test_a_bug_while_acting_is_a_failed_order(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    heard: list[Escalation] = []
+
+    def explode(_: Order) -> Outcome:
+        raise ZeroDivisionError("a bug")
+
+    monitor = monitors(mesh, actions=Told(restart_with=explode))
+    monitor.on_escalation(heard.append)
+    mesh["shield"].go_down()
+    monitor.start()
+    eventually(lambda: any("restart failed: ZeroDivisionError: a bug" in e.reason for e in heard))
+    probed = len(mesh["sidecar"].asked)
+    eventually(lambda: len(mesh["sidecar"].asked) > probed)
+
+
+def test_evidence_is_asked_for_when_it_could_matter(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    told = Told(said={"shield": ("shield.service is failed", True)})
+    policy = dataclasses.replace(FAST, restarts_before_isolation=1)
+    monitor = monitors(mesh, policy, actions=told, voters_on=lambda _: {"immune", "sidecar"})
+    mesh["shield"].go_down()
+    monitor.start()
+    eventually(lambda: len(told.orders) >= 2)
+    assert [order.action for order in told.orders[:2]] == [Action.RESTART, Action.ISOLATE]
+    assert "shield.service is failed" in told.orders[1].reason
+    assert set(told.asked_for) == {"shield"}
+    assert monitor.stats().total_misses >= len(told.asked_for) + 2
+
+
+# A journal that breaks midway
+
+
+def test_a_journal_that_is_locked_for_a_while(
+    mesh: dict[str, Agent], monitors: Monitors, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    told = Told()
+    monitor = monitors(mesh, actions=told, journal=journal)
+    monitor.start()
+    eventually(lambda: monitor.stats().total_checks >= 4)
+    refuse = JournalFailed("the journal: database is locked", hint="see who with fuser")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(journal, "_connection", raising(refuse))
+        mesh["shield"].go_down()
+        eventually(is_status(monitor, Status.OFFLINE))
+        eventually(lambda: not monitor.health().ok)
+        assert "locked" in monitor.health().reason
+        probed = len(mesh["sidecar"].asked)
+        eventually(lambda: len(mesh["sidecar"].asked) >= probed + 3)
+        assert told.orders == []
+    eventually(lambda: monitor.health().ok)
+    eventually(lambda: told.orders)
+    assert caplog.text.count("locked") == 1, "said once"
+    assert "works again" in caplog.text
+
+
+def raising(error: Exception) -> Callable[[], object]:
+    def fail() -> object:
+        raise error
+
+    return fail
+
+
+def test_a_journal_that_is_set_aside_under_a_running_monitor(
+    mesh: dict[str, Agent], monitors: Monitors, journal: Journal, tmp_path: Path
+) -> None:
+    told = Told()
+    monitor = monitors(mesh, actions=told, journal=journal)
+    monitor.start()
+    eventually(lambda: monitor.stats().total_checks >= 4)
+    set_aside(tmp_path / "state", clock.utc_now())
+    eventually(lambda: not monitor.health().ok)
+    Journal.open(tmp_path / "state").close()
+    eventually(lambda: monitor.health().ok)
+    mesh["shield"].go_down()
+    eventually(lambda: told.orders)
+    with closing(Journal.open(tmp_path / "state")) as new:
+        eventually(lambda: any(entry["kind"] == "restart ordered" for entry in new.trail()))
+
+
+def test_what_was_done_is_settled_when_the_journal_is_back(
+    mesh: dict[str, Agent], monitors: Monitors, journal: Journal
+) -> None:
+    acting, may_end = threading.Event(), threading.Event()
+
+    def restart(_: Order) -> Outcome:
+        acting.set()
+        may_end.wait(HANG_S)
+        return Outcome(failed=False, detail="worked")
+
+    monitor = monitors(mesh, actions=Told(restart_with=restart), journal=journal)
+    mesh["shield"].go_down()
+    monitor.start()
+    assert acting.wait(HANG_S)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(journal, "_connection", raising(JournalFailed("the journal: database or disk is full")))
+        may_end.set()
+        eventually(lambda: not monitor.health().ok)
+        assert monitor.stats().total_restarts == 0
+    eventually(lambda: monitor.stats().total_restarts == 1)
+    assert any(entry["kind"] == "restart done" for entry in journal.trail())
+
+
+def test_a_peer_registered_while_the_journal_is_away_is_watched_later(
+    mesh: dict[str, Agent], monitors: Monitors, journal: Journal
+) -> None:
+    monitor = monitors({"sidecar": mesh["sidecar"]}, journal=journal)
+    monitor.start()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(journal, "_connection", raising(JournalFailed("the journal: database is locked")))
+        monitor.register_peer("shield", mesh["shield"].endpoint)
+        eventually(lambda: not monitor.health().ok)
+    eventually(lambda: mesh["shield"].asked)
+
+
+def test_an_event_that_was_rolled_back_is_told_to_nobody(
+    mesh: dict[str, Agent], monitors: Monitors, journal: Journal
+) -> None:
+    heard: list[Escalation] = []
+    monitor = monitors(mesh, journal=journal)
+    monitor.on_escalation(heard.append)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(journal, "record", raising_any(JournalFailed("the journal: database or disk is full")))
+        mesh["shield"].go_down()
+        monitor.start()
+        eventually(lambda: not monitor.health().ok)
+        eventually(lambda: monitor.stats().total_misses >= 8)
+        assert [e for e in heard if e.action is not Action.ALERT] == []
+    eventually(lambda: any(e.action is Action.RESTART for e in heard))
+
+
+def raising_any(error: Exception) -> Callable[..., object]:
+    def fail(*_: object, **__: object) -> object:
+        raise error
+
+    return fail
+
+
+# What it remembers, and how it ends
+
+
+def test_it_takes_up_where_it_left_off(mesh: dict[str, Agent], monitors: Monitors, journal: Journal) -> None:
+    first = monitors(mesh, PATIENT, journal=journal)
+    mesh["shield"].go_down()
+    first.start()
+    eventually(lambda: first.stats().total_misses >= 5)
+    first.stop()
+    left = first.get_peer_status("shield")
+    second = monitors(mesh, PATIENT, journal=journal)
+    taken_up = second.get_peer_status("shield")
+    assert left is not None
+    assert taken_up is not None
+    assert (taken_up.status, taken_up.missed_count) == (left.status, left.missed_count)
+
+
+def test_stop_returns_though_peers_hang(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    for agent in mesh.values():
+        agent.hanging = True
+    monitor = monitors(mesh)
+    monitor.start()
+    eventually(lambda: all(agent.asked for agent in mesh.values()))
+    began_s = time.monotonic()
+    monitor.stop()
+    assert time.monotonic() - began_s < FAST.timeout_s + 5
+    assert not monitor.health().ok
+    probed = sum(len(agent.asked) for agent in mesh.values())
+    time.sleep(2 * INTERVAL_S)
+    assert sum(len(agent.asked) for agent in mesh.values()) == probed
+    monitor.stop()
+
+
+def test_stop_returns_though_a_restart_and_a_handler_hang(
+    mesh: dict[str, Agent], monitors: Monitors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watchdog.monitor.JOIN_MARGIN_S", 0.5)
+    begun, over = threading.Event(), threading.Event()
+
+    def hang(_: Order) -> Outcome:
+        begun.set()
+        over.wait(HANG_S)
+        return Outcome(failed=True, detail="")
+
+    monitor = monitors(mesh, actions=Told(restart_with=hang))
+    monitor.on_escalation(waiting_for(over))
+    mesh["shield"].go_down()
+    monitor.start()
+    assert begun.wait(HANG_S)
+    began_s = time.monotonic()
+    monitor.stop()
+    assert time.monotonic() - began_s < HANG_S / 2
+    over.set()
+
+
+def test_a_restart_that_ends_while_it_stops_is_settled(
+    mesh: dict[str, Agent], monitors: Monitors, journal: Journal
+) -> None:
+    begun = threading.Event()
+
+    def take_a_while(_: Order) -> Outcome:
+        begun.set()
+        time.sleep(3 * INTERVAL_S)
+        return Outcome(failed=False, detail="worked")
+
+    monitor = monitors(mesh, actions=Told(restart_with=take_a_while), journal=journal)
+    mesh["shield"].go_down()
+    monitor.start()
+    assert begun.wait(HANG_S)
+    monitor.stop()
+    assert [entry["kind"] for entry in journal.trail()][-1] == "restart done"
+
+
+def test_stop_from_a_handler_and_before_start(mesh: dict[str, Agent], monitors: Monitors) -> None:
+    stopped = threading.Event()
+    monitor = monitors(mesh)
+
+    def stop(_: Escalation) -> None:
+        monitor.stop()
+        stopped.set()
+
+    monitor.on_escalation(stop)
+    mesh["shield"].go_down()
+    monitor.start()
+    assert stopped.wait(HANG_S)
+    monitors(mesh).stop()
+
+
+@pytest.mark.parametrize(
+    ("due_s", "now_s", "next_s"),
+    [
+        (100.0, 100.0, 130.0),
+        (100.0, 129.9, 130.0),
+        (100.0, 130.0, 160.0),
+        (100.0, 131.0, 160.0),
+        (100.0, 415.0, 430.0),
+        (100.0, 90.0, 130.0),
+    ],
+)
+def test_ticks_stay_on_their_grid(due_s: float, now_s: float, next_s: float) -> None:
+    assert next_tick_s(due_s, now_s, 30.0) == next_s
