@@ -225,6 +225,7 @@ class Watcher:
             if self._coordinator.finish(order.token, at, failed=True, outcome=why):
                 self._herald.dropped(order, why, at)
             self._learn(order.peer, at)
+        self.peers[order.peer].unsaved = False
 
     def settle(self, order: Order, at: Moment, *, failed: bool, outcome: str) -> None:
         """An order ended: journal it and tell people."""
@@ -232,6 +233,7 @@ class Watcher:
             if self._coordinator.finish(order.token, at, failed=failed, outcome=outcome):
                 self._herald.ended(order, outcome, at, failed=failed)
             self._learn(order.peer, at)
+        self.peers[order.peer].unsaved = False
         self.total_restarts += order.action is Action.RESTART
         self.total_isolations += order.action is Action.ISOLATE and not failed
 
