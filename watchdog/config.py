@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import msgspec
 
 from watchdog import config_check
-from watchdog.config_check import MAX_PORT, SELECTORS, is_printable, shown, shown_key
+from watchdog.config_check import MAX_PORT, is_printable, shown, shown_key
 from watchdog.errors import ConfigurationError
 from watchdog.ladder import FORGIVE_AFTER_INTERVALS, Policy
 from watchdog.model import Severity
@@ -31,6 +31,7 @@ PATHS_VARIABLES = {
     "run": "WATCHDOG_MESH_RUN_DIR",
     "bpffs": "WATCHDOG_MESH_BPFFS_DIR",
 }
+SELECTORS = config_check.SELECTORS
 MOST_COUNT = 1000
 MALFORMED: Any = object()
 Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_COUNT)]
