@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -289,6 +292,48 @@ def test_evidence_is_asked_for_when_it_could_matter(mesh: dict[str, Agent], moni
     assert "shield.service is failed" in told.orders[1].reason
     assert set(told.asked_for) == {"shield"}
     assert monitor.stats().total_misses >= len(told.asked_for) + 2
+
+
+STOPS = 6
+STOPPED_S = 0.6
+WATCHER = """
+import sys, time
+from watchdog import Monitor
+from watchdog.ladder import Policy
+monitor = Monitor("immune", Policy(interval_s=0.3, timeout_s=0.2))
+for number, endpoint in enumerate(sys.argv[1:]):
+    monitor.register_peer(f"peer-{number}", endpoint)
+monitor.start()
+for _ in sys.stdin:
+    print(monitor.stats().total_checks, monitor.stats().total_misses, flush=True)
+"""
+
+
+def test_a_watcher_that_was_stopped_blames_nobody(mesh: dict[str, Agent]) -> None:
+    """Its probes were under way and could not hear their answers in time: that is no miss of the peers'."""
+    for agent in mesh.values():
+        agent.delay_s = 0.1
+    command = [sys.executable, "-c", WATCHER, *(agent.endpoint for agent in mesh.values())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        try:
+            eventually(lambda: all(len(agent.asked) >= 2 for agent in mesh.values()))
+            for stop in range(STOPS):
+                probed = len(mesh["shield"].asked)
+                eventually(lambda probed=probed: len(mesh["shield"].asked) > probed)  # type: ignore[misc]
+                time.sleep(0.01 * stop)
+                watcher.send_signal(signal.SIGSTOP)
+                time.sleep(STOPPED_S)
+                watcher.send_signal(signal.SIGCONT)
+            time.sleep(STOPPED_S)
+            assert watcher.stdin is not None
+            assert watcher.stdout is not None
+            watcher.stdin.write("report\n")
+            watcher.stdin.flush()
+            checks, misses = (int(word) for word in watcher.stdout.readline().split())
+        finally:
+            watcher.kill()
+    assert checks > STOPS
+    assert misses == 0
 
 
 # A journal that breaks midway
