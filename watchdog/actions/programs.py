@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from watchdog import clock
-from watchdog.actions import targets
 from watchdog.actions.place import Place
 from watchdog.intents import Intent, With
 from watchdog.kernel import bpffs, builder, gate, hooks, slots
@@ -46,7 +45,7 @@ def _built(place: Place, taken: Collection[Path], wanted: Sequence[Program]) -> 
 def held_by(slot: Slot, place: Place) -> With:
     """How the journal names a slot."""
     ids = {program.name: slot.programs[program.name] for program in GATE}
-    return With(_name(slot.path, place), ids, clock.boot_id(), targets.recorded_ids(place))
+    return With(_name(slot.path, place), ids, clock.boot_id())
 
 
 def _name(path: Path, place: Place) -> str:
@@ -56,11 +55,6 @@ def _name(path: Path, place: Place) -> str:
 def ids(held: With) -> dict[str, int]:
     """The program ids by name, where they mean anything on this boot."""
     return held.ids if held.boot == clock.boot_id() else {}
-
-
-def common_ids(held: With) -> dict[str, int]:
-    """The ids of the programs that all isolations share, as they were when this one began."""
-    return held.common if held.boot == clock.boot_id() else {}
 
 
 def ids_of(intents: Iterable[Intent]) -> set[int]:
