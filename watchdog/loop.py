@@ -22,6 +22,7 @@ from watchdog.clock import Moment
 from watchdog.errors import WatchdogError
 from watchdog.ladder import Policy
 from watchdog.mesh.coordinator import Order, Outcome
+from watchdog.metronome import Metronome
 from watchdog.model import Heartbeat
 from watchdog.watcher import Watcher
 
@@ -36,7 +37,7 @@ with 200 hung peers of 1,000 takes about a third of it longer: two waves of hung
 LONGEST_WAIT_S = 1.0
 """The loop turns at least this often, so that a loop that stands still is seen to."""
 STALL_SHARE = 0.5
-"""A turn later than this share of the probes' timeout: this process did not run, and silence then proves nothing."""
+"""Share of the probes' timeout for which this process may stand still before silence proves nothing."""
 
 log = logging.getLogger("watchdog")
 
@@ -82,12 +83,13 @@ class Loop:
         self._work = ThreadPoolExecutor(MOST_ACTIONS_AT_ONCE, thread_name_prefix="watchdog-action")
         self._thread = threading.Thread(target=self._run, name="watchdog-monitor", daemon=True)
         self._refused = ""
-        self._stalled_until_s = self._stalled_s = 0.0
+        self._metronome = Metronome(STALL_SHARE * self._policy.timeout_s)
         self.turned_s = clock.now_s()
         self.trouble = ""
 
     def start(self) -> None:
         """Begin with a round at once."""
+        self._metronome.start()
         self._thread.start()
 
     def stop(self, patience_s: float) -> None:
@@ -119,6 +121,7 @@ class Loop:
 
     def _end(self) -> None:
         """Wait for what was begun, and settle it: the next watcher should not have to wait for a lease."""
+        self._metronome.stop()
         self._watcher.break_off()
         self._probes.shutdown(cancel_futures=True)
         self._work.shutdown()
@@ -183,15 +186,8 @@ class Loop:
             message = self._inbox.get(timeout=wait_s)
         except queue.Empty:
             message = None
-        self._note_stall(clock.now_s(), wait_s)
         if message is not None:
             self._attempt(message)
-
-    def _note_stall(self, now_s: float, wait_s: float) -> None:
-        """Stopped, starved or suspended: probes that were under way meanwhile could not hear an answer in time."""
-        overslept_s = now_s - self.turned_s - wait_s
-        if overslept_s > STALL_SHARE * self._policy.timeout_s:
-            self._stalled_until_s, self._stalled_s = now_s, overslept_s
 
     def _attempt(self, message: Message, *, once: bool = False) -> None:
         try:
@@ -213,8 +209,9 @@ class Loop:
     # On the loop's thread, for what came in
 
     def _hear(self, peer: str, beat: Heartbeat, asked_s: float) -> None:
-        if not beat.healthy and asked_s <= self._stalled_until_s:
-            self._watcher.skip(peer, self._stalled_s)
+        stalled_s = 0.0 if beat.healthy else self._metronome.stalled_s(asked_s)
+        if stalled_s:  # the answer may have come in time, and this process was not there to take it
+            self._watcher.skip(peer, stalled_s)
             return
         self._carry_out(self._watcher.hear(peer, beat, clock.moment()))
         self._hands.show(peer)

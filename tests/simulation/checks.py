@@ -40,6 +40,8 @@ class Heard:
     false_misses: int = 0
     """Misses in a row of a peer that was up."""
     healthy_since_restart: int = 0
+    says: tuple[bool, bool] = (False, False)
+    """What others know of it: whether it misses the peer, and whether it is wrong in that."""
 
 
 @dataclass
@@ -70,12 +72,15 @@ class Checks:
     def on_heard(self, watcher: str, beat: Heartbeat, *, was_up: bool) -> None:
         """A heartbeat reaches a watcher's mind."""
         heard = self.of(watcher, beat.peer)
+        reaches_others = not self.host.refused.get(watcher)
         if beat.healthy:
             heard.misses = heard.false_misses = 0
-            heard.healthy_since_restart += not self.host.refused.get(watcher)
-            return
-        heard.misses += 1
-        heard.false_misses = heard.false_misses + 1 if was_up else 0
+            heard.healthy_since_restart += reaches_others
+        else:
+            heard.misses += 1
+            heard.false_misses = heard.false_misses + 1 if was_up else 0
+        if reaches_others:
+            heard.says = (heard.misses > 0, heard.false_misses > 0)
 
     def on_round(self, watcher: Watcher, before: dict[str, Standing]) -> None:
         """A round ended. `before` are the standings at its beginning."""
@@ -149,8 +154,8 @@ class Checks:
         wanted = self.host.policy.restarts_before_isolation
         self.must(self.budget.get(peer, 0) >= wanted, f"{what} after {self.budget.get(peer, 0)} restarts")
         voters = [name for name in self.host.names if name != peer]
-        missing = [name for name in voters if self.of(name, peer).misses]
-        wrong = [name for name in missing if self.of(name, peer).false_misses]
+        missing = [name for name in voters if self.of(name, peer).says[0]]
+        wrong = [name for name in missing if self.of(name, peer).says[1]]
         few = len(voters) > 1 and len(wrong) * 2 <= len(voters)
         self.must(len(wrong) < len(missing) or not few, f"{what}, which is well, by the word of {wrong} of {voters}")
         self.isolations += 1

@@ -57,6 +57,7 @@ class Process:
         self._stalled_until_s = 0.0
         self._beat: dict[str, Heartbeat] = {}
         self._isolating: set[str] = set()
+        self._in_flight: set[str] = set()
         self._rounds = 0
 
     # Life
@@ -95,6 +96,7 @@ class Process:
         self._alive = watcher
         self._last = None
         self._rounds = 0
+        self._in_flight.clear()
         self.kill_in = None
         self._later(self.phase_s if self.life == 1 else 0.5, lambda: self._tick(self.host.now_s))
 
@@ -184,6 +186,9 @@ class Process:
             self._later(self.host.rng.uniform(0, jitter_s), lambda peer=peer: self._ask(peer))  # type: ignore[misc]
 
     def _ask(self, peer: str) -> None:
+        if peer in self._in_flight:
+            return
+        self._in_flight.add(peer)
         beat, takes_s = self.host.probe(self.name, peer)
         asked_s, was_up = self.host.now_s, self.host.is_up(peer)
         self._later(takes_s, lambda: self._hear(beat, asked_s, was_up))
@@ -194,6 +199,7 @@ class Process:
         self._end_round_if_complete()
 
     def _hear(self, beat: Heartbeat, asked_s: float, was_up: bool) -> None:
+        self._in_flight.discard(beat.peer)
         if not beat.healthy and asked_s <= self._stalled_until_s:
             self.watcher.skip(beat.peer, self._stalled_until_s - asked_s)
         else:

@@ -12,8 +12,9 @@ from tests.simulation.faults import Mesh
 from tests.simulation.host import NEVER, START_S, Host, SharedJournal
 from tests.simulation.process import RESTART_TIMEOUT_S, SLOWEST_RESTART_S, Parts, Process
 from watchdog.ladder import Policy
+from watchdog.ordering import ISOLATION_LEASE_S
 from watchdog.quorum import CLEAN_TICKS_WANTED, MOST_SCORE
-from watchdog.watcher import ISOLATION_LEASE_S, LEASE_MARGIN_S
+from watchdog.watcher import LEASE_MARGIN_S
 
 NAMES = ("immune", "shield", "sidecar", "scribe", "scout")
 MESH_SIZES = (2, 3, 3, 3, 3, 4, 5)
