@@ -93,6 +93,8 @@ class Checks:
     def on_loaded(self, name: str, peer: str, loaded: Standing, allowed: tuple[Standing, ...]) -> None:
         """A watcher was started again."""
         self.must(loaded in allowed, f"{name} lost what it believed of {peer}: {loaded}, believed {allowed}")
+        heard = self.of(name, peer)  # what it heard while it could not write is lost with it
+        heard.misses, heard.false_misses = loaded.missed_count, min(heard.false_misses, loaded.missed_count)
 
     # Orders
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.checks import Checks
@@ -203,15 +203,9 @@ class Process:
         if not beat.healthy and asked_s <= self._stalled_until_s:
             self.watcher.skip(beat.peer, self._stalled_until_s - asked_s)
         else:
-            before = replace(self.checks.of(self.name, beat.peer))
             self.checks.on_heard(self.name, beat, was_up=was_up)
             self._beat[beat.peer] = beat
-            try:
-                self._send(self.watcher.hear(beat.peer, beat, self.host.at()))
-            except Killed:
-                if beat.healthy:  # a heartbeat that it was killed at is none
-                    self.checks.heard[self.name, beat.peer] = before
-                raise
+            self._send(self.watcher.hear(beat.peer, beat, self.host.at()))
         self._end_round_if_complete()
 
     def _end_round_if_complete(self) -> None:

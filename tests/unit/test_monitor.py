@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -289,6 +292,54 @@ def test_evidence_is_asked_for_when_it_could_matter(mesh: dict[str, Agent], moni
     assert "shield.service is failed" in told.orders[1].reason
     assert set(told.asked_for) == {"shield"}
     assert monitor.stats().total_misses >= len(told.asked_for) + 2
+
+
+STOPS = 3
+STOPPED_S = 0.8
+WATCHER = """
+import sys, time
+from watchdog import Monitor
+from watchdog.ladder import Policy
+from watchdog.model import Heartbeat
+TIMEOUT_S = 0.3
+class Prober:
+    def probe(self, target):
+        began_s = time.monotonic()
+        print("asked", flush=True)
+        time.sleep(TIMEOUT_S / 6)
+        return Heartbeat(target.name, healthy=time.monotonic() - began_s < TIMEOUT_S, detail="")
+    def close(self): pass
+monitor = Monitor("immune", Policy(interval_s=0.4, timeout_s=TIMEOUT_S), prober=Prober())
+for peer in ("shield", "sidecar", "scribe", "scout"):
+    monitor.register_peer(peer, f"http://{peer}/")
+monitor.start()
+sys.stdin.readline()
+monitor.stop()
+print(monitor.stats().total_checks, monitor.stats().total_misses, flush=True)
+"""
+
+
+def test_a_watcher_that_was_stopped_blames_nobody() -> None:
+    """Its probes were under way and could not take their answers in time: that is no miss of the peers'."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WATCHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as watcher:
+        assert watcher.stdin is not None
+        assert watcher.stdout is not None
+        try:
+            for stop in range(STOPS):
+                assert watcher.stdout.readline() == "asked\n"
+                time.sleep(0.01 * stop)
+                watcher.send_signal(signal.SIGSTOP)
+                time.sleep(STOPPED_S)
+                watcher.send_signal(signal.SIGCONT)
+                time.sleep(STOPPED_S)
+            watcher.stdin.write("stop\n")
+            checks, misses = (int(word) for word in watcher.stdout.read().splitlines()[-1].split())
+        finally:
+            watcher.kill()
+    assert checks > STOPS
+    assert misses == 0
 
 
 # A journal that breaks midway
