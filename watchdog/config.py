@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
-from urllib.parse import urlsplit
 
 import msgspec
 
-from watchdog import allowlist
+from watchdog import config_check
+from watchdog.config_check import MAX_PORT, is_printable, shown, shown_key
 from watchdog.errors import ConfigurationError
 from watchdog.ladder import FORGIVE_AFTER_INTERVALS, Policy
 from watchdog.model import Severity
@@ -33,13 +31,10 @@ PATHS_VARIABLES = {
     "run": "WATCHDOG_MESH_RUN_DIR",
     "bpffs": "WATCHDOG_MESH_BPFFS_DIR",
 }
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-NAME_WANTED = "letters, digits, dots, dashes and underscores, at most 64, beginning with a letter or digit"
-MAX_PORT = 65535
-READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
-SELECTORS = ("unit", "pid_file", "exec", "command_line", "port", "cgroup")
-
-Count = Annotated[int, msgspec.Meta(ge=1)]
+SELECTORS = config_check.SELECTORS
+MOST_COUNT = 1000
+MALFORMED: Any = object()
+Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_COUNT)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=MAX_PORT)]
 
 
@@ -175,16 +170,34 @@ def parse(text: str, path: Path, environment: Mapping[str, str]) -> Config:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not TOML: {error}", problems=(str(error),)) from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{path} is nested too deeply", problems=("nested too deeply",)) from error
     problems: list[str] = []
-    config = read_table(with_environment(table, environment), Config, "", problems)
-    if config is not None:
-        problems += check(config)
-    if problems or config is None:
+    table = with_environment(table, environment)
+    config = Config(**_read_values(table, Config, "", problems))
+    problems += config_check.whole(config, _names_in(table.get("peer")))
+    problems += [] if table.get("peer") else ["peer: want at least one [[peer]]"]
+    if problems:
+        problems = [_as_set(problem, environment) for problem in problems]
         raise ConfigurationError(
             f"{path} has {len(problems)} problem{'s' if len(problems) > 1 else ''}: {'; '.join(problems)}",
             problems=problems,
         )
     return config
+
+
+def _names_in(peers: Any) -> list[str]:
+    """The peers' names as written, those of malformed ones too."""
+    entries = [entry for entry in peers if isinstance(entry, dict)] if isinstance(peers, list) else []
+    return [entry["name"] for entry in entries if isinstance(entry.get("name"), str)]
+
+
+def _as_set(problem: str, environment: Mapping[str, str]) -> str:
+    """A problem with a path that the environment set is the environment's."""
+    for key, variable in PATHS_VARIABLES.items():
+        if environment.get(variable) and problem.startswith(f"paths.{key}: "):
+            return f"${variable}: {problem.partition(': ')[2]}"
+    return problem
 
 
 def with_environment(table: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -198,48 +211,62 @@ Table = TypeVar("Table", bound=Settings)
 
 
 def read_table(table: Any, kind: type[Table], at: str, problems: list[str]) -> Table | None:
-    """One table as `kind`; what is wrong with it goes to `problems`, all of it."""
-    if not isinstance(table, dict):
-        problems.append(f"{at.rstrip('.')}: want a table, got {table!r}")
-        return None
-    known = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    """One table as `kind`, checked; all that is wrong with it goes to `problems`. None when it is not well formed."""
     before = len(problems)
+    values = _read_values(table, kind, at, problems)
+    if len(problems) != before:
+        return None
+    made = kind(**values)
+    problems += config_check.one(made, at)
+    return made
+
+
+def _read_values(table: Any, kind: type[Settings], at: str, problems: list[str]) -> dict[str, Any]:
+    """The well-formed ones."""
+    if not isinstance(table, dict):
+        problems.append(f"{at.rstrip('.')}: want a table, got {shown(table)}")
+        return {}
+    known = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     problems += [_unknown(at, key, known) for key in table if key not in known]
-    values = {
+    problems += [f"{at}{key}: is missing" for key, field in known.items() if field.required and key not in table]
+    read = {
         field.name: _read_value(table[key], field.type, f"{at}{key}", problems)
         for key, field in known.items()
         if key in table
     }
-    problems += [f"{at}{key}: is missing" for key, field in known.items() if field.required and key not in table]
-    return kind(**values) if len(problems) == before else None
+    return {name: value for name, value in read.items() if value is not MALFORMED}
 
 
 def _unknown(at: str, key: str, known: Mapping[str, object]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(sorted(known))}"
-    return f"{at}{key}: unknown setting{meant}"
+    return f"{at}{shown_key(key)}: unknown setting{meant}"
 
 
 def _read_value(value: Any, kind: Any, at: str, problems: list[str]) -> Any:
     if isinstance(kind, type) and issubclass(kind, Settings):
-        return read_table(value, kind, f"{at}.", problems)
+        made = read_table(value, kind, f"{at}.", problems)
+        return MALFORMED if made is None else made
     if kind in (list[Peer], list[Webhook]):
         item = kind.__args__[0]
         if not isinstance(value, list):
-            problems.append(f"{at}: want [[{at}]] tables, got {value!r}")
-            return []
-        return [read_table(entry, item, f"{_entry(at, index, entry)}.", problems) for index, entry in enumerate(value)]
+            problems.append(f"{at}: want [[{at}]] tables, got {shown(value)}")
+            return MALFORMED
+        read = [read_table(entry, item, f"{_entry(at, index, entry)}.", problems) for index, entry in enumerate(value)]
+        return [each for each in read if each is not None]
     try:
+        if not is_printable(value):
+            raise msgspec.ValidationError("Expected no control characters")
         return msgspec.convert(value, kind, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        problems.append(f"{at}: {_wanted(kind, str(error))}, got {value!r}")
-    return None
+        problems.append(f"{at}: {_wanted(kind, str(error))}, got {shown(value)}")
+    return MALFORMED
 
 
 def _entry(at: str, index: int, entry: Any) -> str:
     """A place a person finds again: the entry's name where it has one, its number otherwise."""
     name = entry.get("name") if isinstance(entry, dict) else None
-    return f"{at} {name!r}" if isinstance(name, str) and name else f"{at} number {index + 1}"
+    return f"{at} {shown(name)}" if isinstance(name, str) and name else f"{at} number {index + 1}"
 
 
 def _wanted(kind: Any, message: str) -> str:
@@ -257,97 +284,6 @@ def _decode(kind: type, value: Any) -> Any:
             raise ValueError("want an absolute path")
         return Path(value)
     raise NotImplementedError(kind)
-
-
-def check(config: Config) -> list[str]:
-    """What is wrong with settings that are each well formed: a sentence each, with its place."""
-    problems = _check_names(config)
-    problems += [f"isolation.allow: {problem}" for problem in allowlist.parse_all(config.isolation.allow)[1]]
-    if config.timeout >= config.interval:
-        problems.append(f"timeout: want less than interval ({config.interval:g} s), got {config.timeout:g} s")
-    if not config.peers:
-        problems.append("peer: want at least one [[peer]]")
-    for peer in config.peers:
-        problems += _check_peer(peer, f"peer {peer.name!r}.")
-    for webhook in config.webhooks:
-        at = f"webhook {webhook.name!r}."
-        problems += _check_url(webhook.url, f"{at}url")
-        problems += _check_secret(webhook.secret_file, f"{at}secret_file")
-        problems += _check_secret(webhook.previous_secret_file, f"{at}previous_secret_file")
-        problems += _check_readable(webhook.ca_file, f"{at}ca_file")
-    listens = [("status.listen", config.status.listen)]
-    listens += [(f"peer {p.name!r}.status_listen", p.status_listen) for p in config.peers if p.status_listen]
-    return problems + [problem for at, listen in listens for problem in _check_listen(listen, at)]
-
-
-def _check_names(config: Config) -> list[str]:
-    problems = []
-    names = [peer.name for peer in config.peers]
-    receivers = [webhook.name for webhook in config.webhooks]
-    selves = [config.self_name] if config.self_name is not None else []
-    for at, name in [("self", n) for n in selves] + [("peer", n) for n in names] + [("webhook", n) for n in receivers]:
-        if not NAME.fullmatch(name):
-            problems.append(f"{at} name: want {NAME_WANTED}, got {name!r}")
-    for at, all_of_them in (("peer", names), ("webhook", receivers)):
-        twice = sorted({name for name in all_of_them if all_of_them.count(name) > 1})
-        problems += [f"{at} {name!r}: the name is used twice" for name in twice]
-    if config.self_name in names:
-        problems.append(f"peer {config.self_name!r}: self is among the peers; a watcher does not watch its own agent")
-    known = {*names, *selves}
-    problems += [f"watchers: {name!r} is no peer and not self" for name in config.watchers or () if name not in known]
-    return problems
-
-
-def _check_peer(peer: Peer, at: str) -> list[str]:
-    problems = _check_url(peer.endpoint, f"{at}endpoint")
-    chosen = [key for key in SELECTORS if getattr(peer, key) is not None]
-    if len(chosen) > 1:
-        problems.append(f"{at}{chosen[1]}: want one way to find the agent, got {', '.join(chosen)}")
-    if peer.restart is not None and not (peer.restart and peer.restart[0].startswith("/")):
-        problems.append(f"{at}restart: want a list that begins with an absolute path, got {peer.restart!r}")
-    if (peer.client_cert is None) != (peer.client_key is None):
-        problems.append(f"{at}client_cert: want client_cert and client_key together")
-    problems += _check_secret(peer.key_file, f"{at}key_file")
-    problems += _check_secret(peer.client_key, f"{at}client_key")
-    for key in ("ca_file", "client_cert"):
-        problems += _check_readable(getattr(peer, key), f"{at}{key}")
-    return problems
-
-
-def _check_url(url: str, at: str) -> list[str]:
-    wanted = "http://HOST:PORT/PATH or https://HOST:PORT/PATH"
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or any(character.isspace() for character in url):
-        return [f"{at}: want {wanted}, got {url!r}"]
-    return [f"{at}: want no user name or password in it"] if parts.username or parts.password else []
-
-
-def _check_readable(path: Path | None, at: str) -> list[str]:
-    if path is None:
-        return []
-    try:
-        with path.open("rb") as file:
-            content = file.read(1)
-    except OSError as error:
-        return [f"{at}: cannot read {path}: {error.strerror}"]
-    return [] if content else [f"{at}: {path} is empty"]
-
-
-def _check_secret(path: Path | None, at: str) -> list[str]:
-    problems = _check_readable(path, at)
-    if path is not None and not problems and path.stat().st_mode & READABLE_BY_OTHERS:
-        problems.append(f"{at}: {path} can be read by others; want chmod 600 {path}")
-    return problems
-
-
-def _check_listen(listen: str, at: str) -> list[str]:
-    host, _, port = listen.rpartition(":")
-    usable = bool(host) and port.isdigit() and int(port) <= MAX_PORT
-    return [] if usable else [f'{at}: want "ADDRESS:PORT", got {listen!r}']
 
 
 def for_watcher(config: Config, name: str | None) -> Config:

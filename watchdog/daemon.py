@@ -109,9 +109,15 @@ class Daemon:
         if dead:
             why = f"nobody delivers to {', '.join(dead)}: the thread ended"
             seen = replace(seen, health=replace(seen.health, ok=False, reason=why))
-        pending = self.outbox.pending(clock.utc_now())
-        backlogs = {name: Backlog(each.pending, each.oldest_age_s, each.last_error) for name, each in pending.items()}
-        return replace(seen, isolations=self.keeper.views, outbox=backlogs)
+        return replace(seen, isolations=self.keeper.views, outbox=self._backlogs())
+
+    def _backlogs(self) -> dict[str, Backlog]:
+        """A journal that does not answer is told by the health; the rest of the status is worth having all the same."""
+        try:
+            pending = self.outbox.pending(clock.utc_now())
+        except WatchdogError:
+            return {}
+        return {name: Backlog(each.pending, each.oldest_age_s, each.last_error) for name, each in pending.items()}
 
     def _ready_or_alarm(self) -> None:
         """Have programs ready before they are needed, and restore what was isolated. A host that cannot is told."""

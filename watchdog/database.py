@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from watchdog.errors import JournalCorrupt, JournalFailed
@@ -43,6 +45,11 @@ class Connection(sqlite3.Connection):
     file: tuple[int, int] | None = None
     """Device and inode of the file it is connected to."""
     after_commit: tuple[Callable[[], None], ...] = ()
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.lock = threading.RLock()
+        """Held while it is used: closing it meanwhile ends the process with SIGSEGV."""
 
 
 def connect(path: Path) -> Connection:

@@ -115,6 +115,8 @@ class With:
     """Program ids by name, of what is attached to the agent's cgroup."""
     boot: str = ""
     """The boot these ids are of; on another one they are anybody's."""
+    common: dict[str, int] = field(default_factory=dict, compare=False)
+    """Program ids by name, of the layers that all isolations share."""
 
 
 @dataclass(frozen=True, slots=True)

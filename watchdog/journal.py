@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Journal:
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._in_memory = None if path else database.connect_in_memory()
         self._closed = False
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     @classmethod
     def in_memory(cls) -> Journal:
@@ -123,9 +123,13 @@ class Journal:
         if version < VERSION:
             database.migrate(connection)
 
-    def _alone(self) -> AbstractContextManager[object]:
-        """In memory the one connection is one thread's at a time; SQLite itself sees to that in a file."""
-        return self._lock if self.path is None else nullcontext()
+    @contextmanager
+    def _used(self) -> Iterator[Connection]:
+        """This thread's connection, which nobody closes meanwhile; in memory it is one thread's at a time."""
+        with translated(self.path):
+            connection = self._connection()
+            with connection.lock:
+                yield connection
 
     @contextmanager
     def transaction(self, *, flushed: bool = True) -> Iterator[sqlite3.Connection]:
@@ -133,8 +137,7 @@ class Journal:
 
         One that is not `flushed` outlives every kill at once, and a loss of power from the next flush on.
         """
-        with self._alone(), translated(self.path):
-            connection = self._connection()
+        with self._used() as connection:
             assert connection.inside != "read", "a snapshot cannot write"
             if connection.inside:
                 yield connection
@@ -148,8 +151,7 @@ class Journal:
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """Several reads of one instant, which keep nobody from writing."""
-        with self._alone(), translated(self.path):
-            connection = self._connection()
+        with self._used() as connection:
             if connection.inside:
                 yield connection
                 return
@@ -158,8 +160,8 @@ class Journal:
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         """Rows of one query."""
-        with self._alone(), translated(self.path):
-            return self._connection().execute(sql, values).fetchall()
+        with self._used() as connection:
+            return connection.execute(sql, values).fetchall()
 
     def flush(self) -> None:
         """Put on disk what transactions wrote that were not flushed."""
@@ -172,8 +174,7 @@ class Journal:
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Have `call` called once what was written so far holds: after this thread's open transaction, or now."""
-        with self._alone():
-            connection = self._connection()
+        with self._used() as connection:
             if connection.inside:
                 connection.after_commit += (call,)
                 return
@@ -219,10 +220,12 @@ class Journal:
         return [] if found == ["ok"] else found
 
     def close(self) -> None:
-        """Close every thread's connection."""
+        """Close every thread's connection, each when its thread is not using it: SQLite does not survive less."""
         self._closed = True
         with self._lock:
-            for connection in [*self._opened, *([self._in_memory] if self._in_memory else [])]:
+            opened = [*self._opened, *([self._in_memory] if self._in_memory else [])]
+        for connection in opened:
+            with connection.lock:
                 connection.close()
 
 

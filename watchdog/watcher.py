@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import NamedTuple
 
 from watchdog import ladder, quorum
 from watchdog.clock import Moment
@@ -23,14 +22,14 @@ from watchdog.errors import WatchdogError
 from watchdog.herald import STORM, Herald, Publish
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
-from watchdog.mesh.coordinator import Coordinator, Denied, Order, OrderRequest
+from watchdog.mesh.coordinator import Coordinator, Order
 from watchdog.model import Action, Heartbeat, PeerStatus, Severity, Status
-from watchdog.quorum import Doubt, Round
+from watchdog.ordering import Held, Ordering, fresh_s
+from watchdog.quorum import Doubt
 from watchdog.standings import ITSELF, Saved, Standings
+from watchdog.tick import Tick
 
-VOTE_FRESH_TICKS = 2
 LEASE_MARGIN_S = 10.0
-ISOLATION_LEASE_S = 60.0
 SAID_FOR_IT = "isolated; who did it ended before it could say so"
 
 
@@ -46,37 +45,6 @@ class Watched:
     """Others were told that this watcher misses it."""
     suspect_since_round: int = 0
     unsaved: bool = False
-
-
-class Held(NamedTuple):
-    """A demand, and what it rests on: it is carried out at once, or when the round has shown itself to be sound."""
-
-    peer: str
-    demand: Demand
-    beat: Heartbeat
-    record: PeerRecord
-
-
-@dataclass
-class _Tick:
-    """The round that is under way."""
-
-    begun_s: float
-    waiting: set[str]
-    counted: set[str]
-    """Peers that are not isolated."""
-    late_s: float
-    clock_jump_s: float
-    suspended_s: float
-    own_endpoint_waited_for: bool
-    own_endpoint: str = ""
-    stalled_s: float = 0.0
-    trouble: str = ""
-    """What the journal or the coordinator refused in this round."""
-    answered: set[str] = field(default_factory=set)
-    gone: set[str] = field(default_factory=set)
-    newly_gone: set[str] = field(default_factory=set)
-    held: list[Held] = field(default_factory=list)
 
 
 class Watcher:
@@ -106,10 +74,11 @@ class Watcher:
         self._coordinator = coordinator
         self._journal = journal
         self._standings = Standings(journal, name)
-        self._herald = Herald(name, coordinator, journal, publish, self._fresh_s)
-        self._voters_on = voters_on
-        self._restart_lease_s = restart_timeout_s + LEASE_MARGIN_S
-        self._tick: _Tick | None = None
+        self._herald = Herald(name, coordinator, journal, publish, fresh_s(policy))
+        self._ordering = Ordering(
+            name, policy, coordinator, journal, self._herald, voters_on, restart_timeout_s + LEASE_MARGIN_S
+        )
+        self._tick: Tick | None = None
         self._records: dict[str, PeerRecord] = {}
         self._version: int | None = None
         self._overrun_s = 0.0
@@ -140,8 +109,9 @@ class Watcher:
         """Begin a tick: every peer (and the own endpoint, where it is probed) is heard once, then the round ends."""
         late_s = max(late_s, self._overrun_s)
         self.score = quorum.score_after(self.score, late_s, self.policy.interval_s)
-        self._tick = _Tick(
+        self._tick = Tick(
             begun_s=at.s,
+            interval_s=self.policy.interval_s,
             waiting=set(self.peers),
             counted={name for name, peer in self.peers.items() if peer.standing.status is not Status.ISOLATED},
             late_s=late_s,
@@ -158,7 +128,7 @@ class Watcher:
     @property
     def round_is_complete(self) -> bool:
         """Every answer of the tick is in."""
-        return self._tick is None or not (self._tick.waiting or self._tick.own_endpoint_waited_for)
+        return self._tick is None or self._tick.is_complete
 
     def hear_own(self, beat: Heartbeat) -> None:
         """How the own agent answered this round."""
@@ -191,7 +161,7 @@ class Watcher:
         standing, demands = ladder.hear(learned, beat, record, policy, tick.begun_s)
         self._note(peer, watched, standing, beat, tick)
         self._believe(peer, watched, standing, beat, at, tick)
-        tick.held += [Held(peer, demand, beat, record) for demand in demands]
+        tick.held += [Held(peer, demand, beat, record, standing.missed_count, tick.begun_s) for demand in demands]
         return [] if not tick.held or self._must_wait(tick, at) else self._carry_out_held(tick, at)
 
     def end_round(self, at: Moment) -> list[Order]:
@@ -199,7 +169,7 @@ class Watcher:
         tick = self._tick
         if tick is None:
             return []
-        seen = self._seen(tick, at)
+        seen = tick.seen(at)
         self.doubt = quorum.judge_round(self.doubt, seen)
         self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), seen)
         if not tick.trouble:
@@ -207,7 +177,7 @@ class Watcher:
                 self._tell_doubt(at)
                 self._tell_storm(at)
         orders = self._carry_out_held(tick, at)
-        self._overrun_s = max(0.0, tick.stalled_s, at.s - tick.begun_s - self.policy.interval_s)
+        self._overrun_s = tick.overrun_s(at)
         self.trouble = tick.trouble
         self.rounds += 1
         self._tick = None
@@ -225,6 +195,7 @@ class Watcher:
             if self._coordinator.finish(order.token, at, failed=True, outcome=why):
                 self._herald.dropped(order, why, at)
             self._learn(order.peer, at)
+        self.peers[order.peer].unsaved = False
 
     def settle(self, order: Order, at: Moment, *, failed: bool, outcome: str) -> None:
         """An order ended: journal it and tell people."""
@@ -232,6 +203,7 @@ class Watcher:
             if self._coordinator.finish(order.token, at, failed=failed, outcome=outcome):
                 self._herald.ended(order, outcome, at, failed=failed)
             self._learn(order.peer, at)
+        self.peers[order.peer].unsaved = False
         self.total_restarts += order.action is Action.RESTART
         self.total_isolations += order.action is Action.ISOLATE and not failed
 
@@ -256,7 +228,7 @@ class Watcher:
 
     # What was heard
 
-    def _note(self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat, tick: _Tick) -> None:
+    def _note(self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat, tick: Tick) -> None:
         if beat.healthy or standing.status is Status.ISOLATED:
             tick.answered.add(peer)
             return
@@ -266,7 +238,7 @@ class Watcher:
             watched.suspect_since_round = self.rounds
 
     def _believe(
-        self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat, at: Moment, tick: _Tick
+        self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat, at: Moment, tick: Tick
     ) -> None:
         """Take over the new standing, vote by it, and write both down."""
         votes = not beat.healthy and standing.status is not Status.ISOLATED and not self.doubt.doubting
@@ -294,20 +266,6 @@ class Watcher:
         )
         self._standings.save(peer, Saved(watched.standing, watched.last_seen))
 
-    def _seen(self, tick: _Tick, at: Moment) -> Round:
-        return Round(
-            peers=len(tick.counted),
-            newly_gone=len(tick.newly_gone),
-            gone=len(tick.gone),
-            unheard=len(tick.counted - tick.gone - tick.answered),
-            late_s=max(tick.late_s, tick.stalled_s, at.s - tick.begun_s - self.policy.interval_s),
-            interval_s=self.policy.interval_s,
-            clock_jump_s=tick.clock_jump_s,
-            suspended_s=tick.suspended_s,
-            own_endpoint=tick.own_endpoint,
-            coordinator=tick.trouble,
-        )
-
     def _newly_suspect(self) -> int:
         since_round = self.rounds - quorum.STORM_TICKS + 1
         return sum(
@@ -317,11 +275,11 @@ class Watcher:
             for watched in self.peers.values()
         )
 
-    def _must_wait(self, tick: _Tick, at: Moment) -> bool:
+    def _must_wait(self, tick: Tick, at: Moment) -> bool:
         """This is a round of doubt or a storm, or answers that are still out could make it one: act on nobody yet."""
-        if tick.own_endpoint_waited_for or quorum.reasons_to_doubt(self._seen(tick, at)):
+        if tick.own_endpoint_waited_for or quorum.reasons_to_doubt(tick.seen(at)):
             return True
-        unknown, peers = len(tick.waiting & tick.counted), len(tick.counted)
+        unknown, peers = tick.unknown, len(tick.counted)
         return quorum.may_still_doubt(len(tick.newly_gone), unknown, peers) or quorum.is_storm(
             self._newly_suspect() + unknown, peers
         )
@@ -332,7 +290,7 @@ class Watcher:
     def _hands_bound(self) -> bool:
         return self.doubt.doubting or self.storm.doubting
 
-    def _carry_out_held(self, tick: _Tick, at: Moment) -> list[Order]:
+    def _carry_out_held(self, tick: Tick, at: Moment) -> list[Order]:
         """The orders given; what the journal refuses is dropped, and demanded again by the next heartbeat."""
         held, tick.held = tick.held, []
         orders = []
@@ -346,19 +304,19 @@ class Watcher:
         return orders
 
     def _carry_out(self, held: Held, at: Moment) -> Order | None:
-        if held.demand is Demand.RESTART:
-            return self._restart(held, at)
-        if held.demand is Demand.ISOLATE:
-            return self._isolate(held, at)
-        with self._journal.transaction():
-            self._tell(held, at)
+        order = None
+        if held.demand in (Demand.RESTART, Demand.ISOLATE):
+            order = self._order(held, at)
+        else:
+            with self._journal.transaction():
+                self._tell(held, at)
         self._records[held.peer] = self._coordinator.record(held.peer, at)
-        return None
+        return order
 
     def _tell(self, held: Held, at: Moment) -> None:
         peer = held.peer
         if held.demand is Demand.ALERT and not self._hands_bound:
-            self._herald.degraded(peer, f"{self._misses(peer)}: {held.beat.detail}", at)
+            self._herald.degraded(peer, held.in_words, at)
         elif held.demand is Demand.IMPOSTOR:
             self._herald.warn(peer, "impostor", f"somebody else answers for it: {held.beat.detail}", at)
         elif held.demand is Demand.RESOLVE:
@@ -366,60 +324,12 @@ class Watcher:
         elif held.demand is Demand.FORGIVE and self._coordinator.forgive(peer, held.record, at):
             self._journal.record(at.utc, "restart forgiven", peer=peer, watcher=self.name)
 
-    def _restart(self, held: Held, at: Moment) -> Order | None:
-        if self.rounds == 0 or (self._hands_bound and not held.beat.unit_down):
-            return None
-        count = f"restart {held.record.restart_count + 1} of {self.policy.restarts_before_isolation}"
-        reason = f"{self._misses(held.peer)}: {held.beat.detail}; {count}"
-        return self._order(held, Action.RESTART, reason, (), self._restart_lease_s, at)
-
-    def _isolate(self, held: Held, at: Moment) -> Order | None:
-        if self.rounds == 0 or self._hands_bound:
-            return None
-        peer, beat = held.peer, held.beat
-        suspicions = self._coordinator.suspicions(at, self._fresh_s)
-        voters, enough = set(self._voters_on(peer)), self.policy.missed_before_restart
-        votes = {s.watcher for s in suspicions if s.peer == peer and s.missed_count >= enough} & voters
-        against = quorum.may_isolate(
-            watchers=voters,
-            votes=votes,
-            accused_by_peer={s.peer for s in suspicions if s.watcher == peer},
-            evidence=beat.evidence,
-        )
-        if against:
-            with self._journal.transaction():
-                self._herald.warn(peer, "no-quorum", f"it should be isolated, and is not: {against}", at)
-            return None
-        proof = beat.evidence or f"votes of {', '.join(sorted(votes))}"
-        reason = f"{held.record.restart_count} restarts did not help: {beat.detail}; {proof}"
-        return self._order(held, Action.ISOLATE, reason, tuple(sorted(votes)), ISOLATION_LEASE_S, at)
-
-    def _order(
-        self, held: Held, action: Action, reason: str, voters: tuple[str, ...], lease_s: float, at: Moment
-    ) -> Order | None:
-        assert self._tick is not None, "orders are given in a round"
-        request = OrderRequest(
-            peer=held.peer,
-            action=action,
-            watcher=self.name,
-            reason=reason,
-            known_token=held.record.token,
-            round_s=self._tick.begun_s,
-            lease_s=lease_s,
-            voters=voters,
-        )
-        with self._journal.transaction():
-            claim = self._coordinator.claim(request, at)
-            if isinstance(claim, Denied):
-                return None
-            again = held.record.last_action is action and held.record.order_episode == claim.episode
-            self._herald.ordered(claim, at, again=again and action is Action.ISOLATE and held.record.in_vain)
-        self._records[held.peer] = self._coordinator.record(held.peer, at)
-        return claim
-
-    def _misses(self, peer: str) -> str:
-        count = self.peers[peer].standing.missed_count
-        return f"{count} heartbeat{'s' if count != 1 else ''} missed"
+    def _order(self, held: Held, at: Moment) -> Order | None:
+        if self.rounds == 0:
+            return None  # the first round after a start acts on nobody
+        if held.demand is Demand.RESTART:
+            return None if self._hands_bound and not held.beat.unit_down else self._ordering.restart(held, at)
+        return None if self._hands_bound else self._ordering.isolate(held, at)
 
     def _settle_for_the_dead(self, at: Moment) -> None:
         """Say for a watcher that cut a peer off, and was killed before it could, that it did."""
@@ -478,11 +388,7 @@ class Watcher:
 
     # What is kept
 
-    @property
-    def _fresh_s(self) -> float:
-        return self.policy.interval_s * VOTE_FRESH_TICKS
-
-    def _record(self, peer: str, at: Moment, tick: _Tick, *, fresh: bool) -> PeerRecord:
+    def _record(self, peer: str, at: Moment, tick: Tick, *, fresh: bool) -> PeerRecord:
         if fresh and not tick.trouble:
             with self._remembering():
                 self._records[peer] = self._coordinator.record(peer, at)

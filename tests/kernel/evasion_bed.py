@@ -8,11 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from watchdog.kernel.common import Common
+from watchdog.kernel.layers.base import FROZEN
+from watchdog.kernel.layers.sequence import LAYERS
 from watchdog.kernel.slots import Slot
 from watchdog.paths import coverage
 from watchdog.paths.coverage import Isolate
 
-ISOLATIONS: dict[str, Callable[[Slot], Isolate]] = {
-    "packets": coverage.packets,
+Make = Callable[[Slot, Common], Isolate]
+
+ALONE = ("packets", "cookies", "calls", "unix", "options", "devices", "tc")
+
+
+def alone(name: str) -> Make:
+    """One layer and nothing else."""
+    chosen = [layer for layer in LAYERS if layer.name == name]
+    return lambda slot, common: coverage.layered(slot, common, chosen)
+
+
+ISOLATIONS: dict[str, Make] = {
+    **{name: alone(name) for name in ALONE},
+    "network": coverage.layered,
+    "frozen": lambda slot, common: coverage.layered(slot, common, level=FROZEN),
 }
-"""By name, made with a free slot."""
+"""By name, made with a free slot and the common programs."""

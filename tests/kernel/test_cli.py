@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.kernel.agents import harmless
 from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import Host, ours_at
 from watchdog.kernel import gate
@@ -195,7 +196,7 @@ def test_status_needs_no_daemon(host: Host, agent: Cgroup) -> None:
 
 
 def test_a_process_names_its_cgroup(host: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:
-    inside = run_in_cgroup(agent)
+    inside = harmless(run_in_cgroup(agent))
     assert host.mesh("isolate", "--pid", str(inside.pid), "--reason", "drill").status == OK
     assert len(ours_at(agent)) == len(GATE)
     assert host.mesh("verify", "--pid", str(inside.pid)).status == OK
@@ -205,7 +206,7 @@ def test_a_process_names_its_cgroup(host: Host, agent: Cgroup, run_in_cgroup: Ru
 
 @pytest.mark.parametrize("how", ["pid_file", "cgroup"])
 def test_a_peer_is_known_whatever_it_is_named_by(host: Host, agent: Cgroup, run_in_cgroup: RunInside, how: str) -> None:
-    inside = run_in_cgroup(agent)
+    inside = harmless(run_in_cgroup(agent))
     pid_file = host.folder / "pid"
     pid_file.write_text(f"{inside.pid}\n")
     host.configure(PEER + f'{how} = "{agent.path if how == "cgroup" else pid_file}"\n')
@@ -218,7 +219,7 @@ def test_a_peer_is_known_whatever_it_is_named_by(host: Host, agent: Cgroup, run_
 
 
 def test_a_peer_that_ended_can_still_be_released(host: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:
-    inside = run_in_cgroup(agent)
+    inside = harmless(run_in_cgroup(agent))
     pid_file = host.folder / "pid"
     pid_file.write_text(f"{inside.pid}\n")
     host.configure(PEER + f'pid_file = "{pid_file}"\n')

@@ -122,8 +122,8 @@ def shown(value: object) -> str:
         (["isolate", "shield", *WHY, "--ttl", "0s"], USAGE, ["--ttl 0s: want a time greater than 0"]),
         (["isolate", "shield", *WHY, "--ttl", "-5m"], USAGE, ["--ttl -5m: want a time greater than 0"]),
         (["isolate", "shield", *WHY, "--ttl", ""], USAGE, ["--ttl : want a time greater than 0"]),
-        (["isolate", "shield", *WHY, "--ttl", "99999999999d"], USAGE, ["--ttl 99999999999d: want at most 8760h"]),
-        (["silence", "shield", "--for", "99999999999d", *WHY], USAGE, ["want at most 24h"]),
+        (["isolate", "shield", *WHY, "--ttl", "8770h"], USAGE, ["--ttl 8770h: want at most 8760h"]),
+        (["silence", "shield", "--for", "25h", *WHY], USAGE, ["want at most 24h"]),
         (["silence", "shield", "--for", "5m", "--reason", " "], USAGE, ["--reason says nothing"]),
         # What
         (["isolat", "shield"], USAGE, ["No such command 'isolat'", "watchdog-mesh --help"]),

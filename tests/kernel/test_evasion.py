@@ -6,6 +6,7 @@ of a row (watchdog.paths.catalogue) must be what is seen: a row that is stopped 
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from tests.kernel.conftest import skip_or_fail
 from tests.kernel.evasion_bed import ISOLATIONS
 from watchdog.errors import HostCannot
-from watchdog.kernel import slots
+from watchdog.kernel import common, slots
 from watchdog.paths import bed, catalogue, coverage
 from watchdog.paths.bed import FACTS, ROOT, USER
 from watchdog.paths.coverage import Row
@@ -34,12 +35,14 @@ def table(request: pytest.FixtureRequest, v2_root: Path, built_pins: Path) -> di
     slots.zero(slot)
     before_s = time.monotonic()
     try:
-        seen = coverage.coverage(ISOLATIONS[request.param](slot), v2_root)
+        programs = common.find(built_pins)
+        assert programs is not None
+        seen = coverage.coverage(ISOLATIONS[request.param](slot, programs), v2_root)
     except HostCannot as error:
         skip_or_fail(error.one_line())
         raise
     assert time.monotonic() - before_s < TABLE_S
-    assert not list(v2_root.glob(f"{bed.PREFIX}*"))
+    assert not list(v2_root.glob(f"{bed.PREFIX}{os.getpid()}-*"))
     return {(row.path, row.who): row for row in seen}
 
 

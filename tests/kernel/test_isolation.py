@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from watchdog.actions.reconcile import Repair, reconcile
 from watchdog.errors import KernelRefused, Refused, WatchdogError
 from watchdog.intents import Intent, State, Until, Where, Why, With
 from watchdog.keeper import Keeper
-from watchdog.kernel import bpffs, cgroups, gate, libbpf, slots
+from watchdog.kernel import bpffs, cgroups, gate, libbpf, slots, tried
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.loopback import PATIENCE_S, SILENCE_S, loopback
@@ -71,8 +72,9 @@ def test_isolation_drops_and_counts_everything_and_release_gives_it_back(host: H
         assert traffic.round(SILENCE_S).passed == frozenset()
         seen = holding.verify(result.intent, host.place)
         assert seen.dropped is not None
-        assert seen.dropped.egress.packets >= 4
         assert seen.dropped.ingress.packets >= 2
+        refused = tried.read(result.intent.held_by.common.values(), {agent.inode})
+        assert {each.protocol for each in refused} == {socket.IPPROTO_TCP, socket.IPPROTO_UDP}
         released = isolation.release(result.intent, host.place, NOW)
         assert (released.changed, released.holds) == (True, True)
         assert released.dropped == seen.dropped
@@ -208,7 +210,9 @@ def test_shared_programs_of_others_stay_as_they_were(
         foreign.attach(foreign_program(hook=hook), agent.path, hook, foreign.MULTI)
     before = foreign.snapshot(agent.path)
     intent = host.isolate(agent).intent
-    assert len(foreign.snapshot(agent.path)) == len(before) + len(GATE)
+    during = foreign.snapshot(agent.path)
+    assert [row for row in during if not row[2].name.startswith("wd_")] == before
+    assert len([row for row in during if row[0] in gate.HOOKS]) == len(before) + len(GATE)
     isolation.release(intent, host.place, NOW)
     assert foreign.snapshot(agent.path) == before
 

@@ -16,11 +16,12 @@ HANG_S = 30.0
 
 
 class Agent:
-    """Answers 200; hangs while `hanging`; refuses connections while `down`."""
+    """Answers 200 after `delay_s`; hangs while `hanging`; refuses connections while it is down."""
 
     def __init__(self) -> None:
         self.asked: list[float] = []
         self.hanging = False
+        self.delay_s = 0.0
         self._over = threading.Event()
         self._server: ThreadingHTTPServer | None = None
         self.port = self._listen(0)
@@ -53,7 +54,7 @@ class Agent:
                     self.close_connection = True
                     return
                 agent.asked.append(time.monotonic())
-                if agent.hanging and agent._over.wait(HANG_S):
+                if agent._over.wait(HANG_S if agent.hanging else agent.delay_s):
                     return
                 self.send_response(200)
                 self.send_header("Content-Length", "0")

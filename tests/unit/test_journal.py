@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -183,6 +185,33 @@ def test_a_closed_journal_says_so(journal: Journal) -> None:
         with pytest.raises(JournalFailed, match="closed"):
             use()
     journal.close()
+
+
+def test_closing_it_while_others_use_it_ends_their_use_and_nothing_else(state: Path) -> None:
+    """In a process of its own: SQLite's answer to this is SIGSEGV."""
+    code = """
+import sys, threading
+from pathlib import Path
+from watchdog.errors import JournalFailed
+from watchdog.journal import Journal
+def use(journal):
+    try:
+        while True:
+            with journal.transaction() as tx:
+                tx.execute("INSERT OR REPLACE INTO peer (name) VALUES ('shield')")
+            journal.read("SELECT * FROM peer")
+    except JournalFailed as error:
+        assert "closed" in str(error), error
+for _ in range(30):
+    for journal in (Journal.open(Path(sys.argv[1])), Journal.in_memory()):
+        users = [threading.Thread(target=use, args=(journal,)) for _ in range(4)]
+        for user in users:
+            user.start()
+        journal.close()
+        for user in users:
+            user.join()
+"""
+    subprocess.run([sys.executable, "-c", code, state], check=True, timeout=60)
 
 
 # Locks

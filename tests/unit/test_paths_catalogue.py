@@ -34,8 +34,8 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
     ("path", "layers", "facts", "coverage", "why"),
     [
         ("E1a", {P}, WORST, COVERED, "by packets"),
-        ("E1a", set(), WORST, NOT_COVERED, "only packets or cookies or tc or host_end or lsm would stop it"),
-        ("E1a", {F}, WORST, NOT_COVERED, "only packets or cookies or tc or host_end or lsm would stop it"),
+        ("E1a", set(), WORST, NOT_COVERED, "only packets or host_end or lsm would stop it"),
+        ("E1a", {F}, WORST, NOT_COVERED, "only packets or host_end or lsm would stop it"),
         ("E2a", {F}, WORST, COVERED, "by freeze"),
         ("E5a", {P}, WORST, NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
         ("E5a", {P}, Facts(), NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import subprocess
 import sys
 
 import pytest
 
 from tests.simulation.__main__ import simulate_all
-from tests.simulation.checks import Violation
-from tests.simulation.host import SharedJournal
+from tests.simulation.checks import Checks, Violation
+from tests.simulation.host import NEVER, START_S, Host, SharedJournal
 from tests.simulation.planted import PLANTED
-from tests.simulation.process import Parts
+from tests.simulation.process import Parts, Process
 from tests.simulation.schedule import run
+from watchdog.ladder import Policy
 
 SCHEDULES = 2_000
 MOST_UNTIL_FOUND = 600
 JOBS = 2
 SEED = 7
+INTERVAL_S = Policy().interval_s
+LATE_S = INTERVAL_S * 0.1 + Policy().timeout_s + 0.5
+"""A probe's jitter, the timeout it waits for, and what an order waits until it is begun."""
 
 
 def test_nothing_happens_that_must_not() -> None:
@@ -48,6 +54,29 @@ def first_violation(parts: Parts, journal: SharedJournal) -> tuple[int, str]:
         except Violation as violation:
             return seed, str(violation)
     return 0, ""
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_mission_s_numbers_with_jitter_and_any_phase(seed: int) -> None:
+    """Three watchers, each with its own phase, probes with jitter and a timeout of 5 s; shield hangs at 0 s."""
+    rng = random.Random(seed)
+    journal = SharedJournal(None)
+    host = Host(rng, Policy(), journal, ["immune", "shield", "sidecar"])
+    checks = Checks(host)
+    begun: list[tuple[str, float]] = []
+    checks.on_begin = lambda order, at: begun.append((order.action, host.now_s - START_S))  # type: ignore[method-assign]
+    for name in host.names:
+        phase_s = rng.uniform(0, INTERVAL_S)
+        host.later(0.0, Process(name, host, checks, Parts(), phase_s=phase_s, own_probed=True).start)
+    host.run_until(START_S + 60.0)
+    host.later(0.0, lambda: host.break_agent("shield", crashed=False, cures_in=NEVER))
+    host.run_until(START_S + 60.0 + 600.0)
+    assert [action for action, _ in begun] == ["restart", "restart", "restart", "isolate"]
+    first_s = begun[0][1] - 60.0
+    assert 60.0 < first_s <= 90.0 + LATE_S, "the third heartbeat that is missed"
+    spacing_s = [later - earlier for (_, earlier), (_, later) in itertools.pairwise(begun)]
+    assert all(84.0 - LATE_S <= each <= 90.0 + LATE_S for each in spacing_s), spacing_s
+    assert begun[3][1] - 60.0 <= 360.0 + LATE_S
 
 
 def replay(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:

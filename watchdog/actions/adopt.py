@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from pathlib import Path
 
 from watchdog import clock
 from watchdog.actions import programs
@@ -17,6 +18,8 @@ from watchdog.host import systemd, unit_filters
 from watchdog.intents import Intent, State, Where, Why, With
 from watchdog.kernel import gate, libbpf, selftest, slots
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.layers import freeze
+from watchdog.kernel.layers.base import FROZEN, NETWORK
 
 REASON = "found cut off, and in no intent"
 UNPINNED = "adopted"
@@ -79,7 +82,8 @@ def _unpinned(found: Collection[int]) -> With:
 def _begin(where: Where, held: With, place: Place, now: datetime) -> Intent:
     peer = place.peers.get(where.unit, "") or place.peers.get(where.cgroup, "")
     where = Where(where.cgroup, where.cgroup_id, where.unit, peer)
-    return place.intents.begin(where, Why(REASON), held, now, State.ISOLATED)
+    level = FROZEN if where.cgroup and freeze.mark_of(_cgroup(where, place)) == FROZEN else NETWORK
+    return place.intents.begin(where, Why(REASON, level=level), held, now, State.ISOLATED)
 
 
 def unit_at(cgroup: Cgroup) -> str:
@@ -92,3 +96,7 @@ def unit_at(cgroup: Cgroup) -> str:
     except WatchdogError:
         return ""
     return state.id if state.control_group == cgroup.relative() else ""
+
+
+def _cgroup(where: Where, place: Place) -> Cgroup:
+    return Cgroup(Path(where.cgroup), where.cgroup_id, place.root)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from watchdog.actions import programs
 from watchdog.clock import Moment, rfc3339
 from watchdog.errors import KernelRefused
-from watchdog.intents import Intent
-from watchdog.kernel import flows
+from watchdog.intents import Intent, Where
+from watchdog.kernel import cgroups, flows, tried
+from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.flows import Flow, Flows
 from watchdog.kernel.programs import Hook
 from watchdog.kernel.slots import Counters
+from watchdog.kernel.tried import Tried
 
 KEPT = 50
 """Flows that the journal keeps of an isolation, the busiest ones."""
@@ -29,19 +32,31 @@ def of(intent: Intent, dropped: Counters | None, at: Moment) -> dict[str, Any] |
     """What is known of an isolation's flows; None where nothing is, or where they cannot be read."""
     try:
         found = flows.read_of_programs(programs.ids(intent.held_by).values())
+        refused = tried.read(programs.common_ids(intent.held_by).values(), _cgroup_ids(intent.where))
     except KernelRefused:
         return None  # nobody stays cut off because of it
-    return None if found is None else facts_of(found, dropped, at)
+    return None if found is None else facts_of(found, dropped, at, refused=refused)
 
 
-def facts_of(found: Flows, dropped: Counters | None, at: Moment, most: int = KEPT) -> dict[str, Any]:
-    """The busiest flows, and how much is known of the others."""
+def _cgroup_ids(where: Where) -> set[int]:
+    """The cgroup it is in, with those below it where it is there still."""
+    cgroup = Cgroup(Path(where.cgroup), where.cgroup_id, Path("/"))
+    below = {each.inode for each in cgroups.tree(cgroup)} if where.cgroup and cgroups.exists(cgroup) else set()
+    return {where.cgroup_id, *below}
+
+
+def facts_of(
+    found: Flows, dropped: Counters | None, at: Moment, most: int = KEPT, refused: Sequence[Tried] = ()
+) -> dict[str, Any]:
+    """The busiest flows, calls refused before there was a packet among them; how much is known of the rest."""
     packets = dropped.ingress.packets + dropped.egress.packets if dropped else found.packets
+    listed = [*(_facts(flow, at) for flow in found.listed), *(_refused_facts(each, at) for each in refused)]
+    listed.sort(key=lambda flow: (flow["packets"], flow["last"]), reverse=True)
     return {
-        "seen": found.seen,
-        "known": len(found.listed),
+        "seen": found.seen + len(refused),
+        "known": len(listed),
         "packets_of_unknown": max(0, packets - found.packets),
-        "top": [_facts(flow, at) for flow in found.listed[:most]],
+        "top": listed[:most],
     }
 
 
@@ -58,6 +73,25 @@ def _facts(flow: Flow, at: Moment) -> dict[str, Any]:
         "first": _when(flow.first_s, at),
         "last": _when(flow.last_s, at),
         "whole": flow.is_whole,
+        "refused": None,
+    }
+
+
+def _refused_facts(each: Tried, at: Moment) -> dict[str, Any]:
+    """A packet for each call: what would have been sent at once. It has no source yet, and no size."""
+    return {
+        "direction": WAYS[Hook.EGRESS],
+        "protocol": PROTOCOLS.get(each.protocol, str(each.protocol)),
+        "source": "",
+        "source_port": 0,
+        "destination": each.address,
+        "port": each.port,
+        "packets": each.times,
+        "bytes": 0,
+        "first": _when(each.first_s, at),
+        "last": _when(each.last_s, at),
+        "whole": True,
+        "refused": {"pid": each.pid, "command": each.command},
     }
 
 
@@ -76,7 +110,10 @@ def in_words(facts: Mapping[str, Any], most: int = SHOWN) -> list[str]:
 
 def _line(flow: Mapping[str, Any]) -> str:
     port = f" port {flow['port']}" if flow["port"] else ""
-    arrow = f"{flow['source']} -> {flow['destination']}{port}" if flow["destination"] else "not IP"
+    arrow = f"{flow['source']} -> {flow['destination']}{port}".lstrip() if flow["destination"] else "not IP"
     times = f"{flow['first'][11:19]} to {flow['last'][11:19]}"
-    at_least = "" if flow["whole"] else "at least "
-    return f"{flow['direction']:<3} {flow['protocol']:<5} {arrow}: {at_least}{flow['packets']} packets, {times}"
+    if by := flow["refused"]:
+        count = f"{flow['packets']} calls refused, {times}, last of process {by['pid']} ({by['command']})"
+    else:
+        count = f"{'' if flow['whole'] else 'at least '}{flow['packets']} packets, {times}"
+    return f"{flow['direction']:<3} {flow['protocol']:<5} {arrow}: {count}"

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from watchdog.actions import allowing, programs
+from watchdog.actions import allowing, programs, targets
 from watchdog.actions.place import Place, Sight, look
 from watchdog.host import unit_filters
 from watchdog.intents import Intent, Where
-from watchdog.kernel import cgroups, gate, slots
+from watchdog.kernel import cgroups, gate, hooks, slots
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
-from watchdog.kernel.programs import EGRESS, GUARD_IN, GUARD_OUT, INGRESS
+from watchdog.kernel.layers import sequence
+from watchdog.kernel.layers.sequence import Standing
+from watchdog.kernel.programs import EGRESS, GUARD_IN, GUARD_OUT, INGRESS, WHOSE, Hook
 from watchdog.kernel.slots import Counters, Slot
 
 LOADED = "loaded"
+BEYOND_PACKETS = sequence.LAYERS[1:]
 IDLE = "nothing of it runs, and only a watcher would see its next start"
 
 
@@ -35,7 +38,9 @@ class Result:
     flows: Mapping[str, Any] | None = None
     """Who it talked to: watchdog.actions.flow_facts."""
     restarted: bool = False
-    """The only gap is what every restart of a unit leaves: systemd attaches what its drop-in names, not the guards."""
+    """The only gap is what every restart of a unit leaves: systemd attaches what its drop-in names, no more."""
+    standings: tuple[Standing, ...] = ()
+    """How each layer stands but the packets, which `holds` and the gaps tell of."""
 
 
 def verify(intent: Intent, place: Place) -> Result:
@@ -48,6 +53,8 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     slot = programs.recorded(intent.held_by, place)
     there = [cgroup for cgroup in sight.cgroups if cgroups.exists(cgroup)]
     at_hooks = [gap for cgroup in there if (gap := gate.gap(cgroup, slot))]
+    stopped = [cgroup for cgroup in there if gate.stops(cgroup, slot)]
+    standings = sequence.standings(targets.target_of(intent, slot, place, stopped), BEYOND_PACKETS) if stopped else []
     later = next_start(intent, place, sight)
     idle = not there and (bool(later) or not intent.where.unit)
     others = [IDLE] if idle and not later else []
@@ -60,11 +67,12 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     return Result(
         intent,
         changed=False,
-        holds=all(gate.stops(cgroup, slot) for cgroup in there),
-        gaps=(*at_hooks, *others),
+        holds=stopped == there,
+        gaps=(*at_hooks, *sequence.gaps(standings), *others),
         dropped=slots.counters_of_programs(programs.ids(intent.held_by).values()),
         idle=idle,
         restarted=bool(at_hooks) and not others and all(_lacks_guards_only(cgroup, slot) for cgroup in there),
+        standings=tuple(standings),
     )
 
 
@@ -97,10 +105,17 @@ def still_over(where: Where, place: Place) -> list[str]:
             views = gate.query(cgroup)
         except CgroupGone:
             continue
-        left += [f"our program {info.id} is attached to {cgroup.path}" for view in views.values() for info in view.ours]
+        ours = {info.id for view in views.values() for info in view.ours} | _refusing(cgroup)
+        left += [f"our program {program_id} is attached to {cgroup.path}" for program_id in sorted(ours)]
     if where.unit and unit_filters.filters_installed(where.unit, base=place.drop_ins):
         left.append(f"{where.unit} has a drop-in of ours")
     return left
+
+
+def _refusing(cgroup: Cgroup) -> set[int]:
+    """Programs of the layers that work on the target's own cgroup; those that drop others' sockets there may stay."""
+    names = {name for layer, sets in targets.SETS.items() if layer != "cookies" for each in sets for name in each.names}
+    return {each.program_id for each in hooks.ours_at(cgroup, tuple(Hook), {*names, WHOSE.name})}
 
 
 def cut_off_above(intent: Intent, place: Place) -> list[str]:

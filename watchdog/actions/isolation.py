@@ -1,26 +1,28 @@
 """Isolate and release: what is meant goes to the journal, then the kernel is changed, then the kernel is asked.
 
 Both run to the end from wherever a dead process left them, both can run twice, and neither needs a daemon. The order
-of isolate is: gate (the packet hooks of the cgroup, at once), then the drop-in (every later start of the unit). Release
-is the mirror image.
+of isolate is: the kernel's layers, the packet hooks of the cgroup first (watchdog.kernel.layers.sequence), then the
+drop-in (every later start of the unit). Release is the mirror image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from watchdog import clock
-from watchdog.actions import adopt, allowing, flow_facts, holding, programs
+from watchdog.actions import adopt, allowing, flow_facts, holding, programs, targets
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, glance, look
 from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.host import unit_filters
 from watchdog.intents import IN_FORCE, Intent, State, Until, Where, Why
 from watchdog.kernel import gate, slots
-from watchdog.kernel.cgroups import Cgroup, CgroupGone
+from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.layers import sequence
+from watchdog.kernel.layers.base import Target
+from watchdog.kernel.layers.packets import Packets
 from watchdog.kernel.programs import EGRESS, INGRESS
 from watchdog.kernel.slots import Slot
 
@@ -62,11 +64,14 @@ def isolate(
             before = holding.verify(intent, place)
             if wanted == intent and before.holds and not before.gaps:
                 return before
+            same = wanted == intent
             intent = place.intents.change(wanted, State.ISOLATED, now, facts={"asked": why.reason, "asked_by": why.by})
-        else:
-            allow = default_allow() if why.allow is None else why.allow
-            why = replace(why, overruled=tuple(rails()), allow=allow)
-            intent = _begin(intent, where, why, place, now)
+            step("intended")
+            after = _cut_or_undo(intent, place, now, step)
+            return replace(after, changed=not same or after.gaps != before.gaps)
+        allow = default_allow() if why.allow is None else why.allow
+        why = replace(why, overruled=tuple(rails()), allow=allow)
+        intent = _begin(intent, where, why, place, now)
         step("intended")
         return _cut_or_undo(intent, place, now, step)
 
@@ -93,7 +98,8 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Re
     """Bring the kernel and systemd to what the intent says, and the intent to `isolated`. With the lock held."""
     intent, slot = _with_programs(intent, place, now)
     not_allowed = allowing.put_in_force(intent, slot)  # before anything is attached: what it lets pass never stops
-    _attach_where_missing(glance(intent.where, place.root), slot)
+    seen = glance(intent.where, place.root)
+    _hold(intent, slot, place, seen, step)
     step("attached")
     place.journal.flush()
     trouble = ""
@@ -101,7 +107,7 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Re
         trouble = _make_lasting(intent, slot, place)
         step("lasting")
     sight = look(intent.where, place.root)
-    _attach_where_missing(sight.cgroups, slot)  # the unit may have been restarted before the drop-in was there
+    _hold_again(intent, slot, place, seen, sight.cgroups)
     result = holding.judge(intent, place, sight, trouble)
     if not_allowed:
         result = replace(result, gaps=(*result.gaps, not_allowed))
@@ -113,6 +119,14 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Re
     intent = place.intents.change(intent, State.ISOLATED, now, where=where, trouble="; ".join(result.gaps))
     step("isolated")
     return replace(result, intent=intent, changed=True)
+
+
+def rescan(intent: Intent, place: Place) -> list[str]:
+    """See to sockets that the target has got from elsewhere since; why not, a sentence each. With the lock held."""
+    cgroups = glance(intent.where, place.root)
+    if not cgroups:
+        return []
+    return sequence.rescan(targets.target_of(intent, programs.recorded(intent.held_by, place), place, cgroups))
 
 
 def release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
@@ -158,13 +172,26 @@ def _free(intent: Intent, place: Place, step: Step = no_step) -> None:
     for each in gate.find_attached(place.top):
         if (each.program_id in mine or each.cgroup in here) and each.program_id not in others:
             found.setdefault(each.cgroup, set()).add(each.program_id)
-    for cgroup, program_ids in found.items():
-        gate.detach(cgroup, program_ids)
-        step("detached")
+    every = dict.fromkeys([*here, *found])
+    target = targets.target_of(intent, programs.recorded(intent.held_by, place), place, every)
+    sequence.free(target, step, (_Found(found, step), *sequence.LAYERS[1:]))
     if left := holding.still_over(intent.where, place):
         raise KernelRefused(
             f"{intent.name} is not free: {'; '.join(left)}", hint="run the release again; watchdog-mesh verify says why"
         )
+
+
+class _Found(Packets):
+    """The packet hooks of a release: what is found at them, wherever that is."""
+
+    def __init__(self, found: Mapping[Cgroup, Collection[int]], step: Step) -> None:
+        self._found, self._step = found, step
+
+    def detach(self, target: Target) -> None:
+        """Detach it, cgroup by cgroup."""
+        for cgroup, program_ids in self._found.items():
+            gate.detach(cgroup, program_ids)
+            self._step("detached")
 
 
 def find(place: Place, where: Where) -> Intent | None:
@@ -213,16 +240,25 @@ def _with_programs(intent: Intent, place: Place, now: datetime) -> tuple[Intent,
     """The intent with programs that are there: its own, pins put back where they were removed, or new ones."""
     if (slot := programs.restored(intent.held_by, place)) is not None:
         return intent, slot
+    if programs.ids(intent.held_by):  # what the layers know it by is gone with its programs
+        gone = targets.target_of(intent, programs.recorded(intent.held_by, place), place, ())
+        sequence.free(gone, layers=sequence.LAYERS[1:])
     slot = programs.take(place)
     why = replace(intent.why, allow=allowing.on_this_boot(intent.why.allow or (), clock.moment()))
     return place.intents.change(intent, intent.state, now, why=why, held_by=programs.held_by(slot, place)), slot
 
 
-def _attach_where_missing(found: Iterable[Cgroup], slot: Slot) -> None:
-    """Attach to every cgroup the target has now. One that goes meanwhile is a unit's old one: the next is judged."""
-    for cgroup in found:
-        with suppress(CgroupGone):
-            gate.attach(cgroup, slot)
+def _hold(intent: Intent, slot: Slot, place: Place, found: Iterable[Cgroup], step: Step = no_step) -> None:
+    """Put every layer in force on these cgroups; the packets must be, what else could not be is judged afterwards."""
+    cgroups = tuple(found)
+    if cgroups:
+        sequence.cut(targets.target_of(intent, slot, place, cgroups), step)
+
+
+def _hold_again(intent: Intent, slot: Slot, place: Place, held: Collection[Cgroup], now: Collection[Cgroup]) -> None:
+    """The unit may have been restarted before its drop-in was there, and a reload takes programs off for a moment."""
+    sequence.PACKETS.attach(targets.target_of(intent, slot, place, now))
+    _hold(intent, slot, place, set(now) - set(held))
 
 
 def _make_lasting(intent: Intent, slot: Slot, place: Place) -> str:

@@ -16,6 +16,7 @@ from watchdog.journal import Journal
 from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.locks import locked
+from watchdog.kernel.sockets import Known
 
 LOCK_TIMEOUT_S = 60.0
 """Longer than the slowest isolation: a daemon-reload under load, and a build of programs if none are ready."""
@@ -32,6 +33,10 @@ class Place:
     root: Path = field(default_factory=cgroups.find_v2_root)
     peers: Mapping[str, str] = field(default_factory=dict)
     """Configured peers by the unit or the cgroup's path that is theirs: what is found cut off gets its name back."""
+    host_links: bool = False
+    """Whether filters may be put on links of the host's own network namespaces."""
+    known: dict[tuple[int, frozenset[int]], Known] = field(default_factory=dict, compare=False, repr=False)
+    """What this process has found out about the sockets of isolated agents, by intent and all intents in force."""
 
     @property
     def intents(self) -> Intents:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from watchdog import clock
+from watchdog.actions import targets
 from watchdog.actions.place import Place
 from watchdog.intents import Intent, With
 from watchdog.kernel import bpffs, builder, gate, hooks, slots
@@ -45,7 +46,7 @@ def _built(place: Place, taken: Collection[Path], wanted: Sequence[Program]) -> 
 def held_by(slot: Slot, place: Place) -> With:
     """How the journal names a slot."""
     ids = {program.name: slot.programs[program.name] for program in GATE}
-    return With(_name(slot.path, place), ids, clock.boot_id())
+    return With(_name(slot.path, place), ids, clock.boot_id(), targets.recorded_ids(place))
 
 
 def _name(path: Path, place: Place) -> str:
@@ -55,6 +56,11 @@ def _name(path: Path, place: Place) -> str:
 def ids(held: With) -> dict[str, int]:
     """The program ids by name, where they mean anything on this boot."""
     return held.ids if held.boot == clock.boot_id() else {}
+
+
+def common_ids(held: With) -> dict[str, int]:
+    """The ids of the programs that all isolations share, as they were when this one began."""
+    return held.common if held.boot == clock.boot_id() else {}
 
 
 def ids_of(intents: Iterable[Intent]) -> set[int]:

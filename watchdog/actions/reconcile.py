@@ -11,11 +11,13 @@ from datetime import timedelta
 
 from watchdog.actions import adopt, holding, isolation, programs, shadow
 from watchdog.actions.holding import Result
-from watchdog.actions.place import Place
+from watchdog.actions.place import Place, look
 from watchdog.clock import Moment, rfc3339
 from watchdog.errors import WatchdogError
 from watchdog.host import unit_filters
 from watchdog.intents import Intent, State
+from watchdog.kernel.layers import freeze
+from watchdog.kernel.layers.freeze import WORKING
 from watchdog.kernel.programs import EGRESS, INGRESS
 
 PATIENCE = timedelta(seconds=60)
@@ -69,9 +71,19 @@ def reconcile(place: Place, at: Moment, *, patient: bool = False) -> list[Repair
         repairs += [
             repair for intent in place.intents.in_force() if (repair := _settle(intent, place, at, patient=patient))
         ]
+        repairs += [] if patient else _let_run(place)
     for repair in repairs:
         place.journal.record(at.utc, "repair", target=repair.target, found=repair.found, done=repair.done)
     return repairs
+
+
+def _let_run(place: Place) -> list[Repair]:
+    """What an isolation that no journal knows of left frozen while it worked."""
+    known = {cgroup for intent in place.intents.in_force() for cgroup in look(intent.where, place.root).cgroups}
+    left = [each for each in freeze.find_frozen(place.top) if each not in known and freeze.mark_of(each) == WORKING]
+    for cgroup in left:
+        freeze.let_run(cgroup)
+    return [Repair(str(cgroup.path), "left frozen, and in no intent", "it runs again") for cgroup in left]
 
 
 def _settle(intent: Intent, place: Place, at: Moment, *, patient: bool) -> Repair | None:
@@ -114,10 +126,14 @@ def _carry_on(intent: Intent, place: Place, at: Moment, *, patient: bool) -> Rep
 
 
 def _restore(intent: Intent, place: Place, at: Moment, *, patient: bool) -> Repair | None:
+    if intent.state is State.ISOLATED:
+        isolation.rescan(intent, place)
     before = holding.verify(intent, place)
     if intent.state is State.ISOLATED and _is_well(before, at, patient=patient):
         return None
     after = isolation.cut(intent, place, at.utc)
+    if patient and after.gaps == before.gaps and intent.trouble == "; ".join(after.gaps):
+        return None  # as it was: told before
     found = "; ".join(before.gaps) or "its isolation was cut short"
     if after.gaps:
         return Repair(intent.name, found, f"isolated again, but {'; '.join(after.gaps)}", failed=True)

@@ -112,6 +112,9 @@ CGROUP_SKB = ProgramSet(
 SLOT_SETS: tuple[ProgramSet[Program], ...] = (CGROUP_SKB,)
 """What a slot consists of: all of them, or it is no slot."""
 
+TRIED_MAP = "wd_tried"
+"""Whom refused calls were for (struct wd_tried in bpf/calls.c). kernel/tried.py reads it."""
+
 CALLS = ProgramSet(
     source="calls.c",
     programs=(
@@ -123,7 +126,7 @@ CALLS = ProgramSet(
         CgroupProgram("wd_sendmsg4", ProgramType.CGROUP_SOCK_ADDR, Hook.SENDMSG4),
         CgroupProgram("wd_sendmsg6", ProgramType.CGROUP_SOCK_ADDR, Hook.SENDMSG6),
     ),
-    maps=("wd_calls",),
+    maps=("wd_calls", TRIED_MAP),
 )
 
 UNIX = ProgramSet(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchdog.kernel import gate
+from watchdog.kernel.common import Common
+from watchdog.kernel.layers import sequence
+from watchdog.kernel.layers.base import NETWORK, Target
+from watchdog.kernel.layers.base import Layer as KernelLayer
 from watchdog.kernel.slots import Slot
 from watchdog.paths import bed, catalogue
 from watchdog.paths.actor import SILENT
@@ -113,5 +117,22 @@ def packets(slot: Slot) -> Isolate:
             yield frozenset({Layer.PACKETS})
         finally:
             gate.detach(subject.cgroup, slot.program_ids)
+
+    return isolate
+
+
+def layered(
+    slot: Slot, common: Common, chosen: Sequence[KernelLayer] = sequence.LAYERS, level: str = NETWORK
+) -> Isolate:
+    """Isolation by the layers as they are put in force together, or by some of them, with a free slot."""
+
+    @contextmanager
+    def isolate(subject: Subject) -> Iterator[frozenset[Layer]]:
+        target = Target((subject.cgroup,), slot, common, subject.cgroup.root, level=level)
+        sequence.cut(target, layers=chosen)
+        try:
+            yield frozenset(Layer(each.layer) for each in sequence.standings(target, chosen) if each.holds)
+        finally:
+            sequence.free(target, layers=chosen)
 
     return isolate

@@ -56,7 +56,7 @@ class Wait:
         name, sock = self._accepted[fd] if fd in self._accepted else (self._by_fd[fd], self._sockets[self._by_fd[fd]])
         kinds = {what for key, (wanted, what, _) in self._wanted.items() if wanted == name}
         if kinds & {"connected", "refused"}:
-            self._settle(name, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            self._settle(name, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or _unconnected(sock))
             poller.unregister(fd)
         elif "accepted" in kinds and fd not in self._accepted:
             self._accept(poller, name, sock)
@@ -98,6 +98,15 @@ class Wait:
         for key, (wanted, _, _) in self._wanted.items():
             if wanted == name:
                 self._errors[key] = word
+
+
+def _unconnected(sock: socket.socket) -> int:
+    """A socket whose connect was refused at once is as ready as a connected one, and reports no error."""
+    try:
+        sock.getpeername()
+    except OSError as error:
+        return error.errno or errno.ENOTCONN
+    return 0
 
 
 def _turned(word: str) -> str:

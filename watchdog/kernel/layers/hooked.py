@@ -62,11 +62,15 @@ class Hooked:
     def _gaps_of(self, cgroup: Cgroup, target: Target) -> Iterable[str]:
         if not cgroups.exists(cgroup):
             return
-        there = hooks.placed(cgroup, self._hooks())
-        for program in self._loaded(target.common):
-            if there.isdisjoint(self._right_ones(program, target)):
-                held = hooks.holder(cgroup, program.hook)
-                yield f"{program.name} is not attached to {cgroup.path}" + (f": {held}" if held else "")
+        there, wanted = hooks.placed(cgroup, self._hooks()), self._loaded(target.common)
+        without = [program for program in wanted if there.isdisjoint(self._right_ones(program, target))]
+        held = {program: hooks.holder(cgroup, program.hook) for program in without}
+        if without == wanted and without and not any(held.values()):
+            yield f"{cgroup.path} has none of it"
+            return
+        for program in without:
+            reason = f": {held[program]}" if held[program] else ""
+            yield f"{program.name} is not attached to {cgroup.path}{reason}"
 
     def _loaded(self, common: Common) -> list[CgroupProgram]:
         return [program for program in self.programs.programs if program.name in common.programs]

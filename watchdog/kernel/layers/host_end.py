@@ -8,7 +8,7 @@ not for this target: what is allowed goes the same way.
 from __future__ import annotations
 
 from watchdog.errors import KernelRefused
-from watchdog.kernel import hooks, libbpf, tc_links, tc_maps
+from watchdog.kernel import hooks, libbpf, netns, tc_links, tc_maps
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import Target
 from watchdog.kernel.layers.reach import Reach, reach_of
@@ -36,8 +36,10 @@ class HostEnd:
 
     def not_applicable(self, target: Target) -> str:
         """Why this target has no host end to cut; "" where it has, or where one is cut that should be open."""
-        if not reach_of(target.cgroups).own_spaces:
-            return NO_SPACE
+        reach = reach_of(target.cgroups)
+        shared = [others for inode in reach.own_spaces if (others := netns.strangers(inode, reach.pids))]
+        if len(shared) == len(reach.own_spaces) and not _is_cut(target):
+            return f"it shares its network namespace with {netns.listed(shared[0])}" if shared else NO_SPACE
         return "its allow-list goes the same way" if allows(target.slot) and not _is_cut(target) else ""
 
     def attach(self, target: Target) -> None:

@@ -15,6 +15,7 @@ from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.kernel import programs
 from watchdog.kernel.layers import freeze
 from watchdog.kernel.layers.base import Layer, Target
+from watchdog.kernel.layers.calls import Calls
 from watchdog.kernel.layers.cookies import Cookies
 from watchdog.kernel.layers.descriptors import Descriptors
 from watchdog.kernel.layers.freeze import Freeze
@@ -28,7 +29,7 @@ PACKETS, COOKIES, DESCRIPTORS, FREEZE = Packets(), Cookies(), Descriptors(), Fre
 LAYERS: tuple[Layer, ...] = (
     PACKETS,
     COOKIES,
-    Hooked("calls", programs.CALLS),
+    Calls(),
     DESCRIPTORS,
     Hooked("unix", programs.UNIX),
     Hooked("options", programs.OPTIONS),

@@ -32,7 +32,8 @@ class Tc:
 
     def not_applicable(self, target: Target) -> str:
         """Why this target needs no such filters; "" where it does."""
-        return _why_not(reach_of(target.cgroups))
+        reach = reach_of(target.cgroups)
+        return _why_not(reach) or ("" if _allowed(target, reach) or reach.unseen else NOT_ALLOWED)
 
     def attach(self, target: Target) -> None:
         """Cover every link that is not; KernelRefused names those that cannot be, the others are covered then."""

@@ -1,0 +1,74 @@
+"""From an intent to what the kernel's layers work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from watchdog import clock
+from watchdog.actions.place import Place
+from watchdog.errors import WatchdogError
+from watchdog.intents import Intent, With
+from watchdog.kernel import builder, common
+from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.common import Common
+from watchdog.kernel.layers.base import Target
+from watchdog.kernel.programs import CALLS, COMMON_SETS, COOKIES, DEVICES, OPTIONS, OWNERS, UNIX
+from watchdog.kernel.slots import Slot
+from watchdog.kernel.sockets import Known
+
+SETS = {
+    "cookies": (COOKIES, OWNERS),
+    "calls": (CALLS,),
+    "unix": (UNIX,),
+    "options": (OPTIONS,),
+    "devices": (DEVICES,),
+}
+"""By layer, the programs that are found again by the ids in the journal; the others know by their maps."""
+
+
+def target_of(intent: Intent, slot: Slot, place: Place, cgroups: Iterable[Cgroup]) -> Target:
+    """What the layers work on: these cgroups, with the slot and the common programs of this version."""
+    return Target(
+        tuple(cgroups),
+        slot,
+        common_programs(place),
+        place.root,
+        level=intent.why.level,
+        host_links=place.host_links,
+        held={layer: frozenset(_ids(intent.held_by, layer)) for layer in SETS},
+        known=_known(intent, place),
+    )
+
+
+def common_programs(place: Place) -> Common:
+    """Those of this version, built now where they are not; none, with the reason, where that is not possible."""
+    if (found := common.find(place.pins)) is not None:
+        return found
+    try:
+        builder.ensure_slots(place.pins, place.build_lock, 0)
+        reason = "its pins are gone"
+    except WatchdogError as error:
+        reason = error.one_line()
+    names = [name for each in COMMON_SETS for name in each.names]
+    return common.find(place.pins) or Common(place.pins, {}, {}, dict.fromkeys(names, reason))
+
+
+def recorded_ids(place: Place) -> dict[str, int]:
+    """What the journal keeps of the common programs: their ids by name; nothing where they are not built yet."""
+    found = common.find(place.pins)
+    return dict(found.programs) if found is not None else {}
+
+
+def _ids(held: With, layer: str) -> Iterable[int]:
+    names = {name for each in SETS[layer] for name in each.names}
+    known = held.common if held.boot == clock.boot_id() else {}
+    return (program_id for name, program_id in known.items() if name in names)
+
+
+def _known(intent: Intent, place: Place) -> Known:
+    """What this process knows of the isolation's sockets; nothing, once another isolation has begun or ended: whose
+    a socket is was asked while that one's programs answered too."""
+    round_of = frozenset(each.id for each in place.intents.in_force())
+    for stale in [key for key in place.known if key[1] != round_of]:
+        del place.known[stale]
+    return place.known.setdefault((intent.id, round_of), {})

@@ -1,0 +1,106 @@
+"""From a demand to an order: what it says, whose votes it rests on, and the claim that only one watcher gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from watchdog import quorum
+from watchdog.clock import Moment
+from watchdog.herald import Herald
+from watchdog.journal import Journal
+from watchdog.ladder import Demand, PeerRecord, Policy
+from watchdog.mesh.coordinator import Coordinator, Denied, Order, OrderRequest
+from watchdog.model import Action, Heartbeat
+
+VOTE_FRESH_TICKS = 2
+ISOLATION_LEASE_S = 60.0
+
+
+def fresh_s(policy: Policy) -> float:
+    """How long a watcher's word counts, in seconds."""
+    return policy.interval_s * VOTE_FRESH_TICKS
+
+
+class Held(NamedTuple):
+    """A demand, and what it rests on: it is carried out at once, or when the round has shown itself to be sound."""
+
+    peer: str
+    demand: Demand
+    beat: Heartbeat
+    record: PeerRecord
+    missed_count: int
+    round_s: float
+
+    @property
+    def in_words(self) -> str:
+        """How often it was missed, and what was heard last."""
+        return f"{self.missed_count} heartbeat{'s' if self.missed_count != 1 else ''} missed: {self.beat.detail}"
+
+
+class Ordering:
+    """For the watcher `name`. Whether it may act at all was asked before."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        coordinator: Coordinator,
+        journal: Journal,
+        herald: Herald,
+        voters_on: Callable[[str], Collection[str]],
+        restart_lease_s: float,
+    ) -> None:
+        self._name = name
+        self._policy = policy
+        self._coordinator = coordinator
+        self._journal = journal
+        self._herald = herald
+        self._voters_on = voters_on
+        self._restart_lease_s = restart_lease_s
+
+    def restart(self, held: Held, at: Moment) -> Order | None:
+        """Order a restart; None when another watcher was first, or nobody may."""
+        number = f"restart {held.record.restart_count + 1} of {self._policy.restarts_before_isolation}"
+        return self._order(held, Action.RESTART, f"{held.in_words}; {number}", (), self._restart_lease_s, at)
+
+    def isolate(self, held: Held, at: Moment) -> Order | None:
+        """Order an isolation if there is a quorum; without one people are told, once an episode."""
+        peer = held.peer
+        suspicions = self._coordinator.suspicions(at, fresh_s(self._policy))
+        voters, enough = set(self._voters_on(peer)), self._policy.missed_before_restart
+        votes = {s.watcher for s in suspicions if s.peer == peer and s.missed_count >= enough} & voters
+        against = quorum.may_isolate(
+            watchers=voters,
+            votes=votes,
+            accused_by_peer={s.peer for s in suspicions if s.watcher == peer},
+            evidence=held.beat.evidence,
+        )
+        if against:
+            with self._journal.transaction():
+                self._herald.warn(peer, "no-quorum", f"it should be isolated, and is not: {against}", at)
+            return None
+        proof = held.beat.evidence or f"votes of {', '.join(sorted(votes))}"
+        reason = f"{held.record.restart_count} restarts did not help: {held.beat.detail}; {proof}"
+        return self._order(held, Action.ISOLATE, reason, tuple(sorted(votes)), ISOLATION_LEASE_S, at)
+
+    def _order(
+        self, held: Held, action: Action, reason: str, voters: tuple[str, ...], lease_s: float, at: Moment
+    ) -> Order | None:
+        request = OrderRequest(
+            peer=held.peer,
+            action=action,
+            watcher=self._name,
+            reason=reason,
+            known_token=held.record.token,
+            round_s=held.round_s,
+            lease_s=lease_s,
+            voters=voters,
+        )
+        with self._journal.transaction():
+            claim = self._coordinator.claim(request, at)
+            if isinstance(claim, Denied):
+                return None
+            again = held.record.last_action is action and held.record.order_episode == claim.episode
+            self._herald.ordered(claim, at, again=again and action is Action.ISOLATE and held.record.in_vain)
+        return claim

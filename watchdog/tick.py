@@ -1,0 +1,64 @@
+"""The round of a watcher that is under way: who was heard, who is waited for, and what it looks like from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from watchdog.clock import Moment
+from watchdog.ordering import Held
+from watchdog.quorum import Round
+
+
+@dataclass
+class Tick:
+    """Filled while the answers come in."""
+
+    begun_s: float
+    interval_s: float
+    waiting: set[str]
+    """Peers whose answer is not in."""
+    counted: set[str]
+    """Peers that are not isolated."""
+    late_s: float
+    clock_jump_s: float
+    suspended_s: float
+    own_endpoint_waited_for: bool
+    own_endpoint: str = ""
+    """What is wrong with it."""
+    stalled_s: float = 0.0
+    """How long this watcher stood still while it waited for answers."""
+    trouble: str = ""
+    """What the journal or the coordinator refused in this round."""
+    answered: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    newly_gone: set[str] = field(default_factory=set)
+    held: list[Held] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Every answer is in."""
+        return not (self.waiting or self.own_endpoint_waited_for)
+
+    @property
+    def unknown(self) -> int:
+        """Counted peers whose answer is not in."""
+        return len(self.waiting & self.counted)
+
+    def overrun_s(self, at: Moment) -> float:
+        """How much longer than an interval it has lasted, or how long this watcher stood still in it."""
+        return max(0.0, self.stalled_s, at.s - self.begun_s - self.interval_s)
+
+    def seen(self, at: Moment) -> Round:
+        """As the rules of self-doubt and storm see it."""
+        return Round(
+            peers=len(self.counted),
+            newly_gone=len(self.newly_gone),
+            gone=len(self.gone),
+            unheard=len(self.counted - self.gone - self.answered),
+            late_s=max(self.late_s, self.overrun_s(at)),
+            interval_s=self.interval_s,
+            clock_jump_s=self.clock_jump_s,
+            suspended_s=self.suspended_s,
+            own_endpoint=self.own_endpoint,
+            coordinator=self.trouble,
+        )
