@@ -30,10 +30,12 @@ SENDER = f"""
 import socket
 pairs = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 sockets = [(socket.socket(family, socket.SOCK_DGRAM), (address, {PORT})) for family, address in pairs]
+for each, where in sockets:
+    each.connect(where)  # what is not connected is refused before there is a packet
 while True:
-    for each, where in sockets:
+    for each, _ in sockets:
         try:
-            each.sendto(b"x", where)
+            each.send(b"x")
         except OSError:
             pass
 """
@@ -80,7 +82,7 @@ def mesh(bed: Testbed, *words: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _agent(testbed: Testbed) -> Iterator[None]:
-    """An agent that sends all the time."""
+    """An agent that sends all the time, on sockets that it connects as soon as it runs."""
     testbed.run(["ip", "link", "set", "lo", "up"])
     testbed.write("/run/wd-sender.py", SENDER)
     sender = "[Service]\nExecStart=/usr/bin/python3 -IS /run/wd-sender.py\n"
