@@ -19,7 +19,7 @@ SINKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 def main(name: str, port: int) -> None:
-    talkers = [talker(family, address) for family, address in SINKS]
+    talkers = [socket.socket(family, socket.SOCK_DGRAM) for family, _ in SINKS]
     talk(talkers, name)
     with (MISSION / f"{name}.starts").open("a") as starts:
         starts.write(os.environ.get("INVOCATION_ID", "none") + "\n")
@@ -40,18 +40,13 @@ def main(name: str, port: int) -> None:
         time.sleep(TURN_S)
 
 
-def talker(family: int, address: str) -> socket.socket:
-    """Connected, so that an isolation finds packets of it to count: what is not is refused before there is one."""
-    made = socket.socket(family, socket.SOCK_DGRAM)
-    with suppress(OSError):
-        made.connect((address, SINK_PORT))
-    return made
-
-
 def talk(talkers: list[socket.socket], name: str) -> None:
-    for each in talkers:
+    """Connected, so that an isolation finds packets of it to count: what is not is refused before there is one."""
+    for talker, (_, address) in zip(talkers, SINKS, strict=True):
         with suppress(OSError):
-            each.send(name.encode())
+            talker.connect((address, SINK_PORT))  # refused while isolated; what it was connected to before stays
+        with suppress(OSError):
+            talker.send(name.encode())
 
 
 if __name__ == "__main__":
