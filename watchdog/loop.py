@@ -163,7 +163,8 @@ class Loop:
                 break  # what is not in by now is no word on anybody
             while pending and pending[0][0] <= now_s:
                 name = heapq.heappop(pending)[1]
-                self._submit(name, self._targets[name])
+                if self._watcher.waits_for(name):
+                    self._submit(name, self._targets[name])
             self._turn(min(last_s, pending[0][0] if pending else last_s) - now_s)
 
     def _submit(self, key: str, target: Target) -> None:

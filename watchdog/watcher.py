@@ -130,6 +130,10 @@ class Watcher:
         """Every answer of the tick is in."""
         return self._tick is None or self._tick.is_complete
 
+    def waits_for(self, peer: str) -> bool:
+        """The round needs an answer of that peer: an older probe's may have come in before it was asked again."""
+        return self._tick is not None and peer in self._tick.waiting
+
     def hear_own(self, beat: Heartbeat) -> None:
         """How the own agent answered this round."""
         if self._tick is not None:

@@ -186,7 +186,7 @@ class Process:
             self._later(self.host.rng.uniform(0, jitter_s), lambda peer=peer: self._ask(peer))  # type: ignore[misc]
 
     def _ask(self, peer: str) -> None:
-        if peer in self._in_flight:
+        if peer in self._in_flight or not self.watcher.waits_for(peer):
             return
         self._in_flight.add(peer)
         beat, takes_s = self.host.probe(self.name, peer)

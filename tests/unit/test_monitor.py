@@ -294,6 +294,47 @@ def test_evidence_is_asked_for_when_it_could_matter(mesh: dict[str, Agent], moni
     assert monitor.stats().total_misses >= len(told.asked_for) + 2
 
 
+class Slow:
+    """A prober whose first answers come when the second round has begun: after the round that asked."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.asked: list[tuple[int, str]] = []
+        self._second = threading.Event()
+
+    def probe(self, target: Target) -> Heartbeat:
+        if target.name == "immune":
+            self.rounds += 1
+            if self.rounds == 2:
+                self._second.set()
+            return Heartbeat(target.name, healthy=True, detail="HTTP 200")
+        self.asked.append((self.rounds, target.name))
+        answered = self._second.is_set()
+        self._second.wait(HANG_S)
+        return Heartbeat(target.name, healthy=answered, detail="")
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_answer_that_came_late_is_the_next_round_s_and_nobody_is_asked_for_another(
+    monitors: Monitors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its peer would be asked again, and the answer to that, whatever it is, thrown away."""
+    monkeypatch.setattr("watchdog.loop.JITTER_SHARE", 1.0)
+    prober, names = Slow(), [f"agent-{number}" for number in range(20)]
+    policy = dataclasses.replace(PATIENT, interval_s=0.5, timeout_s=0.1)
+    monitor = monitors({}, policy, prober=prober, own=Target("immune", "http://immune/", timeout_s=0.1))
+    for name in names:
+        monitor.register_peer(name, f"http://{name}/")
+    monitor.start()
+    eventually(lambda: prober.rounds >= 3)
+    assert sorted(prober.asked[: len(names)]) == [(1, name) for name in sorted(names)]
+    assert [name for asked_in, name in prober.asked if asked_in == 2] == []
+    assert monitor.stats().total_misses == len(names)
+    eventually(lambda: all(status(monitor, name) is Status.HEALTHY for name in names))
+
+
 STOPS = 3
 STOPPED_S = 0.8
 WATCHER = """
