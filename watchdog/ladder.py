@@ -80,12 +80,14 @@ class PeerRecord:
     """What the mesh knows of one peer: shared by all watchers, kept by the Coordinator."""
 
     token: int = 0
-    """The newest order; what the next four say is about that one."""
+    """The newest order; what the next five say is about that one."""
     last_action: Action | None = None
     order: OrderState | None = None
     order_episode: int = 0
     ordered_s: float | None = None
     """When the round began in which it was asked for; None when there is none, or on another boot."""
+    begun_s: float | None = None
+    """When it was begun; None when it was not, or on another boot."""
     episode: int = 0
     episode_open: bool = False
     restart_count: int = 0

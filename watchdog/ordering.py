@@ -11,15 +11,10 @@ from watchdog.herald import Herald
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, PeerRecord, Policy
 from watchdog.mesh.coordinator import Coordinator, Denied, Order, OrderRequest
+from watchdog.mesh.overview import fresh_s, votes_on
 from watchdog.model import Action, Heartbeat
 
-VOTE_FRESH_TICKS = 2
 ISOLATION_LEASE_S = 60.0
-
-
-def fresh_s(policy: Policy) -> float:
-    """How long a watcher's word counts, in seconds."""
-    return policy.interval_s * VOTE_FRESH_TICKS
 
 
 class Held(NamedTuple):
@@ -68,8 +63,8 @@ class Ordering:
         """Order an isolation if there is a quorum; without one people are told, once an episode."""
         peer = held.peer
         suspicions = self._coordinator.suspicions(at, fresh_s(self._policy))
-        voters, enough = set(self._voters_on(peer)), self._policy.missed_before_restart
-        votes = {s.watcher for s in suspicions if s.peer == peer and s.missed_count >= enough} & voters
+        voters = set(self._voters_on(peer))
+        votes = votes_on(peer, suspicions, voters, held.record, self._policy, at)
         against = quorum.may_isolate(
             watchers=voters,
             votes=votes,
@@ -78,11 +73,17 @@ class Ordering:
         )
         if against:
             with self._journal.transaction():
-                self._herald.warn(peer, "no-quorum", f"it should be isolated, and is not: {against}", at)
+                reason = f"it should be isolated, and is not: {against}{self._absent(voters, at)}"
+                self._herald.warn(peer, "no-quorum", reason, at)
             return None
         proof = held.beat.evidence or f"votes of {', '.join(sorted(votes))}"
         reason = f"{held.record.restart_count} restarts did not help: {held.beat.detail}; {proof}"
         return self._order(held, Action.ISOLATE, reason, tuple(sorted(votes)), ISOLATION_LEASE_S, at)
+
+    def _absent(self, voters: Collection[str], at: Moment) -> str:
+        present = {member.watcher for member in self._coordinator.members(at, fresh_s(self._policy))}
+        absent = ", ".join(sorted(set(voters) - present - {self._name}))
+        return f"; nothing is heard of the watcher of {absent}" if absent else ""
 
     def _order(
         self, held: Held, action: Action, reason: str, voters: tuple[str, ...], lease_s: float, at: Moment

@@ -97,6 +97,15 @@ CREATE TABLE gone (                 -- receivers that answered 410, until their 
     why TEXT NOT NULL
 );
 """,
+    """
+CREATE TABLE watcher (              -- who watches, and what each last said of itself
+    name TEXT PRIMARY KEY,
+    self_doubt TEXT NOT NULL,       -- why it acts on nobody; empty while it trusts itself
+    seen_s REAL NOT NULL,
+    boot TEXT NOT NULL
+);
+ALTER TABLE orders ADD COLUMN begun_s REAL; -- NULL: not begun
+""",
 )
 VERSION = len(STEPS)
 

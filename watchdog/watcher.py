@@ -23,8 +23,9 @@ from watchdog.herald import STORM, Herald, Publish
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
 from watchdog.mesh.coordinator import Coordinator, Order
+from watchdog.mesh.overview import fresh_s
 from watchdog.model import Action, Heartbeat, PeerStatus, Severity, Status
-from watchdog.ordering import Held, Ordering, fresh_s
+from watchdog.ordering import Held, Ordering
 from watchdog.quorum import Doubt
 from watchdog.standings import ITSELF, Saved, Standings
 from watchdog.tick import Tick
@@ -180,6 +181,7 @@ class Watcher:
             with self._remembering():
                 self._tell_doubt(at)
                 self._tell_storm(at)
+                self._coordinator.attend(self.name, self.doubt.reason, at)
         orders = self._carry_out_held(tick, at)
         self._overrun_s = tick.overrun_s(at)
         self.trouble = tick.trouble

@@ -42,6 +42,8 @@ class Heard:
     healthy_since_restart: int = 0
     says: tuple[bool, bool] = (False, False)
     """What others know of it: whether it misses the peer, and whether it is wrong in that."""
+    said: tuple[bool, bool] = (False, False)
+    """The same before the heartbeat that was heard last."""
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Checks:
     def on_heard(self, watcher: str, beat: Heartbeat, *, was_up: bool) -> None:
         """A heartbeat reaches a watcher's mind."""
         heard = self.of(watcher, beat.peer)
+        heard.said = heard.says
         reaches_others = not self.host.refused.get(watcher)
         if beat.healthy:
             heard.misses = heard.false_misses = 0
@@ -81,6 +84,14 @@ class Checks:
             heard.false_misses = heard.false_misses + 1 if was_up else 0
         if reaches_others:
             heard.says = (heard.misses > 0, heard.false_misses > 0)
+
+    def on_killed(self, watcher: str) -> None:
+        """Killed before it could write down what it heard last: others know its word from before."""
+        written = {peer for (peer,) in self._rows("SELECT peer FROM observation WHERE watcher = ?", watcher)}
+        for peer in self.host.names:
+            heard = self.of(watcher, peer)
+            if heard.says[0] != (peer in written):
+                heard.says = heard.said
 
     def on_round(self, watcher: Watcher, before: dict[str, Standing]) -> None:
         """A round ended. `before` are the standings at its beginning."""

@@ -23,7 +23,10 @@ START_UTC = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 NEVER = 1_000_000
 KEEPER_S = 5.0
 """How soon a keeper carries on what a killed watcher left half done."""
-TABLES = ("audit", "standing", "peer", "observation", "orders", "silence", "isolation", "event", "sqlite_sequence")
+TABLES = (
+    *("audit", "standing", "peer", "observation", "orders", "silence", "isolation", "event", "watcher"),
+    "sqlite_sequence",
+)
 
 
 class Killed(BaseException):

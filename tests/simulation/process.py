@@ -149,6 +149,7 @@ class Process:
             self.kill_in = journal.kill_in
         except Killed:
             self.host.say(f"{self.name} is killed at work")
+            self.checks.on_killed(self.name)
             self._end(self.watcher)
         finally:
             journal.refusing, journal.kill_in = False, None

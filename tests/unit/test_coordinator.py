@@ -12,7 +12,7 @@ import pytest
 from tests.unit.meshes import KINDS, MeshOfKind, at
 from watchdog.errors import WatchdogError
 from watchdog.ladder import OrderState, PeerRecord
-from watchdog.mesh.coordinator import Closed, Coordinator, Denied, Order, OrderRequest, Silence
+from watchdog.mesh.coordinator import Closed, Coordinator, Denied, Member, Order, OrderRequest, Silence
 from watchdog.model import Action, Severity
 
 LEASE_S = 70.0
@@ -71,6 +71,7 @@ def test_all_watchers_read_the_same(one: Coordinator, other: Coordinator) -> Non
         order=OrderState.OPEN,
         order_episode=1,
         ordered_s=95.0,
+        begun_s=100.0,
         episode=1,
         episode_open=True,
         restart_count=1,
@@ -388,8 +389,14 @@ def test_an_order_ends_once_and_another_may_end_a_dead_ones(one: Coordinator, ot
 
 def test_the_age_of_an_order_means_nothing_on_another_boot(one: Coordinator) -> None:
     begun(one)
-    assert one.record("shield", at(500.0)).ordered_s == 95.0
-    assert one.record("shield", at(500.0, boot="next")).ordered_s is None
+    known, next_boot = (one.record("shield", at(500.0, boot=boot)) for boot in ("boot", "next"))
+    assert (known.ordered_s, known.begun_s) == (95.0, 100.0)
+    assert (next_boot.ordered_s, next_boot.begun_s) == (None, None)
+
+
+def test_an_order_that_was_not_begun_has_no_beginning(one: Coordinator) -> None:
+    claimed(one)
+    assert one.record("shield", T0).begun_s is None
 
 
 # Forgiveness
@@ -459,6 +466,8 @@ def test_a_silence_is_replaced_and_ended(one: Coordinator, other: Coordinator) -
 @pytest.mark.parametrize(
     "ask",
     [
+        lambda c: c.attend("immune", "", T0),
+        lambda c: c.members(T0, FRESH_S),
         lambda c: c.record("shield", T0),
         lambda c: c.records(T0),
         lambda c: c.version(),
@@ -482,3 +491,27 @@ def test_a_backend_that_does_not_answer_is_one_kind_of_error(
 ) -> None:
     with pytest.raises(WatchdogError):
         ask(mesh.fail())
+
+
+# Members
+
+
+def test_members_are_those_heard_of_lately_on_this_boot(one: Coordinator, other: Coordinator) -> None:
+    one.attend("immune", "", at(100.0))
+    one.attend("shield", "its loop was 40 s late", at(130.0))
+    assert other.members(at(160.0), FRESH_S) == [
+        Member("immune", "", 60.0),
+        Member("shield", "its loop was 40 s late", 30.0),
+    ]
+    assert [member.watcher for member in other.members(at(160.1), FRESH_S)] == ["shield"]
+    assert other.members(at(160.0, boot="another"), FRESH_S) == []
+    assert other.members(at(160.0, wall_step_s=-3600.0), FRESH_S) != [], "no clock step makes a member older"
+
+
+def test_a_member_s_last_word_on_itself_counts(one: Coordinator, other: Coordinator) -> None:
+    one.attend("immune", "the clock jumped by +3600 s", at(100.0))
+    other.attend("immune", "", at(130.0))
+    assert one.members(at(130.0), FRESH_S) == [Member("immune", "", 0.0)]
+    one.attend("immune", "", at(10.0, boot="another"))
+    assert one.members(at(130.0), FRESH_S) == []
+    assert one.members(at(10.0, boot="another"), FRESH_S) == [Member("immune", "", 0.0)]

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.unit.watching import DOWN, FAILED, INTERVAL_S, SQUATTED, UP, Bench
+from tests.unit.watching import DOWN, FAILED, INTERVAL_S, POLICY, SQUATTED, UP, Bench
 from watchdog.errors import JournalCorrupt, JournalFailed
 from watchdog.ladder import OrderState
 from watchdog.mesh.coordinator import Order, Silence
@@ -207,6 +207,7 @@ def test_one_watcher_of_three(bench: Bench, beats: dict[str, Heartbeat], ordered
     if not ordered:
         assert bench.heard()[-1] == ("alert", "CRITICAL", "FIRING")
         assert "1 of 2 watchers vote for it" in bench.told[-1].reason
+        assert bench.told[-1].reason.endswith("nothing is heard of the watcher of sidecar")
         assert bench.heard().count(("alert", "CRITICAL", "FIRING")) == 1
 
 
@@ -224,6 +225,25 @@ def test_a_vote_that_is_taken_back_in_time_counts_no_more(pair: Bench) -> None:
     pair.round({}, "sidecar", passes_s=INTERVAL_S / 2)
     orders = pair.rounds(3, SILENT)
     assert orders == []
+
+
+@pytest.mark.parametrize("looked_again", [False, True])
+def test_a_vote_from_before_the_restart_says_nothing_of_it(looked_again: bool) -> None:
+    """sidecar's watcher dies with the restart it orders at 60 s: at 116 s its word is fresh, and older than that."""
+    policy = replace(POLICY, missed_before_restart=2, restarts_before_isolation=1)
+    pair = Bench(names=("sidecar", "immune"), policy=policy)
+    for beats in ({}, SILENT):
+        pair.round(beats, "sidecar", passes_s=26.0)
+        pair.round(beats, "immune", passes_s=4.0)
+    [restart] = pair.round(SILENT, "sidecar", passes_s=26.0)
+    assert restart.action is Action.RESTART
+    assert pair.round(SILENT, "immune", passes_s=4.0) == []
+    if looked_again:
+        pair.round(SILENT, "sidecar", passes_s=0.0)
+    pair.now_s += 26.0
+    orders = pair.round(SILENT, "immune")
+    assert actions(orders) == (["isolate shield"] if looked_again else [])
+    assert ("1 of 2 watchers vote for it" in pair.told[-1].reason) != looked_again
 
 
 def test_a_peer_that_recovers_between_an_order_and_its_beginning(pair: Bench) -> None:

@@ -93,6 +93,16 @@ class Silence:
     by: str
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One watcher of the mesh, as it last said itself."""
+
+    watcher: str
+    self_doubt: str
+    """Why it acts on nobody and has no vote; empty while it trusts itself."""
+    age_s: float
+
+
 class Closed(NamedTuple):
     """An episode that ended, and the loudest severity that people were told of it; None when they were told nothing."""
 
@@ -101,7 +111,16 @@ class Closed(NamedTuple):
 
 
 class Coordinator(Protocol):
-    """Observations, orders, restart counts and silences of one mesh."""
+    """Members, observations, orders, restart counts and silences of one mesh."""
+
+    def attend(self, watcher: str, self_doubt: str, at: Moment) -> None:
+        """Say that `watcher` watches, and whether it trusts itself; repeated every round."""
+
+    def members(self, at: Moment, fresh_s: float) -> list[Member]:
+        """Every watcher heard of within `fresh_s`, by name; none from another boot.
+
+        Who has a vote is configured: a watcher that is gone lowers no majority.
+        """
 
     def record(self, peer: str, at: Moment) -> PeerRecord:
         """What the mesh knows of `peer`; a peer never heard of has an empty record."""

@@ -9,14 +9,14 @@ from datetime import timedelta
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.journal import Journal
 from watchdog.ladder import OrderState, PeerRecord
-from watchdog.mesh.coordinator import Closed, Denied, Order, OrderRequest, Silence, Suspicion
+from watchdog.mesh.coordinator import Closed, Denied, Member, Order, OrderRequest, Silence, Suspicion
 from watchdog.model import Action, Severity
 
 ISOLATED_STATES = ("isolated", "releasing")
 """States of an isolation in which the peer's traffic is cut: from the first proof to the end of the release."""
 RECORDS = """
     SELECT named.name, episode.episode, episode_open, restart_count, last_restart,
-           token, action, orders.state, orders.episode AS order_episode, ordered_s, expires_s, boot, since
+           token, action, orders.state, orders.episode AS order_episode, ordered_s, begun_s, expires_s, boot, since
     FROM ({names}) AS named
     LEFT JOIN peer AS episode ON episode.name = named.name
     LEFT JOIN orders ON token = (SELECT max(token) FROM orders WHERE peer = named.name)
@@ -35,6 +35,19 @@ class LocalCoordinator:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+
+    def attend(self, watcher: str, self_doubt: str, at: Moment) -> None:
+        with self._journal.transaction(flushed=False) as tx:  # after a loss of power it means nothing
+            tx.execute(
+                "INSERT OR REPLACE INTO watcher (name, self_doubt, seen_s, boot) VALUES (?, ?, ?, ?)",
+                (watcher, self_doubt, at.s, at.boot),
+            )
+
+    def members(self, at: Moment, fresh_s: float) -> list[Member]:
+        rows = self._journal.read(
+            "SELECT * FROM watcher WHERE boot = ? AND seen_s >= ? ORDER BY name", (at.boot, at.s - fresh_s)
+        )
+        return [Member(r["name"], r["self_doubt"], at.s - r["seen_s"]) for r in rows]
 
     def record(self, peer: str, at: Moment) -> PeerRecord:
         return _record(self._journal.read(ONE, (peer,))[0], at)
@@ -126,9 +139,9 @@ class LocalCoordinator:
             if order.peer in self.silences(at) or not _still_vote(tx, order, at):
                 return False
             begun = tx.execute(
-                "UPDATE orders SET state = ? WHERE token = ? AND peer = ? AND watcher = ? AND state = ? "
+                "UPDATE orders SET state = ?, begun_s = ? WHERE token = ? AND peer = ? AND watcher = ? AND state = ? "
                 "AND token = (SELECT max(token) FROM orders WHERE peer = ?)",
-                (BEGUN, order.token, order.peer, order.watcher, OPEN, order.peer),
+                (BEGUN, at.s, order.token, order.peer, order.watcher, OPEN, order.peer),
             ).rowcount
             if begun and order.action is Action.RESTART:
                 tx.execute(
@@ -185,6 +198,7 @@ def _record(row: sqlite3.Row, at: Moment) -> PeerRecord:
         order=_state_of(row, at) if ordered else None,
         order_episode=row["order_episode"] or 0,
         ordered_s=row["ordered_s"] if row["boot"] == at.boot else None,
+        begun_s=row["begun_s"] if row["boot"] == at.boot else None,
         episode=row["episode"] or 0,
         episode_open=bool(row["episode_open"]),
         restart_count=row["restart_count"] or 0,
