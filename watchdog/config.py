@@ -26,11 +26,15 @@ from watchdog.spans import Seconds, seconds
 
 DEFAULT_PATH = Path("/etc/watchdog-mesh/config.toml")
 PATH_VARIABLE = "WATCHDOG_MESH_CONFIG"
-PATHS_VARIABLES = {
-    "state": "WATCHDOG_MESH_STATE_DIR",
-    "run": "WATCHDOG_MESH_RUN_DIR",
-    "bpffs": "WATCHDOG_MESH_BPFFS_DIR",
+VARIABLES = {
+    "paths.state": "WATCHDOG_MESH_STATE_DIR",
+    "paths.run": "WATCHDOG_MESH_RUN_DIR",
+    "paths.bpffs": "WATCHDOG_MESH_BPFFS_DIR",
+    "isolation.host_links": "WATCHDOG_MESH_HOST_LINKS",
 }
+"""What keeps tests and drills from touching the real things, by setting."""
+
+SWITCH: Mapping[str, bool] = {"yes": True, "no": False}
 SELECTORS = config_check.SELECTORS
 MOST_COUNT = 1000
 MALFORMED: Any = object()
@@ -72,7 +76,10 @@ class Peer(Settings, frozen=True):
 class Isolation(Settings, frozen=True):
     """How agents are isolated."""
 
-    level: Literal["network"] = "network"
+    level: Literal["network", "frozen"] = "network"
+    host_links: bool = True
+    """Whether an agent that can send frames gets its egress filter on the links of the host's own network namespace
+    too, while it is isolated. The filter matches nobody else's frames; without it those of such an agent pass."""
     max_isolated: Count = 1
     """How many peers may be isolated at once without --force."""
     allow: list[str] = msgspec.field(default_factory=list)
@@ -192,19 +199,32 @@ def _names_in(peers: Any) -> list[str]:
     return [entry["name"] for entry in entries if isinstance(entry.get("name"), str)]
 
 
+def without_file(environment: Mapping[str, str]) -> Config:
+    """What holds where there is no file: enough for all that needs no peers."""
+    problems: list[str] = []
+    config = Config(**_read_values(with_environment({}, environment), Config, "", problems))
+    if problems:
+        problems = [_as_set(problem, environment) for problem in problems]
+        raise ConfigurationError(f"the environment is wrong: {'; '.join(problems)}", problems=problems)
+    return config
+
+
 def _as_set(problem: str, environment: Mapping[str, str]) -> str:
-    """A problem with a path that the environment set is the environment's."""
-    for key, variable in PATHS_VARIABLES.items():
-        if environment.get(variable) and problem.startswith(f"paths.{key}: "):
+    """A problem with what the environment set is the environment's."""
+    for key, variable in VARIABLES.items():
+        if environment.get(variable) and problem.startswith(f"{key}: "):
             return f"${variable}: {problem.partition(': ')[2]}"
     return problem
 
 
 def with_environment(table: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """The file's table with [paths] as the environment sets them: it wins."""
-    paths = table.get("paths", {})
-    set_there = {key: environment[name] for key, name in PATHS_VARIABLES.items() if environment.get(name)}
-    return {**table, "paths": {**paths, **set_there}} if set_there and isinstance(paths, dict) else table
+    """The file's table with what the environment sets: it wins."""
+    for key, variable in VARIABLES.items():
+        section, _, name = key.partition(".")
+        inside, value = table.get(section, {}), environment.get(variable)
+        if value and isinstance(inside, dict):
+            table = {**table, section: {**inside, name: SWITCH.get(value, value)}}
+    return table
 
 
 Table = TypeVar("Table", bound=Settings)

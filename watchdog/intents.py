@@ -96,6 +96,7 @@ class Why:
     reason: str
     incident: str = ""
     level: str = "network"
+    """ "" where nobody said, before it is written down."""
     by: dict[str, Any] = field(default_factory=dict)
     until: Until | None = None
     """None: until a person releases it."""

@@ -82,4 +82,5 @@ def view_of(intent: Intent, place: Place) -> IsolationView:
         reason=intent.why.reason,
         dropped=Dropped(dropped.ingress.packets, dropped.ingress.bytes, dropped.egress.packets, dropped.egress.bytes),
         drift="; ".join(result.gaps),
+        paths=result.verdicts,
     )

@@ -175,4 +175,5 @@ def _environment(stage: Stage, config: Path) -> dict[str, str]:
         "WATCHDOG_MESH_STATE_DIR": str(stage.room / "state"),
         "WATCHDOG_MESH_RUN_DIR": str(stage.room / "run"),
         "WATCHDOG_MESH_BPFFS_DIR": str(stage.pins),
+        "WATCHDOG_MESH_HOST_LINKS": "no",
     }

@@ -70,6 +70,7 @@ class Host:
             "WATCHDOG_MESH_STATE_DIR": str(self.state),
             "WATCHDOG_MESH_RUN_DIR": str(self.run_dir),
             "WATCHDOG_MESH_BPFFS_DIR": str(self.pins),
+            "WATCHDOG_MESH_HOST_LINKS": "no",
             "PYTHONPATH": str(REPOSITORY),
             "PYTHONDONTWRITEBYTECODE": "1",
         }

@@ -11,8 +11,10 @@ from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import Host, ours_at
 from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.layers.sequence import LAYERS
 from watchdog.kernel.loopback import SILENCE_S, loopback
 from watchdog.kernel.programs import GATE
+from watchdog.paths import facts
 
 pytestmark = pytest.mark.kernel
 
@@ -72,6 +74,15 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     isolated = document.document
     since, until = isolated.pop("since"), isolated.pop("until")
     assert since < until
+    held = {
+        "layer": "packets",
+        "holds": True,
+        "not_applicable": None,
+        "missing": None,
+        "gaps": [],
+    }
+    assert isolated["layers"][0] == held
+    assert [each["layer"] for each in isolated["layers"]] == [layer.name for layer in LAYERS]
     nothing = {"packets": 0, "bytes": 0}
     same: dict[str, object] = {
         "target": str(agent.path),
@@ -88,15 +99,18 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "allowed": {"ingress": nothing, "egress": nothing},
         "flows": None,
     }
+    idle = {"runs": False, "may": [], "holds": [], "own_network_namespace": False, "unix_peers": []}
+    held_by = {"layers": isolated["layers"], "paths": [], "agent": idle | {"vsock": facts.has_vsock()}}
     no_flows = {"flows": {"seen": 0, "known": 0, "packets_of_unknown": 0, "top": []}}
     standing = {"state": "isolated", "changed": True, "holds": True}
-    assert isolated == {"schema": "watchdog-mesh/isolate/1", **same, **standing, "notices": []}
+    assert isolated == {"schema": "watchdog-mesh/isolate/1", **same, **held_by, **standing, "notices": []}
     again = host.mesh("isolate", *target, "--reason", "again", "--json").document
     assert (again["changed"], again["holds"], again["reason"]) == (True, True, "it lies"), "it has no end any more"
     once_more = host.mesh("isolate", *target, "--reason", "again", "--json").document
     assert once_more == {
         "schema": "watchdog-mesh/isolate/1",
         **same,
+        **held_by,
         **standing,
         "changed": False,
         "since": since,
@@ -107,6 +121,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     assert verified == {
         "schema": "watchdog-mesh/verify/1",
         **same,
+        **held_by,
         **standing,
         "changed": False,
         "since": since,
@@ -117,6 +132,9 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     assert released == {
         "schema": "watchdog-mesh/release/1",
         **same,
+        "layers": [],
+        "paths": [],
+        "agent": None,
         "state": "released",
         "changed": True,
         "holds": True,
@@ -197,9 +215,9 @@ def test_status_needs_no_daemon(host: Host, agent: Cgroup) -> None:
 
 def test_a_process_names_its_cgroup(host: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:
     inside = harmless(run_in_cgroup(agent))
-    assert host.mesh("isolate", "--pid", str(inside.pid), "--reason", "drill").status == OK
+    assert host.mesh("isolate", "--pid", str(inside.pid), "--reason", "drill").status == PARTIAL
     assert len(ours_at(agent)) == len(GATE)
-    assert host.mesh("verify", "--pid", str(inside.pid)).status == OK
+    assert host.mesh("verify", "--pid", str(inside.pid)).status == PARTIAL
     assert host.mesh("release", "--pid", str(inside.pid), "--reason", "drill").status == OK
     assert ours_at(agent) == []
 
@@ -213,7 +231,7 @@ def test_a_peer_is_known_whatever_it_is_named_by(host: Host, agent: Cgroup, run_
     document = host.mesh("isolate", "--cgroup", agent.path, "--reason", "drill", "--json").document
     assert (document["peer"], document["target"]) == ("shield", "shield")
     assert host.mesh("isolate", "shield", "--reason", "drill", "--json").document["changed"] is False
-    assert host.mesh("verify", "--pid", str(inside.pid)).status == OK
+    assert host.mesh("verify", "--pid", str(inside.pid)).status == PARTIAL
     assert host.mesh("release", "shield", "--reason", "drill").status == OK
     assert ours_at(agent) == []
 
@@ -223,7 +241,7 @@ def test_a_peer_that_ended_can_still_be_released(host: Host, agent: Cgroup, run_
     pid_file = host.folder / "pid"
     pid_file.write_text(f"{inside.pid}\n")
     host.configure(PEER + f'pid_file = "{pid_file}"\n')
-    assert host.mesh("isolate", "shield", "--reason", "drill").status == OK
+    assert host.mesh("isolate", "shield", "--reason", "drill").status == PARTIAL
     inside.close()
     assert host.mesh("verify", "shield").status == OK
     assert host.mesh("release", "shield", "--reason", "drill").status == OK

@@ -86,6 +86,15 @@ def adapted(unit: str, *more: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+OK, PARTIAL = 0, 4
+
+
+def is_whole(told: dict[str, Any]) -> bool:
+    """Whether all of ours is in force; the exit status says what is open to the agent nevertheless: it is root."""
+    is_open = any(path["coverage"] == "not covered" for path in told["paths"])
+    return (told["holds"], told["gaps"], told["exit"]) == (True, [], PARTIAL if is_open else OK)
+
+
 def wait_for(what: Callable[[], T], why: str, limit_s: float = WAIT_S) -> T:
     """The first answer that is true; fails with `why`, and with the last answer, at the deadline."""
     deadline_s = time.monotonic() + limit_s

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from watchdog.model import PeerStatus, Stats, Status
+from watchdog.paths.words import Coverage, Verdict
 from watchdog.status.document import Backlog, Dropped, IsolationView, MeshView, WatcherHealth
 
 NOW = datetime(2026, 3, 1, 3, 0, 0, 250_000, tzinfo=UTC)
@@ -46,6 +47,14 @@ SHIELD_CUT = IsolationView(
     reason="3 restarts did not help; still no answer within 5 s",
     dropped=Dropped(ingress_packets=41_230, ingress_bytes=3_210_000, egress_packets=12, egress_bytes=720),
     drift="the egress program is no longer attached; it will be attached again",
+    paths=(
+        Verdict(
+            "E12a",
+            "vsock, to the hypervisor or other guests",
+            Coverage.NOT_COVERED,
+            "only lsm or freeze would stop it",
+        ),
+    ),
 )
 
 

@@ -124,7 +124,7 @@ def test_the_example_is_a_configuration() -> None:
         ('[[peer]]\nendpoint = "http://h/"', "peer number 1.name", "is missing"),
         ('[[peer]]\nname = ""\nendpoint = "http://h/"', "peer number 1.name", "want letters"),
         ('[[peer]]\nname = "../x"\nendpoint = "http://h/"', "peer '../x'.name", "want letters"),
-        (f'{SHIELD}[isolation]\nlevel = "total"', "isolation.level", "want network"),
+        (f'{SHIELD}[isolation]\nlevel = "total"', "isolation.level", "want network or frozen"),
         (f"{SHIELD}[isolation]\nmax_isolated = 0", "isolation.max_isolated", "want int >= 1"),
         (f'{SHIELD}[isolation]\nallow = ["nowhere"]', "isolation.allow", "nowhere"),
         (f'{SHIELD}[status]\nlisten = "9470"', "status.listen", 'want "ADDRESS:PORT"'),
@@ -286,7 +286,7 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in config.PATHS_VARIABLES.values():
+    for name in config.VARIABLES.values():
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigurationError, match="No such file") as missing:
         load(tmp_path / "config.toml")

@@ -68,6 +68,14 @@ GOLDEN = {
                 "egress": {"packets": 12, "bytes": 720},
             },
             "drift": "the egress program is no longer attached; it will be attached again",
+            "paths": [
+                {
+                    "path": "E12a",
+                    "title": "vsock, to the hypervisor or other guests",
+                    "coverage": "not covered",
+                    "why": "only lsm or freeze would stop it",
+                }
+            ],
         }
     ],
     "outbox": {"architect": {"pending": 2, "oldest_age_s": 430.0, "last_error": "HTTP 503"}},

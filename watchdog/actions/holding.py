@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,13 @@ from watchdog.host import unit_filters
 from watchdog.intents import Intent, Where
 from watchdog.kernel import cgroups, gate, hooks, slots
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
-from watchdog.kernel.layers import sequence
+from watchdog.kernel.layers import sequence, whose
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.programs import EGRESS, GUARD_IN, GUARD_OUT, INGRESS, WHOSE, Hook
 from watchdog.kernel.slots import Counters, Slot
+from watchdog.paths import catalogue, facts
+from watchdog.paths.facts import Looked
+from watchdog.paths.words import Coverage, Layer, Verdict
 
 LOADED = "loaded"
 BEYOND_PACKETS = sequence.LAYERS[1:]
@@ -40,7 +43,20 @@ class Result:
     restarted: bool = False
     """The only gap is what every restart of a unit leaves: systemd attaches what its drop-in names, no more."""
     standings: tuple[Standing, ...] = ()
-    """How each layer stands but the packets, which `holds` and the gaps tell of."""
+    """How each layer stands."""
+    verdicts: tuple[Verdict, ...] = ()
+    """What is to be said of each path, by the layers that hold and what the agent may and has; none while idle."""
+    looked: Looked | None = None
+
+    @property
+    def uncovered(self) -> tuple[str, ...]:
+        """The paths that are open and apply to it, a sentence each: no layer of ours that holds would stop them."""
+        return tuple(f"{each.title}: {each.why}" for each in self.verdicts if each.coverage is Coverage.NOT_COVERED)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether anything that applies is not covered."""
+        return bool(self.gaps or self.uncovered)
 
 
 def verify(intent: Intent, place: Place) -> Result:
@@ -54,7 +70,10 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     there = [cgroup for cgroup in sight.cgroups if cgroups.exists(cgroup)]
     at_hooks = [gap for cgroup in there if (gap := gate.gap(cgroup, slot))]
     stopped = [cgroup for cgroup in there if gate.stops(cgroup, slot)]
-    standings = sequence.standings(targets.target_of(intent, slot, place, stopped), BEYOND_PACKETS) if stopped else []
+    target = targets.target_of(intent, slot, place, stopped)
+    beyond = sequence.standings(target, BEYOND_PACKETS) if stopped else []
+    standings = [Standing(sequence.PACKETS.name, gaps=tuple(at_hooks)), *beyond] if stopped else []
+    looked = facts.look(stopped, whose.look(target)) if stopped else None
     later = next_start(intent, place, sight)
     idle = not there and (bool(later) or not intent.where.unit)
     others = [IDLE] if idle and not later else []
@@ -68,12 +87,20 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
         intent,
         changed=False,
         holds=stopped == there,
-        gaps=(*at_hooks, *sequence.gaps(standings), *others),
+        gaps=(*at_hooks, *sequence.gaps(beyond), *others),
         dropped=slots.counters_of_programs(programs.ids(intent.held_by).values()),
         idle=idle,
         restarted=bool(at_hooks) and not others and all(_lacks_guards_only(cgroup, slot) for cgroup in there),
         standings=tuple(standings),
+        verdicts=tuple(_verdicts(standings, looked)),
+        looked=looked,
     )
+
+
+def _verdicts(standings: Sequence[Standing], looked: Looked | None) -> list[Verdict]:
+    if looked is None or not looked.runs:
+        return []
+    return catalogue.verdicts({Layer(each.layer) for each in standings if each.holds}, looked.facts)
 
 
 def _lacks_guards_only(cgroup: Cgroup, slot: Slot) -> bool:

@@ -21,7 +21,7 @@ from watchdog.intents import IN_FORCE, Intent, State, Until, Where, Why
 from watchdog.kernel import gate, slots
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import sequence
-from watchdog.kernel.layers.base import Target
+from watchdog.kernel.layers.base import NETWORK, Target
 from watchdog.kernel.layers.packets import Packets
 from watchdog.kernel.programs import EGRESS, INGRESS
 from watchdog.kernel.slots import Slot
@@ -50,8 +50,9 @@ def isolate(
     step: Step = no_step,
     rails: Rails = no_rails,
     default_allow: allowing.Default = allowing.nothing,
+    default_level: str = NETWORK,
 ) -> Result:
-    """Cut the target off and see that it is. One that is cut off already gets the allow-list that `why` has, if any.
+    """Cut the target off and see that it is. One that is cut off already gets allow-list and level of `why`, if any.
 
     Raises WatchdogError when it cannot be cut off, and Refused when the rails do; what was begun is undone then.
     """
@@ -60,17 +61,17 @@ def isolate(
             adopt.adopt(place, now)  # a journal that knows nothing may be a lost one: no program is to serve two
         intent = find(place, where)
         if intent is not None and intent.state is State.ISOLATED:
-            wanted = replace(intent, where=_joined(intent.where, where), why=_longer(intent.why, why))
+            asked = wanted(intent, where, why)
             before = holding.verify(intent, place)
-            if wanted == intent and before.holds and not before.gaps:
+            if asked == intent and before.holds and not before.gaps:
                 return before
-            same = wanted == intent
-            intent = place.intents.change(wanted, State.ISOLATED, now, facts={"asked": why.reason, "asked_by": why.by})
+            same = asked == intent
+            intent = place.intents.change(asked, State.ISOLATED, now, facts={"asked": why.reason, "asked_by": why.by})
             step("intended")
             after = _cut_or_undo(intent, place, now, step)
             return replace(after, changed=not same or after.gaps != before.gaps)
         allow = default_allow() if why.allow is None else why.allow
-        why = replace(why, overruled=tuple(rails()), allow=allow)
+        why = replace(why, overruled=tuple(rails()), allow=allow, level=why.level or default_level)
         intent = _begin(intent, where, why, place, now)
         step("intended")
         return _cut_or_undo(intent, place, now, step)
@@ -214,6 +215,11 @@ def find(place: Place, where: Where) -> Intent | None:
     return None
 
 
+def wanted(intent: Intent, where: Where, why: Why) -> Intent:
+    """What an isolation in force becomes when it is asked for again."""
+    return replace(intent, where=_joined(intent.where, where), why=_longer(intent.why, why))
+
+
 def _joined(known: Where, named: Where) -> Where:
     """What is known of a target, with what was named now: a cgroup may turn out to be a unit's, or a peer's."""
     same = known.cgroup == named.cgroup and known.cgroup_id == named.cgroup_id
@@ -222,9 +228,9 @@ def _joined(known: Where, named: Where) -> Where:
 
 
 def _longer(known: Why, asked: Why) -> Why:
-    """An isolation lasts as long as anybody wants it to, and allows what was said last."""
+    """An isolation lasts as long as anybody wants it to; it allows, and is as strict as, what was said last."""
     allow = known.allow if asked.allow is None else asked.allow
-    return replace(known, until=_later(known.until, asked.until), allow=allow)
+    return replace(known, until=_later(known.until, asked.until), allow=allow, level=asked.level or known.level)
 
 
 def _later(one: Until | None, other: Until | None) -> Until | None:

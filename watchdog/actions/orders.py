@@ -7,6 +7,7 @@ from functools import partial
 
 from watchdog import clock, config
 from watchdog.actions import allowing, isolation, locate, shadow
+from watchdog.actions.holding import Result
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place
 from watchdog.actions.restart import RestartTarget, restart
@@ -15,6 +16,7 @@ from watchdog.errors import WatchdogError
 from watchdog.host import systemd
 from watchdog.intents import Why
 from watchdog.mesh.coordinator import Order, Outcome
+from watchdog.paths.words import Coverage
 
 DOWN = ("failed", "inactive", "deactivating")
 EVIDENCE_TIMEOUT_S = 2.0
@@ -38,19 +40,24 @@ class HostActions:
     def isolate(self, order: Order) -> Outcome:
         """Cut the peer off; the outcome says what does not hold, if anything."""
         self._peer(order)
-        why = Why(
-            order.reason, level=self.settings.isolation.level, by={"watcher": order.watcher, "token": order.token}
-        )
+        why = Why(order.reason, level="", by={"watcher": order.watcher, "token": order.token})
         try:
             found = locate.locate(Named(peer=order.peer), self.settings, self.place)
             rails = partial(locate.check_rails, found, self.settings, self.place, force=False)
             allow = partial(allowing.configured, self.settings, order.peer, clock.moment())
-            result = isolation.isolate(found.where, why, self.place, clock.utc_now(), rails=rails, default_allow=allow)
+            result = isolation.isolate(
+                found.where,
+                why,
+                self.place,
+                clock.utc_now(),
+                rails=rails,
+                default_allow=allow,
+                default_level=self.settings.isolation.level,
+            )
             shadow.end_at(found.where, self.place, clock.utc_now())
         except WatchdogError as error:
             return Outcome(failed=True, detail=error.one_line())
-        uncovered = f"; but {'; '.join(result.gaps)}" if result.gaps else ""
-        return Outcome(failed=False, detail=f"isolated in the kernel: {order.reason}{uncovered}")
+        return Outcome(failed=False, detail=f"isolated in the kernel: {order.reason}{_open(result)}")
 
     def evidence(self, peer: str) -> tuple[str, bool]:
         """What systemd says against a silent peer: hard local evidence, as far as this host can see."""
@@ -76,3 +83,10 @@ def _restart_target(peer: config.Peer) -> RestartTarget:
         return RestartTarget(unit=peer.unit)
     found_by_process = peer.selector is not None and peer.selector[0] not in locate.WHOLE_CGROUP
     return RestartTarget(command=peer.restart, agent=locate.selector_of(peer) if found_by_process else None)
+
+
+def _open(result: Result) -> str:
+    """What does not hold, short enough for a notification: everything is in verify."""
+    ways = [each.title for each in result.verdicts if each.coverage is Coverage.NOT_COVERED]
+    said = [*result.gaps, *([f"{len(ways)} ways are open to it, as {ways[0]!r}"] if ways else [])]
+    return f"; in part: {'; '.join(said)} (watchdog-mesh verify says all)" if said else ""

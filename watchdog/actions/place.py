@@ -64,7 +64,9 @@ def configured(settings: Config, journal: Journal) -> Place:
     """The place that a configuration names."""
     peers = {systemd.normalise(peer.unit): peer.name for peer in settings.peers if peer.unit}
     peers |= {str(peer.cgroup): peer.name for peer in settings.peers if peer.cgroup}
-    return Place(journal, settings.paths.bpffs, settings.paths.run, peers=peers)
+    return Place(
+        journal, settings.paths.bpffs, settings.paths.run, peers=peers, host_links=settings.isolation.host_links
+    )
 
 
 @dataclass(frozen=True, slots=True)

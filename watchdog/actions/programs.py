@@ -6,7 +6,7 @@ They are in the journal before they are attached anywhere. What their ids mean e
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from watchdog import clock
@@ -30,14 +30,23 @@ def _has(slot: Slot, wanted: Sequence[Program]) -> bool:
 def take(place: Place, wanted: Sequence[Program] = GATE) -> Slot:
     """A ready slot with these programs that no intent and no shadow has, zeroed; built now when none is left."""
     bpffs.prepare(place.pins)
-    taken = {place.pins / intent.held_by.slot for intent in [*place.intents.in_force(), *place.intents.shadows()]}
-    free = (slot for slot in slots.each_slot(place.pins, own_key(), taken) if _has(slot, wanted))
-    slot = next(free, None) or _built(place, taken, wanted)
+    slot = find_free(place, wanted) or _built(place, wanted)
     slots.zero(slot)
     return slot
 
 
-def _built(place: Place, taken: Collection[Path], wanted: Sequence[Program]) -> Slot:
+def find_free(place: Place, wanted: Sequence[Program] = GATE) -> Slot | None:
+    """The slot that would be taken; None where one would have to be built first."""
+    free = slots.each_slot(place.pins, own_key(), _taken(place))
+    return next((slot for slot in free if _has(slot, wanted)), None)
+
+
+def _taken(place: Place) -> set[Path]:
+    return {place.pins / intent.held_by.slot for intent in [*place.intents.in_force(), *place.intents.shadows()]}
+
+
+def _built(place: Place, wanted: Sequence[Program]) -> Slot:
+    taken = _taken(place)
     unusable = [slot.path for slot in slots.list_slots(place.pins) if slot.path in taken or not _has(slot, wanted)]
     ready = builder.ensure_slots(place.pins, place.build_lock, len(unusable) + SPARE_SLOTS)
     return next(slot for slot in ready if slot.path not in unusable)

@@ -16,7 +16,7 @@ from watchdog import __version__
 from watchdog.actions import place
 from watchdog.actions.place import Place
 from watchdog.cli.output import Output
-from watchdog.config import DEFAULT_PATH, Config, find, load
+from watchdog.config import DEFAULT_PATH, Config, find, load, without_file
 from watchdog.errors import Exit, NotRoot, UsageError, WatchdogError
 from watchdog.journal import Journal
 from watchdog.spans import seconds
@@ -81,6 +81,12 @@ def common(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="One JSON document instead of words.")(command)
 
 
+def paths_option(command: F) -> F:
+    """--paths, for the verbs that tell of isolations."""
+    says = "Every known path: covered, not covered, or not applicable."
+    return click.option("--paths", "all_paths", is_flag=True, help=says)(command)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; its exit status. Every error of ours and of click's ends in one line."""
     output = Output(as_json="--json" in arguments)
@@ -115,10 +121,7 @@ def configured(config_path: Path | None) -> Config:
     """The configuration; without a file at the default place what needs no peers works with defaults."""
     path = find(config_path)
     if path == DEFAULT_PATH and config_path is None and not path.exists():
-        from watchdog.config import Config, Paths, with_environment
-
-        paths = with_environment({}, os.environ).get("paths", {})
-        return Config(paths=Paths(**{key: Path(value) for key, value in paths.items()}))
+        return without_file(os.environ)
     return load(path)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -11,18 +11,19 @@ from typing import Any
 import click
 
 from watchdog import clock
-from watchdog.actions import allowing, isolation, locate, shadow
+from watchdog.actions import allowing, isolation, locate, planning, shadow
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
 from watchdog.cli import report
 from watchdog.cli.allow import allow_options, asked
-from watchdog.cli.app import common, configured, given_span_s, need_root, place_of, stated
+from watchdog.cli.app import common, configured, given_span_s, need_root, paths_option, place_of, stated
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
 from watchdog.cli.tell import tell
-from watchdog.errors import Exit
+from watchdog.errors import Exit, UsageError
 from watchdog.host.caller import who
 from watchdog.intents import Until, Where, Why
+from watchdog.kernel.layers.base import FROZEN, NETWORK
 from watchdog.model import Action, Severity
 
 LONGEST_S = 365 * 24 * 3600.0
@@ -37,6 +38,9 @@ LONGEST_S = 365 * 24 * 3600.0
 @click.option("--ttl", metavar="TIME", help='Release it by itself after this time, as "15m": a watcher sees to it.')
 @allow_options
 @click.option("--shadow", "as_shadow", is_flag=True, help="Count what would be dropped, and drop nothing.")
+@click.option("--level", type=click.Choice([NETWORK, FROZEN]), help="Cut off and running, or cut off and stopped.")
+@paths_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done and what would hold then, and do nothing.")
 @click.option("--force", is_flag=True, help="Although a safety rail speaks against it.")
 def verb(
     config_path: Path | None,
@@ -45,6 +49,9 @@ def verb(
     incident: str | None,
     ttl: str | None,
     as_shadow: bool,
+    level: str | None,
+    dry_run: bool,
+    all_paths: bool,
     force: bool,
     **options: Any,
 ) -> int:
@@ -55,6 +62,8 @@ def verb(
     """
     output, wanted, allow = Output(as_json=as_json), named(options), asked(options)
     stated(reason, "--reason")
+    if as_shadow and dry_run:
+        raise UsageError("--shadow and --dry-run exclude each other", hint="a shadow drops nothing either")
     if incident is not None:
         stated(incident, "--incident")
     until = _until(given_span_s(ttl, "--ttl", LONGEST_S)) if ttl is not None else None
@@ -63,12 +72,19 @@ def verb(
     with place_of(settings) as place:
         located = locate.locate(wanted, settings, place)
         allowed = allow.of(located.where.peer, settings)
-        why = Why(reason, incident or "", settings.isolation.level, asdict(who()), until, allow=allowed)
+        why = Why(reason, incident or "", level or "", asdict(who()), until, allow=allowed)
         if as_shadow:
-            return _watch(output, located.where, why, place)
+            return _watch(output, located.where, replace(why, level=why.level or settings.isolation.level), place)
         rails = partial(locate.check_rails, located, settings, place, force=force)
         default = partial(allowing.configured, settings, located.where.peer, clock.moment())
-        result = isolation.isolate(located.where, why, place, clock.utc_now(), rails=rails, default_allow=default)
+        otherwise: dict[str, Any] = {
+            "rails": rails,
+            "default_allow": default,
+            "default_level": settings.isolation.level,
+        }
+        if dry_run:
+            return _tell(output, planning.plan(located.where, why, place, **otherwise), all_paths=all_paths)
+        result = isolation.isolate(located.where, why, place, clock.utc_now(), **otherwise)
         if result.holds:
             shadow.end_at(located.where, place, clock.utc_now())
         _say(output, result)
@@ -76,8 +92,16 @@ def verb(
         if result.changed:
             notices = tell(settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, why.reason)
     output.document("isolate", 1, report.facts_of(result) | {"notices": notices})
+    output.words(*(f"  {line}" for line in report.paths_in_words(result.verdicts) if all_paths))
     output.words(*(f"  {notice}" for notice in notices))
-    return Exit.PARTIAL if result.gaps else Exit.OK
+    return Exit.PARTIAL if result.is_partial else Exit.OK
+
+
+def _tell(output: Output, plan: planning.Plan, *, all_paths: bool) -> int:
+    output.document("isolate-plan", 1, report.plan_facts_of(plan))
+    output.words(*report.plan_in_words(plan))
+    output.words(*(f"  {line}" for line in report.paths_in_words(plan.verdicts) if all_paths))
+    return Exit.OK
 
 
 def _watch(output: Output, where: Where, why: Why, place: Place) -> int:
@@ -102,11 +126,11 @@ def _say(output: Output, result: Result) -> None:
     output.words(*(f"Although {objection} (--force)" for objection in result.intent.why.overruled))
     if not result.changed:
         output.words(f"{name} is isolated already, since {clock.rfc3339(result.intent.since)}; nothing was changed")
-    elif result.gaps:
+    elif result.is_partial:
         output.words(f"{name} is cut off in part: {report.place_of(result)}")
     else:
         output.words(f"{name} is isolated: {report.place_of(result)}")
-    output.words(*(f"  not covered: {gap}" for gap in result.gaps))
+    output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
     output.words(*(f"  {line}" for line in report.allowed_in_words(result)))
     if result.intent.why.until:
         output.words(f"  until {clock.rfc3339(result.intent.why.until.utc)}: a watcher, or reconcile, releases it then")

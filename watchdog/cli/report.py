@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from dataclasses import asdict
 from typing import Any
 
 from watchdog.actions import flow_facts
 from watchdog.actions.holding import Result
+from watchdog.actions.planning import Plan
 from watchdog.clock import rfc3339
 from watchdog.intents import Allowed
+from watchdog.kernel.layers.base import FROZEN
+from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.slots import Counters, Traffic
+from watchdog.paths.facts import PEERS_AT_MOST, Looked
+from watchdog.paths.words import Coverage, Verdict
+
+ONLY_FROZEN = (
+    "it is privileged: it can leave its cgroup, and take programs off that hold it (seen within 5 s, not prevented); "
+    "only --level frozen holds against that"
+)
 
 
 def facts_of(result: Result) -> dict[str, Any]:
@@ -29,11 +41,119 @@ def facts_of(result: Result) -> dict[str, Any]:
         "changed": result.changed,
         "holds": result.holds,
         "gaps": list(result.gaps),
+        "layers": [_layer(each) for each in result.standings],
+        "paths": [asdict(each) for each in result.verdicts],
+        "agent": _agent(result.looked) if result.looked else None,
         "dropped": _both_ways(result.dropped, ("ingress", "egress")),
         "allow": [_allowed(each) for each in intent.why.allow or ()],
         "allowed": _both_ways(result.dropped, ("allowed_in", "allowed_out")),
         "flows": result.flows,
     }
+
+
+def _agent(looked: Looked) -> dict[str, Any]:
+    """What was found out by looking, null for what could not be; what is not known counts as if it were so."""
+    facts = looked.facts
+    return {
+        "runs": looked.runs,
+        "may": _sorted(facts.may),
+        "holds": _sorted(facts.holds),
+        "own_network_namespace": facts.own_netns,
+        "vsock": facts.vsock,
+        "unix_peers": list(looked.unix_peers),
+    }
+
+
+def _sorted(found: Collection[str] | None) -> list[str] | None:
+    return None if found is None else sorted(found)
+
+
+def _layer(standing: Standing) -> dict[str, Any]:
+    return {
+        "layer": standing.layer,
+        "holds": standing.holds,
+        "not_applicable": standing.not_applicable or None,
+        "missing": standing.missing or None,
+        "gaps": list(standing.gaps),
+    }
+
+
+def uncovered_in_words(result: Result) -> list[str]:
+    """What is open of it, for people, and what would stop that; then how many paths that is of how many."""
+    lines = [f"not covered: {each}" for each in (*result.gaps, *result.uncovered)]
+    lines += [_tally(result.verdicts)] if result.verdicts else []
+    looked = result.looked
+    if looked is not None and result.uncovered:
+        if named := [name for name in looked.unix_peers if name]:
+            lines.append(f"its unix connections lead to {', '.join(named[:PEERS_AT_MOST])}")
+        if looked.is_privileged and result.intent.why.level != FROZEN:
+            lines.append(ONLY_FROZEN)
+    return lines
+
+
+def paths_in_words(verdicts: Iterable[Verdict]) -> list[str]:
+    """Every path and what is said of it, for people, a line each."""
+    return [f"{each.coverage:14}  {each.path:5}  {each.title} ({each.why})" for each in verdicts]
+
+
+def paths_in_short(verdicts: Collection[Verdict]) -> list[str]:
+    """What is open, by its titles, and how many paths that is of how many."""
+    open_ones = [each.title for each in verdicts if each.coverage is Coverage.NOT_COVERED]
+    return [_tally(verdicts)] * bool(verdicts) + [f"not covered: {title}" for title in open_ones]
+
+
+def _tally(verdicts: Collection[Verdict]) -> str:
+    said = [each.coverage for each in verdicts]
+    return "paths: " + ", ".join(f"{said.count(coverage)} {coverage}" for coverage in Coverage)
+
+
+def plan_facts_of(plan: Plan) -> dict[str, Any]:
+    """What isolate would do, as JSON."""
+    where, why = plan.where, plan.why
+    return {
+        "target": plan.name,
+        "peer": where.peer or None,
+        "unit": where.unit or None,
+        "level": why.level,
+        "reason": why.reason,
+        "overruled": list(why.overruled),
+        "until": rfc3339(why.until.utc) if why.until else None,
+        "allow": [_allowed(each) for each in why.allow or ()],
+        "would_change": plan.changed,
+        "cgroups": [str(cgroup.path) for cgroup in plan.cgroups],
+        "processes": plan.processes,
+        "layers": [_layer(each) for each in plan.steps],
+        "drop_in": str(plan.drop_in) if plan.drop_in else None,
+        "ready": plan.ready,
+        "stays": list(plan.foreign),
+        "paths": [asdict(each) for each in plan.verdicts],
+        "agent": _agent(plan.looked) if plan.looked else None,
+    }
+
+
+def plan_in_words(plan: Plan) -> list[str]:
+    """What isolate would do, for people."""
+    held = ", ".join(str(cgroup.path) for cgroup in plan.cgroups) or "no cgroup now: nothing of it runs"
+    if not plan.changed:
+        return [f"{plan.name} is isolated already, and nothing would be changed: {held}"]
+    lines = [*(f"Although {objection} (--force)" for objection in plan.why.overruled)]
+    lines += [f"{plan.name} would be isolated, and nothing was done: {held}, {plan.processes} processes"]
+    lines += [] if plan.ready else ["  no programs wait for it: they would be built first, which takes seconds"]
+    lines += [f"  {_step(each)}" for each in plan.steps]
+    lines += [f"  unit: {plan.drop_in} would be written, and systemd would read it"] if plan.drop_in else []
+    lines += [f"  stays: {other}" for other in plan.foreign]
+    lines += [f"  would be allowed: {each}" for each in plan.why.allow or ()]
+    return lines + [f"  then {line}" for line in paths_in_short(plan.verdicts)]
+
+
+def _step(standing: Standing) -> str:
+    if standing.not_applicable:
+        return f"{standing.layer}: not needed: {standing.not_applicable}"
+    if standing.missing:
+        return f"{standing.layer}: not possible: {standing.missing}"
+    if standing.gaps:
+        return f"{standing.layer}: would be put in force, as now {'; '.join(standing.gaps)}"
+    return f"{standing.layer}: nothing to do"
 
 
 def shadow_facts_of(result: Result) -> dict[str, Any]:

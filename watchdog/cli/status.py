@@ -13,7 +13,7 @@ from watchdog.actions import shadow
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
 from watchdog.cli import report
-from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.app import common, configured, need_root, paths_option, place_of
 from watchdog.cli.output import Output, table
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
@@ -38,7 +38,8 @@ EXIT_OF = {
 
 @click.command()
 @common
-def verb(config_path: Path | None, as_json: bool) -> int:
+@paths_option
+def verb(config_path: Path | None, as_json: bool, all_paths: bool) -> int:
     """Peers, isolations, receivers and watchers of this host, as they are now.
 
     Isolations are asked of the kernel, peers of the watchers that are alive. Ends with 0 all healthy, 1 one is
@@ -67,7 +68,7 @@ def verb(config_path: Path | None, as_json: bool) -> int:
     }
     output.document("host-status", 1, facts)
     if not as_json:
-        _print(output, peers, isolations, shadows, facts)
+        _print(output, peers, isolations, shadows, facts, all_paths=all_paths)
     if isolations:
         return document.EXIT_ISOLATED
     return next((EXIT_OF[status] for status in WORST_FIRST if any(p["status"] == status for p in peers)), 0)
@@ -121,6 +122,8 @@ def _print(
     isolations: list[IsolationView],
     shadows: list[Result],
     facts: dict[str, Any],
+    *,
+    all_paths: bool,
 ) -> None:
     if peers:
         header = ("PEER", "STATUS", "MISSED", "RESTARTS", "LAST SEEN", "SEEN BY", "DETAIL")
@@ -134,6 +137,8 @@ def _print(
             f"  {where}",
             f"  dropped: {view.dropped.egress_packets} packets out, {view.dropped.ingress_packets} in",
         )
+        say = report.paths_in_words if all_paths else report.paths_in_short
+        output.words(*(f"  {line}" for line in say(view.paths)))
         if view.drift:
             output.words(f"  NOT AS MEANT: {view.drift}; put it back with: watchdog-mesh reconcile")
     for watched in shadows:

@@ -12,7 +12,7 @@ from watchdog import clock
 from watchdog.actions import flow_facts, holding, locate, shadow
 from watchdog.actions.place import Place
 from watchdog.cli import report
-from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.app import common, configured, need_root, paths_option, place_of
 from watchdog.cli.output import Output
 from watchdog.cli.release import meant, name_of, shadow_meant
 from watchdog.cli.target import named, target_options
@@ -23,7 +23,8 @@ from watchdog.intents import Intent, Where
 @click.command()
 @target_options
 @common
-def verb(config_path: Path | None, as_json: bool, **target: Any) -> int:
+@paths_option
+def verb(config_path: Path | None, as_json: bool, all_paths: bool, **target: Any) -> int:
     """Ask the kernel and systemd whether an isolation holds, and change nothing.
 
     Ends with 0 when it holds, 4 when it holds in part, 1 when it does not or the target is not isolated,
@@ -41,14 +42,17 @@ def verb(config_path: Path | None, as_json: bool, **target: Any) -> int:
         result = holding.verify(intent, place)
         result = replace(result, flows=flow_facts.of(intent, result.dropped, clock.moment()))
     output.document("verify", 1, report.facts_of(result))
-    verdict = "holds" if result.holds and not result.gaps else "holds in part" if result.holds else "DOES NOT HOLD"
+    whole = "holds in part" if result.is_partial else "holds"
+    verdict = whole if result.holds else "DOES NOT HOLD"
     output.words(f"The isolation of {intent.name} {verdict}: {report.place_of(result)}")
-    output.words(*(f"  not covered: {gap}" for gap in result.gaps), f"  {report.dropped_in_words(result)}")
+    output.words(*(f"  {line}" for line in report.uncovered_in_words(result)), f"  {report.dropped_in_words(result)}")
+    if all_paths:
+        output.words(*(f"  {line}" for line in report.paths_in_words(result.verdicts)))
     output.words(*(f"  {line}" for line in [*report.allowed_in_words(result), *report.flows_in_words(result)]))
     if not result.holds:
         output.words("  put it back with: watchdog-mesh reconcile")
         return Exit.FAILED
-    return Exit.PARTIAL if result.gaps else Exit.OK
+    return Exit.PARTIAL if result.is_partial else Exit.OK
 
 
 def _of_shadow(output: Output, intent: Intent, place: Place) -> int:

@@ -70,8 +70,8 @@ class UnixSocket:
     inode: int
     name: str
     """The path it is bound to, with @ before an abstract name; "" for none."""
-    peer: int
-    """The inode of the socket it is connected to; 0 for none."""
+    peer: int | None
+    """The inode of the socket it is connected to, 0 where that waits to be accepted; None for none."""
     listens: bool
 
 
@@ -105,7 +105,8 @@ def _unix(body: bytes) -> UnixSocket:
     found = _attributes(body, UNIX_ANSWER.size)
     name = found.get(UNIX_DIAG_NAME, b"").decode(errors="replace")
     name = f"@{name[1:]}" if name.startswith("\0") else name.rstrip("\0")
-    return UnixSocket(inode, name, int.from_bytes(found.get(UNIX_DIAG_PEER, b""), sys.byteorder), state == LISTEN)
+    peer = int.from_bytes(found[UNIX_DIAG_PEER], sys.byteorder) if UNIX_DIAG_PEER in found else None
+    return UnixSocket(inode, name, peer, state == LISTEN)
 
 
 def _dump(request: bytes) -> Iterator[bytes]:

@@ -13,13 +13,11 @@ from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.kernel import diag, libbpf
 from watchdog.kernel.diag import Listed
 from watchdog.kernel.netns import Netns
+from watchdog.kernel.sockets import SIOCGSKNS
 
 COOKIE = struct.Struct("=Q")
 ELSEWHERE = struct.Struct("=IIQ")
 """struct wd_elsewhere in bpf/wd_sockets.h: isolation, zero, point."""
-
-SIOCGSKNS = 0x894C
-"""<linux/sockios.h>: a descriptor of the network namespace that a socket is in."""
 
 
 @dataclass(frozen=True, slots=True)

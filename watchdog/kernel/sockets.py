@@ -29,6 +29,9 @@ OWNED = struct.Struct("=III")
 SO_PROTOCOL, SO_DOMAIN, SO_COOKIE = 38, 39, 57
 """<asm-generic/socket.h>; socket has no SO_COOKIE, and AF_XDP sockets are too much for socket.socket()."""
 
+SIOCGSKNS = 0x894C
+"""<linux/sockios.h>: a descriptor of the network namespace that a socket is in."""
+
 AF_XDP = 44
 INTERNET = frozenset({socket.AF_INET, socket.AF_INET6})
 
@@ -75,8 +78,6 @@ class Scan:
     handles: dict[int, Handle] = field(default_factory=dict)
     """One of the places where each is open, by inode."""
     tuns: list[Handle] = field(default_factory=list)
-    rings: list[Handle] = field(default_factory=list)
-    """io_uring instances: they may hold sockets that no descriptor shows."""
     unseen: list[str] = field(default_factory=list)
     """What could not be looked at, a sentence each."""
 
@@ -168,11 +169,18 @@ def _look_at(handle: Handle, path: str, process: int, known: Known, found: Scan)
         elif leads_to.startswith("/"):
             if os.stat(path).st_rdev == TUN_DEVICE:  # noqa: PTH116 -- every descriptor of every process
                 found.tuns.append(handle)
-        elif leads_to == _RING:
-            found.rings.append(handle)
+        elif leads_to == _RING and (registered := _registered(handle)):
+            found.unseen.append(f"process {handle.pid} has {registered} files registered with io_uring")
     except OSError as error:
         if error.errno not in _NO_LONGER:
             found.unseen.append(f"descriptor {handle.fd} of process {handle.pid} cannot be looked at: {error.strerror}")
+
+
+def _registered(handle: Handle) -> int:
+    """How many files an io_uring instance has by itself: sockets among them are shown by no descriptor."""
+    path = f"/proc/{handle.pid}/task/{handle.thread}/fdinfo/{handle.fd}"
+    with open(path, encoding="ascii", errors="replace") as info:  # noqa: PTH123 -- every descriptor of every process
+        return next((int(line.split()[1]) for line in info if line.startswith("UserFiles:")), 0)
 
 
 def _look_at_socket(inode: int, handle: Handle, process: int, known: Known, found: Scan) -> None:

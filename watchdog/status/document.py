@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from watchdog.clock import rfc3339
 from watchdog.model import PeerStatus, Stats, Status
+from watchdog.paths.words import Coverage, Verdict
 
 SCHEMA = "watchdog-mesh/status/1"
 
@@ -61,6 +62,13 @@ class IsolationView:
     dropped: Dropped = NOTHING_DROPPED
     drift: str = ""
     """What differs between the journal's intent and the kernel; empty when they agree."""
+    paths: tuple[Verdict, ...] = ()
+    """What holds of it, path by path; none while nothing of it runs."""
+
+    @property
+    def uncovered(self) -> tuple[Verdict, ...]:
+        """The paths that are open to it."""
+        return tuple(each for each in self.paths if each.coverage is Coverage.NOT_COVERED)
 
 
 class Backlog(NamedTuple):
@@ -181,6 +189,7 @@ def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
             "egress": {"packets": dropped.egress_packets, "bytes": dropped.egress_bytes},
         },
         "drift": isolation.drift,
+        "paths": [asdict(path) for path in isolation.paths],
     }
 
 

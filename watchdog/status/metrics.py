@@ -111,6 +111,12 @@ def _of_isolations(peers: Iterable[PeerStatus], isolations: Iterable[IsolationVi
         place,
         ((_place(isolation), float(bool(isolation.drift))) for isolation in isolations),
     )
+    yield _gauge(
+        "isolation_uncovered_paths",
+        "Ways for traffic that apply to the isolated agent and that no layer in force stops.",
+        place,
+        ((_place(isolation), len(isolation.uncovered)) for isolation in isolations),
+    )
     each_way = (*place, "direction")
     yield _counter("dropped_packets", "Packets this isolation dropped.", each_way, _dropped(isolations, "packets"))
     yield _counter("dropped_bytes", "Bytes this isolation dropped.", each_way, _dropped(isolations, "bytes"))

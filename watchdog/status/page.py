@@ -158,6 +158,7 @@ def _isolation(isolation: IsolationView, now: datetime) -> str:
         "Dropped": _dropped(isolation.dropped),
         "Unit": _text(isolation.unit or "none"),
         "Cgroup": _text(isolation.cgroup),
+        "Not covered": _text("; ".join(path.title for path in isolation.uncovered) or "nothing that applies"),
     }
     lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
     name = _text(isolation.peer or isolation.unit or isolation.cgroup)

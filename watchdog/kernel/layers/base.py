@@ -29,6 +29,8 @@ class Target:
     root: Path
     """Where the v2 hierarchy is mounted."""
     level: str = NETWORK
+    allows: bool | None = None
+    """Whether its isolation lets anything pass; None: as the slot's allow-list says."""
     host_links: bool = False
     """Whether filters may be put on links of the host's own network namespaces. Never unless it was asked for."""
     held: Mapping[str, frozenset[int]] = field(default_factory=dict)

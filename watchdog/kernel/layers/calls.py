@@ -20,11 +20,11 @@ class Calls(Hooked):
 
     def not_applicable(self, target: Target) -> str:
         """Why calls are let through, where they are."""
-        return "it has an allow-list, which is judged packet by packet" if allows(target.slot) else ""
+        return "it has an allow-list, which is judged packet by packet" if allows(target) else ""
 
     def attach(self, target: Target) -> None:
         """Refuse them; where an allow-list has come since, refuse them no longer."""
-        if allows(target.slot):
+        if allows(target):
             self.detach(target)
         else:
             super().attach(target)

@@ -13,7 +13,6 @@ from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import Target
 from watchdog.kernel.layers.reach import Reach, reach_of
 from watchdog.kernel.programs import ALLOW_MAP, TC_DROP
-from watchdog.kernel.slots import Slot
 from watchdog.kernel.tc_plan import FIRST_PRIO, Filter, Handle, TcHook
 from watchdog.kernel.veth import Ends, ends_of
 
@@ -40,14 +39,14 @@ class HostEnd:
         shared = [others for inode in reach.own_spaces if (others := netns.strangers(inode, reach.pids))]
         if len(shared) == len(reach.own_spaces) and not _is_cut(target):
             return f"it shares its network namespace with {netns.listed(shared[0])}" if shared else NO_SPACE
-        return "its allow-list goes the same way" if allows(target.slot) and not _is_cut(target) else ""
+        return "its allow-list goes the same way" if allows(target) and not _is_cut(target) else ""
 
     def attach(self, target: Target) -> None:
         """Cut every end that is not; KernelRefused names those that cannot be, the others are cut then.
 
         Where an allow-list has come since, what was cut is opened again.
         """
-        if allows(target.slot):
+        if allows(target):
             return self.detach(target)
         reach = reach_of(target.cgroups)
         if not reach.own_spaces:
@@ -64,7 +63,7 @@ class HostEnd:
 
     def gaps(self, target: Target) -> list[str]:
         """Ends that are not cut, and links that lead out and have none, or none that may be cut."""
-        if allows(target.slot):
+        if allows(target):
             return ["what its allow-list names is cut off"] if _is_cut(target) else []
         reach = reach_of(target.cgroups)
         if not reach.own_spaces or self.missing(target.common):
@@ -82,9 +81,11 @@ class HostEnd:
         tc_maps.end(TC_DROP, tc_maps.CUT_MAP, target.isolation_id)
 
 
-def allows(slot: Slot) -> bool:
-    """Whether the isolation that has this slot lets anything pass."""
-    return any(_has_list(map_id) for map_id in hooks.maps_of(slot.program_ids, ALLOW_MAP))
+def allows(target: Target) -> bool:
+    """Whether the isolation lets anything pass."""
+    if target.allows is not None:
+        return target.allows
+    return any(_has_list(map_id) for map_id in hooks.maps_of(target.slot.program_ids, ALLOW_MAP))
 
 
 def _has_list(map_id: int) -> bool:

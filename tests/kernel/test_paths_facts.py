@@ -1,0 +1,183 @@
+"""What is found out about an agent by looking, and what is said of it then."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from tests.kernel.agents import ROOT, USER, agent, harmless
+from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
+from tests.kernel.isolation_bed import Host
+from tests.kernel.netns import Netns
+from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.layers import whose
+from watchdog.kernel.layers.base import Target
+from watchdog.paths import facts
+from watchdog.paths.facts import Looked
+from watchdog.paths.words import Holding, Need
+
+pytestmark = pytest.mark.kernel
+
+OK, PARTIAL = 0, 4
+
+
+def look(target: Target) -> Looked:
+    whose.ask(target)
+    return facts.look(target.cgroups, whose.look(target))
+
+
+@pytest.fixture
+def cgroup(scratch_cgroup: MakeCgroup) -> Cgroup:
+    return scratch_cgroup()
+
+
+def test_nothing_runs(cgroup: Cgroup, target_of: TargetOf) -> None:
+    found = look(target_of(cgroup))
+    assert (found.runs, found.facts.may, found.facts.holds) == (False, frozenset(), frozenset())
+
+
+def test_who_may_what(cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside) -> None:
+    target = target_of(cgroup)
+    user = agent(run_in_cgroup, cgroup, USER)
+    assert look(target).facts.may == frozenset()
+    assert not look(target).is_privileged
+    unarmed = harmless(run_in_cgroup(cgroup))
+    assert look(target).facts.may == frozenset({Need.CGROUP_WRITE})
+    agent(run_in_cgroup, cgroup, ROOT)
+    assert look(target).facts.may == frozenset(Need)
+    assert look(target).is_privileged
+    assert user.run("os.getuid()") != unarmed.run("os.getuid()")
+
+
+def test_a_thread_in_effect_without_what_it_may_take_back_counts(
+    cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside
+) -> None:
+    """Permitted, and not effective."""
+    inside = agent(run_in_cgroup, cgroup)
+    header = "struct.pack('Ii', 0x20080522, 0)"
+    inside.run(f"checked(LIBC.capset({header}, struct.pack('6I', 0, 1 << 13, 0, 0, 0, 0)))")
+    assert Need.NET_RAW in (look(target_of(cgroup)).facts.may or ())
+
+
+@pytest.mark.parametrize(
+    ("made", "holds"),
+    [
+        ("socket.socket(INET, STREAM), socket.socket(socket.AF_NETLINK, RAW, 0), socket.socketpair()", set()),
+        ("socket.socket(INET, RAW, 1)", {Holding.RAW}),
+        ("socket.socket(INET6, RAW, 58)", {Holding.RAW}),
+        ("socket.socket(PACKET, RAW, 0)", {Holding.PACKET}),
+        ("socket.socket(PACKET, DGRAM, 0)", {Holding.PACKET}),
+        ("socket.socket(44, RAW, 0)", {Holding.XDP}),
+        ("os.open('/dev/net/tun', os.O_RDWR)", {Holding.TUN}),
+    ],
+)
+def test_what_is_open(
+    cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside, made: str, holds: set[Holding]
+) -> None:
+    agent(run_in_cgroup, cgroup).run(f"kept = {made}; None")
+    assert look(target_of(cgroup)).facts.holds == frozenset(holds)
+
+
+def test_a_socket_from_elsewhere(
+    cgroup: Cgroup, scratch_cgroup: MakeCgroup, target_of: TargetOf, run_in_cgroup: RunInside
+) -> None:
+    inside = agent(run_in_cgroup, scratch_cgroup("elsewhere"))
+    inside.run("made = socket.socket(INET, DGRAM)")
+    inside.move(cgroup.path)
+    assert look(target_of(cgroup)).facts.holds == frozenset({Holding.ELSEWHERE})
+
+
+def test_a_unix_connection_to_a_process_outside_is_named(
+    cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside
+) -> None:
+    inside = agent(run_in_cgroup, cgroup)
+    name = f"\0wd-test-{inside.pid}"
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(name)
+        server.listen()
+        inside.run(f"out = socket.socket(UNIX); out.connect({name!r})")
+        found = look(target_of(cgroup))
+    assert found.facts.holds == frozenset({Holding.UNIX})
+    assert found.unix_peers in {(f"@wd-test-{inside.pid}",), ("",)}
+
+
+def test_whose_namespace_it_is(
+    cgroup: Cgroup,
+    scratch_cgroup: MakeCgroup,
+    target_of: TargetOf,
+    run_in_cgroup: RunInside,
+    new_netns: Callable[[], Netns],
+) -> None:
+    netns, other = new_netns(), scratch_cgroup("other")
+    target = target_of(cgroup)
+    agent(run_in_cgroup, cgroup, netns=netns)
+    assert look(target).facts.own_netns is False, "who holds the namespace lives there too"
+    inside = agent(run_in_cgroup, other)
+    assert look(target_of(other)).facts.own_netns is False
+    inside.run("checked(LIBC.unshare(0x40000000))")
+    assert look(target_of(other)).facts.own_netns is True
+
+
+def test_sockets_that_io_uring_keeps_are_not_known(
+    cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside
+) -> None:
+    inside = agent(run_in_cgroup, cgroup)
+    setup, register = 425, 427
+    made = inside.outcome(f"ring = checked(LIBC.syscall({setup}, 2, ctypes.create_string_buffer(120)))")
+    if made != "pass":
+        pytest.skip(f"no io_uring here: {made}")
+    assert look(target_of(cgroup)).facts.holds == frozenset()
+    inside.run(
+        "made = socket.socket(INET, DGRAM); fds = (ctypes.c_int * 1)(made.fileno())\n"
+        f"checked(LIBC.syscall({register}, ring, 2, fds, 1)); made.close()"
+    )
+    target = target_of(cgroup)
+    found = whose.look(target)
+    assert found.unseen == [f"process {inside.pid} has 1 files registered with io_uring"]
+    assert look(target).facts.holds is None
+
+
+# --- as the command tells it
+
+
+def test_a_privileged_agent_is_cut_off_in_part_and_only_frozen_holds_it(
+    host: Host, cgroup: Cgroup, run_in_cgroup: RunInside
+) -> None:
+    inside = agent(run_in_cgroup, cgroup)
+    target = ("--cgroup", str(cgroup.path))
+    answer = host.mesh("isolate", *target, "--reason", "drill")
+    assert answer.status == PARTIAL
+    assert "is cut off in part" in answer.out
+    assert (
+        "not covered: process that moved out: new UDP socket: only host_end or lsm or freeze would stop it"
+        in answer.out
+    )
+    assert "only --level frozen holds against that" in answer.out
+    document = host.mesh("verify", *target, "--json")
+    assert document.status == PARTIAL
+    said = {each["path"]: each["coverage"] for each in document.document["paths"]}
+    assert (said["E1a"], said["E8b"], said["E9a"]) == ("covered", "not covered", "not applicable")
+
+    frozen = host.mesh("isolate", *target, "--reason", "drill", "--level", "frozen", "--json")
+    assert frozen.status == OK
+    assert (frozen.document["level"], frozen.document["changed"]) == ("frozen", True)
+    assert host.mesh("isolate", *target, "--reason", "again", "--json").document["changed"] is False
+    running = host.mesh("isolate", *target, "--reason", "drill", "--level", "network", "--json")
+    assert (running.status, running.document["level"]) == (PARTIAL, "network")
+    assert inside.outcome("socket.socket(INET, STREAM).bind(('127.0.0.1', 0))") == "EPERM"
+    host.mesh("isolate", *target, "--reason", "drill", "--level", "frozen")
+    assert host.mesh("release", *target, "--reason", "sorry").status == OK
+    assert inside.outcome("socket.socket(INET, STREAM).bind(('127.0.0.1', 0))") == "pass"
+
+
+def test_an_agent_without_privilege_has_fewer_ways(host: Host, cgroup: Cgroup, run_in_cgroup: RunInside) -> None:
+    agent(run_in_cgroup, cgroup, USER)
+    target = ("--cgroup", str(cgroup.path))
+    host.mesh("isolate", *target, "--reason", "drill")
+    document = host.mesh("verify", *target, "--json").document
+    open_ones = {each["path"] for each in document["paths"] if each["coverage"] == "not covered"}
+    assert open_ones == ({"E12a"} if facts.has_vsock() else set())
+    assert "only --level frozen" not in host.mesh("verify", *target).out

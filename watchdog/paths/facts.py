@@ -1,0 +1,129 @@
+"""What is true of one agent, found out by looking: what its processes may do, what they have open, where they live."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchdog.errors import WatchdogError
+from watchdog.kernel import cgroups, diag, netns, sockets
+from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.netns import Netns
+from watchdog.kernel.sockets import AF_XDP, Scan
+from watchdog.paths.words import Facts, Holding, Need, needs_met
+
+VSOCK_DEVICE = Path("/dev/vsock")
+VSOCK_LOOPBACK = Path("/sys/module/vsock_loopback")
+GET_LOCAL_CID, NO_CID = 0x7B9, 0xFFFFFFFF
+"""IOCTL_VM_SOCKETS_GET_LOCAL_CID and VMADDR_CID_ANY, <linux/vm_sockets.h>."""
+
+JOURNAL = frozenset(f"/run/systemd/journal/{name}" for name in ("stdout", "dev-log", "socket"))
+"""Where every unit's output goes. What is written there reaches the log and nobody else."""
+
+PEERS_AT_MOST = 5
+"""How many connections are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was found."""
+
+    facts: Facts
+    runs: bool
+    """Whether there is any process."""
+    unix_peers: tuple[str, ...] = ()
+    """What its unix connections lead to outside, by name; "" for a socket that has none."""
+
+    @property
+    def is_privileged(self) -> bool:
+        """Whether it may do what only freezing stops: leave its cgroup, or take programs off."""
+        return self.facts.may is None or bool(self.facts.may & {Need.CGROUP_WRITE, Need.SYS_ADMIN})
+
+
+def look(targets: Collection[Cgroup], found: Scan) -> Looked:
+    """Look at the processes in the cgroups and below; `found` is what they have open (sockets.scan)."""
+    pids = {pid for cgroup in targets for pid in cgroups.processes(cgroup)}
+    visible = pids - {cgroups.OTHER_NAMESPACE}
+    peers = _unix_peers(found)
+    facts = Facts(
+        may=_may(visible) if pids == visible else None,
+        holds=_holds(found, peers) if not found.unseen else None,
+        own_netns=_has_own_netns(visible) if pids == visible else None,
+        vsock=has_vsock(),
+    )
+    return Looked(facts, bool(pids), tuple(sorted(peers)))
+
+
+def has_vsock() -> bool:
+    """Whether vsock leads anywhere: to a hypervisor or to guests, or back to this host."""
+    if VSOCK_LOOPBACK.exists():
+        return True
+    with suppress(OSError), VSOCK_DEVICE.open("rb") as device:
+        (cid,) = struct.unpack("=I", fcntl.ioctl(device, GET_LOCAL_CID, bytes(4)))
+        return bool(cid != NO_CID)
+    return False
+
+
+def _may(pids: Iterable[int]) -> frozenset[Need]:
+    """What any of them may do, by what is permitted to it: that can be made effective at any time."""
+    met: set[Need] = set()
+    for pid in pids:
+        with suppress(OSError):
+            lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+            fields = dict(line.split(":", 1) for line in lines if ":" in line)
+            uids = [int(uid) for uid in fields["Uid"].split()]
+            met |= needs_met(min(uids), int(fields["CapPrm"], 16))
+    return frozenset(met)
+
+
+def _holds(found: Scan, unix_peers: Collection[str]) -> frozenset[Holding]:
+    listed = found.sockets.values()
+    held = {
+        Holding.RAW: any(each.family in sockets.INTERNET and each.type == socket.SOCK_RAW for each in listed),
+        Holding.PACKET: any(each.family == socket.AF_PACKET for each in listed),
+        Holding.XDP: any(each.family == AF_XDP for each in listed),
+        Holding.TUN: bool(found.tuns),
+        Holding.ELSEWHERE: bool(found.elsewhere()),
+        Holding.UNIX: bool(unix_peers),
+    }
+    return frozenset(holding for holding, is_held in held.items() if is_held)
+
+
+def _unix_peers(found: Scan) -> set[str]:
+    """The names of what is at the other end of its unix connections, where that is not itself or the journal."""
+    held = {each.inode for each in found.of_family(socket.AF_UNIX)}
+    listed: dict[int, diag.UnixSocket] = {}
+    asked: set[int] = set()
+    for inode in held:
+        if inode not in listed:
+            with suppress(OSError, WatchdogError), sockets.opened(found.handles[inode]) as fd:
+                listed |= _unix_sockets_around(fd, asked)
+    peers = {peer for inode in held if inode in listed and (peer := listed[inode].peer) is not None}
+    names = {listed[peer].name if peer in listed else "" for peer in peers - held}
+    unknown = {""} if held - listed.keys() else set()
+    return (names | unknown) - JOURNAL
+
+
+def _unix_sockets_around(fd: int, asked: set[int]) -> dict[int, diag.UnixSocket]:
+    """All unix sockets of the network namespace that a socket is in, each namespace once."""
+    namespace = fcntl.ioctl(fd, sockets.SIOCGSKNS)
+    try:
+        inode = os.fstat(namespace).st_ino
+        if inode in asked:
+            return {}
+        asked.add(inode)
+        return diag.unix_sockets(Netns(inode, Path(f"/proc/self/fd/{namespace}")))
+    finally:
+        os.close(namespace)
+
+
+def _has_own_netns(pids: Collection[int]) -> bool:
+    hosts = netns.hosts_own()
+    own = [inode for inode in netns.of_processes(pids) if inode not in hosts]
+    return any(not netns.strangers(inode, pids) for inode in own)
