@@ -85,6 +85,8 @@ class PeerStatus:
     detail: str = ""
     verified: bool = False
     isolated_since: datetime | None = None
+    restarts_left: int = 0
+    """Of the budget: how many more before it is isolated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,10 @@ from watchdog.intents import Intents, State, Where, Why, With
 from watchdog.journal import Journal
 from watchdog.ladder import Policy
 from watchdog.loop import LONGEST_WAIT_S, Hands, Loop, Probe
+from watchdog.mesh import overview
 from watchdog.mesh.coordinator import Coordinator, Order, Outcome
 from watchdog.mesh.local import LocalCoordinator
+from watchdog.mesh.overview import NOTHING_SAID, Overview
 from watchdog.model import Action, Escalation, PeerStatus, Stats, Status
 from watchdog.outbox import Outbox
 from watchdog.watcher import Watcher
@@ -90,13 +92,15 @@ class Monitor:
         self._own = own
         self._on_turn = on_turn or (lambda: None)
         self._on_round = on_round or (lambda: None)
+        self._coordinator = coordinator or LocalCoordinator(self._journal)
+        self._voters_on = voters_on or (lambda _: {self_name})
         self._watcher = Watcher(
             self_name,
             self.policy,
-            coordinator=coordinator or LocalCoordinator(self._journal),
+            coordinator=self._coordinator,
             journal=self._journal,
             publish=self._publish,
-            voters_on=voters_on or (lambda _: {self_name}),
+            voters_on=self._voters_on,
             restart_timeout_s=restart_timeout_s,
         )
         self._targets: dict[str, Target] = {}
@@ -198,11 +202,19 @@ class Monitor:
             reason = "stopping"
         elif age_s > LATE_TURNS * LONGEST_WAIT_S:
             reason = f"its loop has stood still for {age_s:.1f} s"
-        ok = not reason
-        if ok and self._watcher.doubt.doubting:
-            reason = f"in self-doubt: {self._watcher.doubt.reason}"
+        ok, watcher = not reason, self._watcher
+        if ok and watcher.doubt.doubting:
+            reason = f"in self-doubt: {watcher.doubt.reason}"
+        elif ok and watcher.storm.doubting:
+            reason = f"in a storm: {watcher.storm.reason}"
         return WatcherHealth(
-            ok=ok, reason=reason, loop_age_s=age_s, started_at=self._started.utc if self._started else None
+            ok=ok,
+            reason=reason,
+            loop_age_s=age_s,
+            started_at=self._started.utc if self._started else None,
+            self_doubt=watcher.doubt.reason,
+            storm=watcher.storm.reason,
+            score=watcher.score,
         )
 
     def view(self) -> MeshView:
@@ -217,7 +229,17 @@ class Monitor:
             isolations=(),
             outbox={},
             generated_at=clock.utc_now(),
+            mesh=self._overview(),
         )
+
+    def _overview(self) -> Overview:
+        """A mesh that does not answer is told by the health; the rest of the status is worth having all the same."""
+        with self._lock:
+            peers = tuple(self._targets)
+        try:
+            return overview.look(self._coordinator, peers, self._voters_on, self.policy, clock.moment())
+        except WatchdogError:
+            return NOTHING_SAID
 
     @property
     def wsgi_app(self) -> WSGIApplication:

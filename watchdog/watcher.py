@@ -230,6 +230,7 @@ class Watcher:
             detail=beat.detail if beat else "",
             verified=beat.verified if beat else False,
             isolated_since=record.isolated_since,
+            restarts_left=max(0, self.policy.restarts_before_isolation - standing.restart_count),
         )
 
     # What was heard

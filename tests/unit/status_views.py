@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from watchdog.mesh.coordinator import Member, Silence
+from watchdog.mesh.overview import Overview, Votes
 from watchdog.model import PeerStatus, Stats, Status
 from watchdog.paths.words import Coverage, Verdict
 from watchdog.status.document import Backlog, Dropped, IsolationView, MeshView, WatcherHealth
 
 NOW = datetime(2026, 3, 1, 3, 0, 0, 250_000, tzinfo=UTC)
+DOUBT = "the clock jumped by +3600 s"
 HOSTILE = '"><script>alert(1)</script>\n\\"x"} 1\u202e\x1b[31m\x00\udcff'
 
 
 def ago(**age: float) -> datetime:
     return NOW - timedelta(**age)
+
+
+def ahead(**time: float) -> datetime:
+    return NOW + timedelta(**time)
 
 
 def peer(name: str, status: Status = Status.HEALTHY, **changed: object) -> PeerStatus:
@@ -29,6 +36,7 @@ def peer(name: str, status: Status = Status.HEALTHY, **changed: object) -> PeerS
         response_time_ms=1.5,
         detail="HTTP 200",
         verified=True,
+        restarts_left=3,
     )
     return replace(known, **changed)  # type: ignore[arg-type]
 
@@ -75,6 +83,7 @@ def incident(**changed: object) -> MeshView:
                 detail="no answer within 5 s",
                 verified=False,
                 isolated_since=SHIELD_CUT.since,
+                restarts_left=0,
             ),
         ],
         stats=Stats(
@@ -89,6 +98,11 @@ def incident(**changed: object) -> MeshView:
         isolations=[SHIELD_CUT],
         outbox={"architect": Backlog(pending=2, oldest_age_s=430.0, last_error="HTTP 503")},
         generated_at=NOW,
+        mesh=Overview(
+            members=(Member("immune", "", 4.5), Member("sidecar", DOUBT, 20.0)),
+            votes={"shield": Votes(("immune",), wanted=2)},
+            silences={"sidecar": Silence("sidecar", ahead(minutes=30), "upgrade", "root (login alice)")},
+        ),
     )
     return replace(view, **changed)  # type: ignore[arg-type]
 
@@ -103,8 +117,13 @@ def hostile() -> MeshView:
             )
         ],
         outbox={HOSTILE: Backlog(1, 1.0, HOSTILE)},
-        health=replace(health(ok=False), reason=HOSTILE),
+        health=replace(health(ok=False), reason=HOSTILE, self_doubt=HOSTILE, storm=HOSTILE),
         self_name=HOSTILE,
+        mesh=Overview(
+            members=(Member(HOSTILE, HOSTILE, 1.0),),
+            votes={HOSTILE: Votes((HOSTILE,), wanted=2)},
+            silences={HOSTILE: Silence(HOSTILE, NOW, HOSTILE, HOSTILE)},
+        ),
     )
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ from watchdog.errors import ConfigurationError, JournalFailed, UsageError
 from watchdog.journal import Journal, set_aside
 from watchdog.ladder import Policy
 from watchdog.loop import next_tick_s
-from watchdog.mesh.coordinator import Order, Outcome
+from watchdog.mesh.coordinator import Order, Outcome, Silence
+from watchdog.mesh.local import LocalCoordinator
+from watchdog.mesh.overview import NOTHING_SAID, Votes
 from watchdog.model import Action, Escalation, EventState, Heartbeat, Severity, Status
 from watchdog.probe import Target
 
@@ -432,6 +435,34 @@ def test_a_journal_that_is_set_aside_under_a_running_monitor(
     eventually(lambda: told.orders)
     with closing(Journal.open(tmp_path / "state")) as new:
         eventually(lambda: any(entry["kind"] == "restart ordered" for entry in new.trail()))
+
+
+def test_the_status_shows_what_the_whole_mesh_says(
+    mesh: dict[str, Agent], monitors: Monitors, journal: Journal
+) -> None:
+    at, coordinator = clock.moment(), LocalCoordinator(journal)
+    until = at.utc + timedelta(minutes=30)
+    coordinator.silence(Silence("shield", until, "upgrade", "root"), at)
+    coordinator.attend("sidecar", "the clock jumped by +3600 s", at)
+    policy = dataclasses.replace(FAST, interval_s=0.5, timeout_s=0.2)
+    told = Told()
+    monitor = monitors(mesh, policy, journal=journal, actions=told, voters_on=lambda _: {"immune", "sidecar"})
+    mesh["shield"].go_down()
+    monitor.start()
+    eventually(lambda: monitor.view().mesh.votes.get("shield", Votes((), 0)).cast == ("immune",))
+    seen = monitor.view().mesh
+    assert seen.votes == {"shield": Votes(("immune",), wanted=2)}
+    assert [(s.peer, s.reason) for s in seen.silences.values()] == [("shield", "upgrade")]
+    assert ("immune", "") in {(member.watcher, member.self_doubt) for member in seen.members}
+    assert told.orders == [], "probing goes on, and nothing acts"
+    shown = monitor.get_peer_status("shield")
+    assert shown is not None
+    assert (shown.missed_count >= 3, shown.restarts_left) == (True, 3)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(journal, "_connection", raising(JournalFailed("the journal: database is locked")))
+        assert monitor.view().mesh == NOTHING_SAID
+        eventually(lambda: monitor.view().health.self_doubt)
+        assert "out of reach" in monitor.view().health.self_doubt
 
 
 def test_what_was_done_is_settled_when_the_journal_is_back(

@@ -18,7 +18,15 @@ GOLDEN = {
     "generated_at": "2026-03-01T03:00:00.250000Z",
     "self": "immune",
     "healthy": True,
-    "watcher": {"ok": True, "reason": "", "loop_age_s": 0.5, "started_at": "2026-02-28T01:00:00.250000Z"},
+    "watcher": {
+        "ok": True,
+        "reason": "",
+        "loop_age_s": 0.5,
+        "started_at": "2026-02-28T01:00:00.250000Z",
+        "self_doubt": "",
+        "storm": "",
+        "score": 0,
+    },
     "peers": [
         {
             "name": "sidecar",
@@ -32,6 +40,10 @@ GOLDEN = {
             "detail": "HTTP 200",
             "verified": True,
             "isolated_since": None,
+            "restarts_left": 3,
+            "votes": [],
+            "votes_wanted": None,
+            "silenced_until": "2026-03-01T03:30:00.250000Z",
         },
         {
             "name": "shield",
@@ -45,6 +57,10 @@ GOLDEN = {
             "detail": "no answer within 5 s",
             "verified": False,
             "isolated_since": "2026-03-01T02:52:40.250000Z",
+            "restarts_left": 0,
+            "votes": ["immune"],
+            "votes_wanted": 2,
+            "silenced_until": None,
         },
     ],
     "stats": {
@@ -79,7 +95,15 @@ GOLDEN = {
         }
     ],
     "outbox": {"architect": {"pending": 2, "oldest_age_s": 430.0, "last_error": "HTTP 503"}},
+    "silences": [
+        {"peer": "sidecar", "until": "2026-03-01T03:30:00.250000Z", "reason": "upgrade", "by": "root (login alice)"}
+    ],
+    "watchers": [
+        {"name": "immune", "age_s": 4.5, "self_doubt": ""},
+        {"name": "sidecar", "age_s": 20.0, "self_doubt": "the clock jumped by +3600 s"},
+    ],
 }
+OF_THE_MESH = {"votes", "votes_wanted", "silenced_until"}
 
 
 def test_document_is_the_copy_we_hold() -> None:
@@ -90,7 +114,7 @@ def test_document_is_the_copy_we_hold() -> None:
 
 def test_fixed_keys_come_first_and_none_is_forgotten() -> None:
     document = build(incident())
-    assert set(document["peers"][0]) == {field.name for field in fields(PeerStatus)}
+    assert set(document["peers"][0]) == {field.name for field in fields(PeerStatus)} | OF_THE_MESH
     assert list(document["stats"]) == [field.name for field in fields(Stats)]
     assert list(document["peers"][0])[:8] == [
         "name",
@@ -116,6 +140,11 @@ def test_what_json_cannot_say_is_null(age_s: float) -> None:
     assert document["watcher"]["loop_age_s"] is None
     assert document["peers"][0]["response_time_ms"] is None
     json.dumps(document, allow_nan=False)
+
+
+def test_doubt_and_storm_are_said() -> None:
+    found = build(incident(health=replace(health(), self_doubt="deaf", storm="3 of 4", score=2)))["watcher"]
+    assert (found["ok"], found["self_doubt"], found["storm"], found["score"]) == (True, "deaf", "3 of 4", 2)
 
 
 def test_hostile_text_survives_json_unchanged() -> None:

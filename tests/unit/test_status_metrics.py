@@ -63,11 +63,31 @@ def test_what_an_incident_looks_like() -> None:
         of("dropped_packets_total", direction="egress", **place): 12,
         of("dropped_bytes_total", direction="ingress", **place): 3_210_000,
         of("dropped_bytes_total", direction="egress", **place): 720,
+        of("self_doubt"): 0,
+        of("storm"): 0,
+        of("local_health_score"): 0,
+        of("peer_restarts_left", peer="shield"): 0,
+        of("peer_restarts_left", peer="sidecar"): 3,
+        of("peer_votes", peer="shield"): 1,
+        of("peer_votes", peer="sidecar"): 0,
+        of("peer_votes_wanted", peer="shield"): 2,
+        of("peer_silenced", peer="shield"): 0,
+        of("peer_silenced", peer="sidecar"): 1,
+        of("watcher_age_seconds", watcher="immune"): 4.5,
+        of("watcher_self_doubt", watcher="immune"): 0,
+        of("watcher_self_doubt", watcher="sidecar"): 1,
         of("outbox_pending", receiver="architect"): 2,
         of("outbox_oldest_age_seconds", receiver="architect"): 430,
     }
     assert expected.items() <= found.items()
     assert of("probe_duration_seconds", peer="shield") not in found
+    assert of("peer_votes_wanted", peer="sidecar") not in found
+
+
+def test_doubt_and_storm() -> None:
+    found = read(incident(health=replace(health(), self_doubt="deaf", storm="3 of 4", score=2)))
+    assert (found[of("self_doubt")], found[of("storm")], found[of("local_health_score")]) == (1, 1, 2)
+    assert found[of("healthy", self="immune")] == 1
 
 
 def test_every_peer_has_exactly_one_status() -> None:

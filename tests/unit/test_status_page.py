@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -51,8 +52,18 @@ def test_says_what_matters() -> None:
         "to it 41,230 packets, 3.1 MiB; from it 12 packets, 720 B",
         "architect 2 waiting, the oldest for 7 min 10 s: HTTP 503",
         "2026-03-01 02:52:40 UTC",
+        "1 of 2 votes to isolate it",
+        "sidecar until 2026-03-01 03:30:00 UTC: upgrade (root (login alice))",
     ):
         assert words in text
+    assert "SELF-DOUBT" not in text
+    assert "STORM" not in text
+
+
+def test_doubt_and_storm_are_said() -> None:
+    text = Reader(render(incident(health=replace(health(), self_doubt="deaf", storm="3 of 4")))).text
+    assert "SELF-DOUBT This watcher acts on nobody: deaf." in text
+    assert "STORM Nobody is isolated: 3 of 4." in text
 
 
 def test_worst_first() -> None:

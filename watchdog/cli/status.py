@@ -60,9 +60,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool) -> int:
         "peers": peers,
         "isolations": [document.isolation_facts(view) for view in isolations],
         "shadows": [report.shadow_facts_of(result) for result in shadows],
-        "silences": [
-            {"peer": s.peer, "until": clock.rfc3339(s.until), "reason": s.reason, "by": s.by} for s in silences.values()
-        ],
+        "silences": [document.silence_facts(silence) for silence in silences.values()],
         "watchers": [{"self": w.watcher, "alive": w.alive, "status": w.document or None} for w in watchers],
         "outbox": backlog,
     }

@@ -57,6 +57,9 @@ class Overview:
     """Those in force, by peer."""
 
 
+NOTHING_SAID = Overview()
+
+
 def look(
     coordinator: Coordinator,
     peers: Collection[str],

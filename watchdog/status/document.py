@@ -14,6 +14,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from watchdog.clock import rfc3339
+from watchdog.mesh.coordinator import Member, Silence
+from watchdog.mesh.overview import NOTHING_SAID, Overview
 from watchdog.model import PeerStatus, Stats, Status
 from watchdog.paths.words import Coverage, Verdict
 
@@ -34,6 +36,12 @@ class WatcherHealth:
     loop_age_s: float
     """Seconds since the loop last finished a round; not finite when it never did."""
     started_at: datetime | None
+    self_doubt: str = ""
+    """Why it acts on nobody and has no vote; empty while it trusts itself."""
+    storm: str = ""
+    """Why it isolates nobody: too many peers became suspect at once; empty in fair weather."""
+    score: int = 0
+    """Local health: 0 well, up to 8 the slower this watcher is; it is the more patient with its peers."""
 
 
 class Dropped(NamedTuple):
@@ -90,6 +98,7 @@ class MeshView:
     isolations: Sequence[IsolationView]
     outbox: Mapping[str, Backlog]
     generated_at: datetime
+    mesh: Overview = NOTHING_SAID
 
 
 def build(view: MeshView) -> dict[str, Any]:
@@ -100,10 +109,12 @@ def build(view: MeshView) -> dict[str, Any]:
         "self": view.self_name,
         "healthy": view.health.ok,
         "watcher": _watcher(view.health),
-        "peers": [_peer(peer) for peer in view.peers],
+        "peers": [_peer(peer) | _of_mesh(peer.name, view.mesh) for peer in view.peers],
         "stats": _stats(view.stats),
         "isolations": [isolation_facts(isolation) for isolation in view.isolations],
         "outbox": {receiver: _backlog(backlog) for receiver, backlog in view.outbox.items()},
+        "silences": [silence_facts(silence) for silence in view.mesh.silences.values()],
+        "watchers": [_member(member) for member in view.mesh.members],
     }
 
 
@@ -145,6 +156,9 @@ def _watcher(health: WatcherHealth) -> dict[str, Any]:
         "reason": health.reason,
         "loop_age_s": finite(health.loop_age_s),
         "started_at": _time(health.started_at),
+        "self_doubt": health.self_doubt,
+        "storm": health.storm,
+        "score": health.score,
     }
 
 
@@ -161,7 +175,26 @@ def _peer(peer: PeerStatus) -> dict[str, Any]:
         "detail": peer.detail,
         "verified": peer.verified,
         "isolated_since": _time(peer.isolated_since),
+        "restarts_left": peer.restarts_left,
     }
+
+
+def _of_mesh(peer: str, mesh: Overview) -> dict[str, Any]:
+    """What all watchers of the host say of the peer."""
+    votes, silence = mesh.votes.get(peer), mesh.silences.get(peer)
+    return {
+        "votes": list(votes.cast) if votes else [],
+        "votes_wanted": votes.wanted if votes else None,
+        "silenced_until": _time(silence.until) if silence else None,
+    }
+
+
+def silence_facts(silence: Silence) -> dict[str, Any]:
+    return {"peer": silence.peer, "until": rfc3339(silence.until), "reason": silence.reason, "by": silence.by}
+
+
+def _member(member: Member) -> dict[str, Any]:
+    return {"name": member.watcher, "age_s": finite(member.age_s), "self_doubt": member.self_doubt}
 
 
 def _stats(stats: Stats) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import watchdog
+from watchdog.mesh.overview import Overview
 from watchdog.model import PeerStatus, Stats, Status
 from watchdog.status.document import Backlog, IsolationView, MeshView, WatcherHealth, finite, is_unknown
 
@@ -43,6 +44,7 @@ class _Collector:
         yield from _of_watcher(view.self_name, view.health)
         yield from _of_stats(view.stats)
         yield from _of_peers(view.peers)
+        yield from _of_mesh(view.peers, view.mesh)
         yield from _of_isolations(view.peers, view.isolations)
         yield from _of_outbox(view.outbox)
 
@@ -53,6 +55,9 @@ def _of_watcher(name: str, health: WatcherHealth) -> Iterator[Metric]:
     yield _gauge("loop_age_seconds", "Seconds since the loop last finished a round.", (), [((), health.loop_age_s)])
     started_s = health.started_at.timestamp() if health.started_at else None
     yield _gauge("start_time_seconds", "When this watcher started, Unix time.", (), [((), started_s)])
+    yield _gauge("self_doubt", "1 while it doubts itself and acts on nobody.", (), [((), bool(health.self_doubt))])
+    yield _gauge("storm", "1 while it isolates nobody, for too many peers are gone.", (), [((), bool(health.storm))])
+    yield _gauge("local_health_score", "0 well, up to 8 the slower this watcher is.", (), [((), health.score)])
 
 
 def _of_stats(stats: Stats) -> Iterator[Metric]:
@@ -77,6 +82,7 @@ def _of_peers(peers: Iterable[PeerStatus]) -> Iterator[Metric]:
     yield gauge("peer_verified", "1 when the answer proved whose it is.", (float(p.verified) for p in peers))
     yield gauge("peer_misses", "Probes missed in a row.", (peer.missed_count for peer in peers))
     yield gauge("peer_restarts", "Restarts counted towards isolation.", (peer.restart_count for peer in peers))
+    yield gauge("peer_restarts_left", "Restarts left before isolation.", (peer.restarts_left for peer in peers))
     yield gauge(
         "peer_last_seen_timestamp_seconds",
         "When the peer last answered, Unix time; absent when never.",
@@ -87,6 +93,30 @@ def _of_peers(peers: Iterable[PeerStatus]) -> Iterator[Metric]:
         "How long the last answer took; absent when nothing answered.",
         (None if p.response_time_ms is None else p.response_time_ms / MS_PER_S for p in peers),
     )
+
+
+def _of_mesh(peers: Iterable[PeerStatus], mesh: Overview) -> Iterator[Metric]:
+    names = [peer.name for peer in peers]
+    yield _gauge(
+        "peer_votes",
+        "Watchers whose vote for its isolation counts now.",
+        ("peer",),
+        (((name,), len(mesh.votes[name].cast) if name in mesh.votes else 0) for name in names),
+    )
+    yield _gauge(
+        "peer_votes_wanted",
+        "Votes that isolate it; absent while nobody suspects it.",
+        ("peer",),
+        (((name,), mesh.votes[name].wanted) for name in names if name in mesh.votes),
+    )
+    silenced = (((name,), float(name in mesh.silences)) for name in names)
+    yield _gauge("peer_silenced", "1 while nothing acts on it.", ("peer",), silenced)
+    ages = (((member.watcher,), member.age_s) for member in mesh.members)
+    yield _gauge(
+        "watcher_age_seconds", "Seconds since that watcher was last there; absent when long.", ("watcher",), ages
+    )
+    doubts = (((member.watcher,), float(bool(member.self_doubt))) for member in mesh.members)
+    yield _gauge("watcher_self_doubt", "1 while that watcher doubts itself.", ("watcher",), doubts)
 
 
 def _of_isolations(peers: Iterable[PeerStatus], isolations: Iterable[IsolationView]) -> Iterator[Metric]:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from html import escape
 
 from watchdog.clock import rfc3339
+from watchdog.mesh.coordinator import Silence
+from watchdog.mesh.overview import Overview
 from watchdog.model import PeerStatus, Stats, Status
 from watchdog.status.document import Backlog, Dropped, IsolationView, MeshView, WatcherHealth, is_unknown
 from watchdog.status.style import CSS
@@ -37,7 +39,8 @@ def render(view: MeshView) -> str:
         _header(view),
         _verdict(view),
         _isolations(view.isolations, view.generated_at),
-        _peers(view.peers, view.generated_at),
+        _peers(view.peers, view.mesh, view.generated_at),
+        _silences(view.mesh.silences),
         _outbox(view.outbox),
         _footer(view.stats, view.health, view.generated_at),
     )
@@ -100,6 +103,13 @@ def _verdict(view: MeshView) -> str:
             '<p class="verdict OFFLINE"><b>THIS WATCHER IS NOT WELL</b> '
             f"{_text(view.health.reason)}. What is shown below may be old.</p>"
         )
+    if view.health.self_doubt:
+        lines += (
+            '<p class="verdict DEGRADED"><b>SELF-DOUBT</b> This watcher acts on nobody: '
+            f"{_text(view.health.self_doubt)}.</p>"
+        )
+    if view.health.storm:
+        lines += f'<p class="verdict DEGRADED"><b>STORM</b> Nobody is isolated: {_text(view.health.storm)}.</p>'
     return lines
 
 
@@ -112,18 +122,20 @@ def _headline(peers: Iterable[PeerStatus], health: WatcherHealth) -> str:
     return ", ".join(f"{counts[word]} {word}" for word in WORST_FIRST if counts[word])
 
 
-def _peers(peers: Iterable[PeerStatus], now: datetime) -> str:
+def _peers(peers: Iterable[PeerStatus], mesh: Overview, now: datetime) -> str:
     worst_first = sorted(peers, key=lambda peer: (WORST_FIRST.index(_word(peer)), peer.name))
-    rows = "".join(_peer(peer, now) for peer in worst_first)
+    rows = "".join(_peer(peer, mesh, now) for peer in worst_first)
     head = "".join(
         f'<th scope="col">{name}</th>' for name in ("Peer", "Status", "Last heard", "Misses", "Restarts", "Answer")
     )
     return f"<h2>Peers</h2><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _peer(peer: PeerStatus, now: datetime) -> str:
-    word = _word(peer)
+def _peer(peer: PeerStatus, mesh: Overview, now: datetime) -> str:
+    word, votes = _word(peer), mesh.votes.get(peer.name)
     restarted = f"<small>last {_ago(peer.last_restart, now)}</small>" if peer.last_restart else ""
+    voted = f"<small>{len(votes.cast)} of {votes.wanted} votes to isolate it</small>" if votes else ""
+    silenced = "<small>silenced</small>" if peer.name in mesh.silences else ""
     took = f"<small>in {peer.response_time_ms:.1f} ms</small>" if peer.response_time_ms is not None else ""
     heard = peer.response_time_ms is not None
     unverified = (
@@ -132,12 +144,20 @@ def _peer(peer: PeerStatus, now: datetime) -> str:
     return (
         f'<tr class="{_css_class(word)}">'
         f'<th scope="row">{_text(peer.name)}<small>{_text(peer.endpoint)}</small></th>'
-        f'<td><span class="word">{word}</span></td>'
+        f'<td><span class="word">{word}</span>{silenced}</td>'
         f'<td data-label="Last heard">{_ago(peer.last_seen, now)}</td>'
-        f'<td data-label="Misses">{peer.missed_count}</td>'
+        f'<td data-label="Misses">{peer.missed_count}{voted}</td>'
         f'<td data-label="Restarts">{peer.restart_count}{restarted}</td>'
         f'<td data-label="Answer">{_text(peer.detail)}{took}{unverified}</td></tr>'
     )
+
+
+def _silences(silences: Mapping[str, Silence]) -> str:
+    lines = "".join(
+        f"<li><b>{_text(peer)}</b> until {_clock(silence.until)}: {_text(silence.reason)} ({_text(silence.by)})</li>"
+        for peer, silence in sorted(silences.items())
+    )
+    return f"<h2>Silenced: probed, and nothing acts on it</h2><ul>{lines}</ul>" if lines else ""
 
 
 def _isolations(isolations: Iterable[IsolationView], now: datetime) -> str:
