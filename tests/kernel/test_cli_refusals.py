@@ -216,6 +216,8 @@ def test_a_damaged_journal_is_kept_and_what_the_kernel_holds_is_adopted(damaged:
     assert [repair["target"] for repair in answer.document["repairs"]] == ["shield"]
     (kept,) = damaged.state.glob("journal.db.damaged-*[0-9]Z")
     assert kept.read_bytes() == before
+    first = damaged.mesh("history", "--json").document["records"][0]
+    assert (first["kind"], first["kept"], first["by"]["uid"]) == ("journal set aside", str(kept), 0)
     (intent,) = damaged.place.intents.in_force()
     assert (intent.where.peer, intent.where.cgroup) == ("shield", str(agent.path))
     assert damaged.mesh("verify", "--cgroup", agent.path).status == 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -121,7 +122,22 @@ def test_who_runs_this(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caller.who().sudo_user is None
 
 
+@pytest.mark.parametrize(
+    ("says", "login", "login_uid"),
+    [("0\n", "root", 0), ("4242424\n", "uid 4242424", 4242424), (str(2**32 - 1), None, None), ("?", None, None)],
+)
+def test_the_kernel_says_who_logged_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str, login: str | None, login_uid: int | None
+) -> None:
+    (tmp_path / "loginuid").write_text(says)
+    monkeypatch.setattr(caller, "LOGIN_UID", tmp_path / "loginuid")
+    found = caller.who()
+    assert (found.login, found.login_uid, found.uid) == (login, login_uid, os.getuid())
+    monkeypatch.setattr(caller, "LOGIN_UID", tmp_path / "no kernel audit")
+    assert caller.who().login_uid is None
+
+
 def test_the_caller_in_words() -> None:
-    assert caller.Caller("root", None, None, None).in_words() == "root"
-    full = caller.Caller("root", "alice", "alice", "/dev/pts/0")
+    assert caller.Caller("root", None, None, None, 0, None).in_words() == "root"
+    full = caller.Caller("root", "alice", "alice", "/dev/pts/0", 0, 1000)
     assert full.in_words() == "root (login alice, sudo alice, /dev/pts/0)"

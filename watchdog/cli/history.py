@@ -47,7 +47,9 @@ def _line(record: dict[str, Any]) -> str:
     """One record for people: the facts they ask for first; --json has them all."""
     whom = record.get("target") or record.get("peer") or record.get("watcher") or ""
     facts = [str(record[key]) for key in TOLD if record.get(key)]
-    by = (record.get("by") or {}).get("user") if isinstance(record.get("by"), dict) else record.get("by")
+    by = record.get("by")
+    if isinstance(by, dict):
+        by = f"{by.get('user', '')} (login {by['login']})" if by.get("login") else by.get("user")
     if by:
         facts.append(f"by {by}")
     return f"{str(record['at'])[:TIME_LENGTH]}Z  {record['kind']:<18}  {whom}{': ' if facts else ''}{'; '.join(facts)}"

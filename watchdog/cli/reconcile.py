@@ -9,10 +9,11 @@ import click
 
 from watchdog import clock, journal
 from watchdog.actions import reconcile
-from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.app import closing_journal, common, configured, need_root, place_of
 from watchdog.cli.output import Output
 from watchdog.config import Config
 from watchdog.errors import Exit, JournalCorrupt, UsageError
+from watchdog.host.caller import who
 from watchdog.journal import Journal
 
 
@@ -51,5 +52,8 @@ def _set_aside(settings: Config, output: Output) -> None:
         raise UsageError(
             f"the journal in {settings.paths.state} is not damaged; it stays", hint="run reconcile without the option"
         )
-    kept = journal.set_aside(settings.paths.state, clock.utc_now())
+    at = clock.utc_now()
+    kept = journal.set_aside(settings.paths.state, at)
+    with closing_journal(settings) as begun:
+        begun.record(at, "journal set aside", kept=str(kept), found="; ".join(problems), by=asdict(who()))
     output.words(f"The damaged journal is kept as {kept}; a new one was begun")

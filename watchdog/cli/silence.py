@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def verb(config_path: Path | None, as_json: bool, peer: str, span: str | None, r
         if end:
             ended = coordinator.unsilence(peer)
             if ended:
-                journal.record(at.utc, "silence ended", peer=peer, by=who().in_words())
+                journal.record(at.utc, "silence ended", peer=peer, by=asdict(who()))
             output.document("silence", 1, {"peer": peer, "until": None, "changed": ended})
             output.words(f"{peer} is silenced no more" if ended else f"{peer} was not silenced")
             return Exit.OK
@@ -46,10 +47,11 @@ def verb(config_path: Path | None, as_json: bool, peer: str, span: str | None, r
             raise UsageError("a silence needs --for TIME and --reason TEXT", hint="or --end")
         stated(reason, "--reason")
         until = at.utc + timedelta(seconds=given_span_s(span, "--for", LONGEST_S))
-        silence = Silence(peer, until, reason, who().in_words())
+        caller = who()
+        silence = Silence(peer, until, reason, caller.in_words())
         with journal.transaction():
             coordinator.silence(silence, at)
-            journal.record(at.utc, "silenced", peer=peer, until=silence.until, reason=reason, by=silence.by)
+            journal.record(at.utc, "silenced", peer=peer, until=silence.until, reason=reason, by=asdict(caller))
     output.document("silence", 1, {"peer": peer, "until": clock.rfc3339(silence.until), "changed": True})
     output.words(f"{peer} is silenced until {clock.rfc3339(silence.until)}: probed, and nothing acts on it")
     return Exit.OK

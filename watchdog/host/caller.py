@@ -16,13 +16,15 @@ NAME_SHOWN = 64
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who runs this process. Only `user` and `login` come from the kernel; SUDO_USER can be set to anything."""
+    """Who runs this. The uids come from the kernel, the names from them; SUDO_USER can be set to anything."""
 
     user: str
     login: str | None
     """Who logged in, which sudo and su do not change; None for what a daemon started."""
     sudo_user: str | None
     terminal: str | None
+    uid: int
+    login_uid: int | None
 
     def in_words(self) -> str:
         """For people: "root (login alice, sudo alice, /dev/pts/0)"."""
@@ -37,15 +39,23 @@ def who() -> Caller:
     import psutil  # 10 ms
 
     sudo_user = printable(os.environ.get("SUDO_USER", ""))[:NAME_SHOWN]
-    return Caller(_name(os.getuid()), _login(), sudo_user or None, psutil.Process().terminal())
+    uid, login_uid = os.getuid(), _login_uid()
+    return Caller(
+        user=_name(uid),
+        login=None if login_uid is None else _name(login_uid),
+        sudo_user=sudo_user or None,
+        terminal=psutil.Process().terminal(),
+        uid=uid,
+        login_uid=login_uid,
+    )
 
 
-def _login() -> str | None:
+def _login_uid() -> int | None:
     try:
         uid = int(LOGIN_UID.read_text())
     except (OSError, ValueError):  # a kernel without audit
         return None
-    return None if uid == UNSET_UID else _name(uid)
+    return None if uid == UNSET_UID else uid
 
 
 def _name(uid: int) -> str:
