@@ -460,6 +460,16 @@ def test_an_order_and_its_event_are_written_together_or_not_at_all(
     assert actions(bench.rounds(1, SILENT)) == ["restart shield"]
 
 
+def test_in_a_storm_only_a_unit_that_systemd_reports_down_is_restarted() -> None:
+    bench = Bench(peers=(*FOUR, "scholar"))
+    bench.round()
+    orders = bench.rounds(9, {"shield": FAILED, "sidecar": DOWN})
+    assert bench.watcher.storm.doubting
+    assert not bench.doubts()
+    assert set(actions(orders)) == {"restart shield"}
+    assert bench.rounds(20, {"shield": FAILED, "sidecar": DOWN}) == [], "and nobody is isolated, evidence or not"
+
+
 # What survives
 
 

@@ -1,4 +1,5 @@
-"""A watcher's process is killed with -9 at random points: what it believed and ordered is there, once, and no less."""
+"""A watcher's process is killed with -9 at random points: what it believed and ordered is there, once, and no less; and
+what it never touched (a silence, an isolation, what others are owed) is as it was."""
 
 from __future__ import annotations
 
@@ -8,12 +9,15 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from tests.unit.meshes import START
 from watchdog.clock import Moment
+from watchdog.intents import Intent, Intents, State, Where, Why, With
 from watchdog.journal import Journal
+from watchdog.mesh.coordinator import Silence
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.standings import Standings
 
@@ -34,11 +38,13 @@ from watchdog.mesh.local import LocalCoordinator
 from watchdog.model import Heartbeat
 from watchdog.outbox import Outbox
 from watchdog.watcher import Watcher
+from watchdog.webhook import Receiver
 
 journal = Journal.open(Path(sys.argv[1]))
 now_s = float(sys.argv[2])
+architect = Receiver("architect", "https://soc.example/hook")
 watcher = Watcher("immune", Policy(restarts_before_isolation=1000), coordinator=LocalCoordinator(journal),
-    journal=journal, publish=Outbox(journal, (), host="h").publish, voters_on=lambda _: {"immune"},
+    journal=journal, publish=Outbox(journal, (architect,), host="h").publish, voters_on=lambda _: {"immune"},
     restart_timeout_s=60)
 at = lambda: Moment(now_s, START + timedelta(seconds=now_s), "boot")
 for peer in ("shield", "sidecar", "scribe"):
@@ -72,9 +78,21 @@ def watch_until_killed(state: Path, now_s: float, rng: random.Random) -> dict[st
     return last
 
 
+def prepare(state: Path) -> tuple[Silence, Intent]:
+    """An operator silenced one peer and isolated another."""
+    with closing(Journal.open(state)) as journal:
+        at = Moment(1000.0, START, "boot")
+        silence = Silence("sidecar", START + timedelta(hours=24), "upgrade", "root")
+        LocalCoordinator(journal).silence(silence, at)
+        where = Where("/sys/fs/cgroup/scribe", 77, "scribe.service", "scribe")
+        intent = Intents(journal).begin(where, Why("it lies", "SOC-7"), With(), START, State.ISOLATED)
+        return silence, intent
+
+
 def test_a_watcher_killed_at_twenty_random_points_forgets_nothing(tmp_path: Path) -> None:
     rng = random.Random(9)
     now_s, misses, tokens = 1000.0, 0, 0
+    silence, intent = prepare(tmp_path / "state")
     for _ in range(KILLS):
         last = watch_until_killed(tmp_path / "state", now_s, rng)
         with closing(Journal.open(tmp_path / "state")) as journal:
@@ -82,6 +100,11 @@ def test_a_watcher_killed_at_twenty_random_points_forgets_nothing(tmp_path: Path
             record = LocalCoordinator(journal).record("shield", Moment(last["now_s"], START, "boot"))
             orders = journal.read("SELECT token, state FROM orders ORDER BY token")
             events = journal.read("SELECT key FROM event WHERE key LIKE '%/ordered'")
+            owed = journal.read("SELECT event_seq FROM delivery WHERE state = 'pending'")
+            everything = journal.read("SELECT seq FROM event")
+            later = Moment(last["now_s"], START + timedelta(seconds=last["now_s"] - 1000.0), "boot")
+            assert list(LocalCoordinator(journal).silences(later).values()) == [silence]
+            assert Intents(journal).in_force() == [intent]
             trail = [entry for entry in journal.trail() if entry["kind"] == "restart ordered"]
             assert journal.broken_records() == []
         assert saved is not None
@@ -90,6 +113,7 @@ def test_a_watcher_killed_at_twenty_random_points_forgets_nothing(tmp_path: Path
         assert record.restart_count == sum(row["state"] in ("begun", "failed") for row in orders)
         assert [row["token"] for row in orders] == [entry["token"] for entry in trail]
         assert len(events) == len(orders), "an event for each order, and one"
+        assert sorted(map(tuple, owed)) == sorted(map(tuple, everything)), "and each is owed"
         misses, tokens = last["misses"], record.token
         now_s = last["now_s"] + 120.0
     assert tokens > KILLS / 2
