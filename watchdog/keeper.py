@@ -15,15 +15,13 @@ from watchdog.actions.place import Place
 from watchdog.actions.reconcile import Repair
 from watchdog.errors import WatchdogError
 from watchdog.intents import Intent
-from watchdog.kernel.slots import Counters, Traffic
+from watchdog.kernel.slots import NOTHING
 from watchdog.status.document import Dropped, IsolationView
 
 SWEEP_S = 5.0
 """Drift that no event announces is found within this time."""
 
 log = logging.getLogger("watchdog")
-
-NOTHING = Counters(Traffic(0, 0), Traffic(0, 0))
 
 
 class Keeper:

@@ -72,22 +72,25 @@ def isolate(
             return replace(after, changed=not same or after.gaps != before.gaps)
         allow = default_allow() if why.allow is None else why.allow
         why = replace(why, overruled=tuple(rails()), allow=allow, level=why.level or default_level)
-        intent = _begin(intent, where, why, place, now)
+        intent, slot = _begin(intent, where, why, place, now)
         step("intended")
-        return _cut_or_undo(intent, place, now, step)
+        return _cut_or_undo(intent, place, now, step, slot)
 
 
-def _begin(unfinished: Intent | None, where: Where, why: Why, place: Place, now: datetime) -> Intent:
-    """A new intent, or one that a dead process left half way: it is this one's now."""
+def _begin(
+    unfinished: Intent | None, where: Where, why: Why, place: Place, now: datetime
+) -> tuple[Intent, Slot | None]:
+    """A new intent with its programs, or one that a dead process left half way: it is this one's now."""
     if unfinished is not None:
         where = _joined(unfinished.where, where)
-        return place.intents.change(unfinished, State.ISOLATING, now, where=where, why=why, trouble="")
-    return place.intents.begin(where, why, programs.held_by(programs.take(place), place), now)
+        return place.intents.change(unfinished, State.ISOLATING, now, where=where, why=why, trouble=""), None
+    slot = programs.take(place)
+    return place.intents.begin(where, why, programs.held_by(slot, place), now), slot
 
 
-def _cut_or_undo(intent: Intent, place: Place, now: datetime, step: Step) -> Result:
+def _cut_or_undo(intent: Intent, place: Place, now: datetime, step: Step, slot: Slot | None = None) -> Result:
     try:
-        return cut(intent, place, now, step)
+        return cut(intent, place, now, step, slot)
     except WatchdogError as error:
         if intent.state is not State.ISOLATED:  # one that held in part stays: never open because something failed
             begun = place.intents.change(place.intents.get(intent), State.UNDOING, now, trouble=error.one_line())
@@ -95,9 +98,13 @@ def _cut_or_undo(intent: Intent, place: Place, now: datetime, step: Step) -> Res
         raise
 
 
-def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
-    """Bring the kernel and systemd to what the intent says, and the intent to `isolated`. With the lock held."""
-    intent, slot = _with_programs(intent, place, now)
+def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot: Slot | None = None) -> Result:
+    """Bring the kernel and systemd to what the intent says, and the intent to `isolated`. With the lock held.
+
+    `slot` is for who has just taken it; without it the intent's programs are found again.
+    """
+    if slot is None:
+        intent, slot = _with_programs(intent, place, now)
     not_allowed = allowing.put_in_force(intent, slot)  # before anything is attached: what it lets pass never stops
     seen = glance(intent.where, place.root)
     _hold(intent, slot, place, seen, step)

@@ -15,6 +15,7 @@ from watchdog.kernel.layers.base import Target
 from watchdog.kernel.programs import CALLS, COMMON_SETS, COOKIES, DEVICES, OPTIONS, OWNERS, UNIX
 from watchdog.kernel.slots import Slot
 from watchdog.kernel.sockets import Known
+from watchdog.kernel.sources import source_key
 
 SETS = {
     "cookies": (COOKIES, OWNERS),
@@ -50,7 +51,8 @@ def common_programs(place: Place) -> Common:
     except WatchdogError as error:
         reason = error.one_line()
     names = [name for each in COMMON_SETS for name in each.names]
-    return common.find(place.pins) or Common(place.pins, {}, {}, dict.fromkeys(names, reason))
+    built = common.find(place.pins) or common.find(place.pins, source_key())  # an upgrade builds under its own
+    return built or Common(place.pins, {}, {}, dict.fromkeys(names, reason))
 
 
 def recorded_ids(place: Place) -> dict[str, int]:

@@ -17,7 +17,7 @@ from watchdog.kernel import slots
 from watchdog.kernel.bpffs import PRIVATE_MODE
 from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.programs import COMMON_SETS, Program, ProgramSet
-from watchdog.kernel.sources import source_key
+from watchdog.kernel.sources import own_key
 
 FOLDER = "common"
 
@@ -47,8 +47,8 @@ class Common:
 
 
 def find(pins: Path, key: str | None = None) -> Common | None:
-    """The whole common set of this version's sources (or of another `key`); None where it is not built, or damaged."""
-    path = pins / (key or source_key()) / FOLDER
+    """The whole common set of this process's version (or of another `key`); None where it is not built, or damaged."""
+    path = pins / (key or own_key()) / FOLDER
     try:
         found = path.stat()
         return _common_at(path, found.st_ino, found.st_mtime_ns)

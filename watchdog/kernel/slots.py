@@ -47,6 +47,9 @@ class Counters:
     allowed_out: Traffic = Traffic(0, 0)
 
 
+NOTHING = Counters(Traffic(0, 0), Traffic(0, 0))
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One ready program set; ids stay valid as long as the programs are pinned or attached."""
@@ -118,6 +121,8 @@ def counters_of_programs(program_ids: Iterable[int]) -> Counters | None:
 def zero(slot: Slot) -> None:
     """Forget what it counted, whom it saw and what it allowed: before an isolation takes the slot."""
     allow.install(slot.maps[ALLOW_MAP], {})
+    if counters(slot) == NOTHING:
+        return  # it has judged no packet since: an isolation that is in a hurry need not wait for the rest
     flows.forget(slot.maps)
     with libbpf.map_by_id(slot.maps[COUNT_MAP]) as fd:
         for key in range(COUNTS):
