@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+from scripts.benchmarks.flood import flooding_from
 from scripts.benchmarks.sender import NS_PER_MS, Sender, sending_from
 from scripts.benchmarks.throughput import Stream, streaming
-from scripts.benchmarks.ways import UNIT, UNIT_CGROUP, Way, ways
+from scripts.benchmarks.ways import MESH, UNIT, UNIT_CGROUP, Way, verify, ways
 from watchdog import clock
 from watchdog.actions import isolation, locate, programs
 from watchdog.actions.locate import Named
@@ -30,6 +31,8 @@ LASTING = "lasting"
 """The step of an isolation that waits for systemd; what comes before it is in place at once."""
 
 NOBODY = "nobody is isolated"
+QUIET, BESIDE_FREE, BESIDE_CUT = "nobody floods", "it floods, free", "it floods, isolated"
+TRIED_FREE, TRIED_CUT, VERIFY_S = "tried, free", "tried, isolated", "verify, s"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Measured:
     steps: dict[str, list[float]] = field(default_factory=dict)
     streams: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """By path and by who cuts off: bytes a second of others, one a repetition."""
+    flood: dict[str, list[float]] = field(default_factory=dict)
+    """By name: packets tried a second, bytes a second of a neighbour, seconds that verify took; one a repetition."""
     attached_before: list[str] = field(default_factory=list)
     attached_after: list[str] = field(default_factory=list)
 
@@ -82,6 +87,7 @@ def measure(size: Size) -> Measured:
         measured.attached_after = attached(here)
     with streaming() as streams:
         for _ in range(size.repetitions):
+            flood(streams[0], size.slice_s, measured.flood)
             for stream in streams:
                 stream_beside(stream, size.slice_s, measured.streams.setdefault(stream.name, {}))
     return measured
@@ -148,6 +154,26 @@ def stream_beside(stream: Stream, slice_s: float, into: dict[str, list[float]]) 
         into.setdefault(way.name, []).append(stream.bytes_a_second(slice_s))
         way.release()
     into.setdefault(f"{NOBODY}, again", []).append(stream.bytes_a_second(slice_s))
+
+
+def flood(stream: Stream, slice_s: float, into: dict[str, list[float]]) -> None:
+    """A neighbour's stream alone, beside the unit's flood, and beside the same flood while the unit is isolated."""
+
+    def note(name: str, value: float) -> None:
+        into.setdefault(name, []).append(value)
+
+    note(QUIET, stream.bytes_a_second(slice_s))
+    mesh = next(way for way in ways() if way.name == MESH)
+    with flooding_from(UNIT_CGROUP, own_cgroup()) as source:
+        note(BESIDE_FREE, stream.bytes_a_second(slice_s))
+        note(TRIED_FREE, source.attempts_a_second(slice_s))
+        mesh.finish(mesh.start())
+        note(BESIDE_CUT, stream.bytes_a_second(slice_s))
+        note(TRIED_CUT, source.attempts_a_second(slice_s))
+        begun_s = time.monotonic()
+        verify()
+        note(VERIFY_S, time.monotonic() - begun_s)
+        mesh.release()
 
 
 def attached(here: Place) -> list[str]:

@@ -9,6 +9,8 @@ import json
 import sys
 from typing import Any
 
+from scripts.benchmarks.bed import BESIDE_CUT, BESIDE_FREE, QUIET, TRIED_CUT, TRIED_FREE, VERIFY_S
+from scripts.benchmarks.flood import SOCKETS
 from scripts.benchmarks.plot import dots
 from scripts.benchmarks.report import Report, median, met, p95, table
 from scripts.benchmarks.ways import MESH, NFT, SYSTEMD, UNIT
@@ -55,6 +57,7 @@ def report_of(measured: dict[str, Any]) -> Report:
         *_cold(measured["cold"]),
         *_warm(warm, measured["steps"]),
         *_others(measured["streams"]),
+        *_flood(measured["flood"]),
         *_attached(measured),
     ]
     rows = {**cold, IN_DAEMON: warm["dropped"]}
@@ -122,6 +125,29 @@ def _others(streams: dict[str, dict[str, list[float]]]) -> list[str]:
         "",
         f"Median of {count} interleaved repetitions, each compared with its own first slice. What is lost while nobody",
         "is isolated again is the noise of this machine.",
+        "",
+    ]
+
+
+def _flood(flood: dict[str, list[float]]) -> list[str]:
+    tried = {QUIET: None, BESIDE_FREE: flood[TRIED_FREE], BESIDE_CUT: flood[TRIED_CUT]}
+    rows = [
+        (
+            name,
+            f"{median(rates):,.0f}" if rates else "",
+            f"{median(flood[name]) / GIB:.2f}",
+            f"{median(flood[name]) / median(flood[BESIDE_FREE]):.2f}",
+        )
+        for name, rates in tried.items()
+    ]
+    return [
+        "## An agent that floods",
+        "",
+        *table(("while", "packets tried a second", "a neighbour sends, GiB/s", "ratio to a free flood"), rows),
+        "",
+        f"Median of {len(flood[QUIET])} repetitions, {SOCKETS} flows. The last line's packets are all dropped and",
+        f"counted, and `verify` took {median(flood[VERIFY_S]):.2f} s meanwhile. What it costs the host is bounded:",
+        "the flows and the ring of first packets have a fixed size, and what does not fit is counted.",
         "",
     ]
 

@@ -57,6 +57,19 @@ class Way:
         assert done.returncode == 0, f"{self.name}: {done}"
 
 
+def verify() -> None:
+    """Ask whether the unit is isolated, as an operator would."""
+    done = subprocess.run(
+        [*_command(), "verify", "--unit", UNIT],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=COMMAND_LIMIT_S,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode in (0, PARTIAL), done
+
+
 def ways() -> list[Way]:
     """Those that can be tried here."""
     mesh = _command()

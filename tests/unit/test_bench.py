@@ -47,6 +47,14 @@ def measured(**cold: list[float]) -> dict[str, object]:
         "warm": {"dropped": [0.5], "done": [60.0]},
         "steps": {"intended": [0.1], "lasting": [70.0]},
         "streams": streams,
+        "flood": {
+            "nobody floods": [3.0e9],
+            "it floods, free": [1.0e9],
+            "it floods, isolated": [2.0e9],
+            "tried, free": [4.0e5],
+            "tried, isolated": [5.0e5],
+            "verify, s": [0.2],
+        },
         "attached_before": [],
         "attached_after": [],
     }
@@ -57,6 +65,7 @@ def test_a_missed_goal_is_told() -> None:
     assert "Measured: 3.10, MISSED" in text
     assert "| to the first dropped packet | 0.50 | 0.50 | 1 | met |" in text
     assert "| to all layers in place | 60.00 | 60.00 | 50 | MISSED |" in text
+    assert "| it floods, isolated | 500,000 | 1.86 | 2.00 |" in text
 
 
 def test_nft_that_is_not_there_is_told() -> None:
