@@ -31,6 +31,8 @@ NEVER = 1000
 """Misses before anything would be ordered."""
 WATCHERS = 3
 TRANSACTIONS = 300
+ONE_OF = 20
+"""One after another takes a quarter of an hour: every so-manieth peer is asked, and what that took is multiplied."""
 KIB_PER_MIB = 1024
 MS_PER_S = 1000.0
 
@@ -53,10 +55,12 @@ class Size:
     """Of the rounds without; shorter than the product's, to get on."""
     rounds: int
     transactions: int
+    one_of: int
+    """Share of the peers that are asked one after another."""
 
 
-FULL = Size(PEERS, HUNG, TIMEOUT_S, TICK_S, 12.0, ROUNDS, TRANSACTIONS)
-QUICK = Size(QUICK_PEERS, QUICK_HUNG, QUICK_TIMEOUT_S, 4.0, 2.0, 1, 20)
+FULL = Size(PEERS, HUNG, TIMEOUT_S, TICK_S, 12.0, ROUNDS, TRANSACTIONS, ONE_OF)
+QUICK = Size(QUICK_PEERS, QUICK_HUNG, QUICK_TIMEOUT_S, 4.0, 2.0, 1, 20, 4)
 
 
 def measure(*, quick: bool) -> Report:
@@ -75,16 +79,21 @@ def measure(*, quick: bool) -> Report:
 def _rounds(size: Size) -> list[str]:
     print(f"A round over {size.peers} peers, {size.hung} of them hung, timeout {size.timeout_s:g} s ...", flush=True)
     rounds, plain_rounds = [], []
-    with running(size.peers, size.hung) as peers, _watching(peers, size) as mesh_rounds:
-        for _ in range(size.rounds):
-            rounds.append(mesh_rounds.get())
-            plain_rounds.append(_plain_round(peers, size))  # while the mesh waits for its next tick
+    with running(size.peers, size.hung) as peers:
+        with _watching(peers, size) as mesh_rounds:
+            for _ in range(size.rounds):
+                rounds.append(mesh_rounds.get())
+                plain_rounds.append(_plain_round(peers, size))  # while the mesh waits for its next tick
+        sequential = _sequential_round(peers, size)
     mesh, plain = median(rounds), median(plain_rounds)
-    sequential = size.hung * size.timeout_s  # one by one, the hung ones alone take this; the rest is not counted
     rows = [
         ("the mesh", f"{mesh:.2f}", "1"),
         (f"plain requests.get, {WORKERS} threads", f"{plain:.2f}", f"{plain / mesh:.2f}"),
-        ("one after another (calculated: hung peers times timeout)", f"{sequential:.0f}", f"{sequential / mesh:.0f}"),
+        (
+            f"one after another, as Gatus does (every {size.one_of}th peer, times {size.one_of})",
+            f"{sequential:.0f}",
+            f"{sequential / mesh:.0f}",
+        ),
     ]
     head = f"## One round: {size.peers} peers, {size.hung} hung, timeout {size.timeout_s:g} s, {WORKERS} workers"
     goal = [f"Goal: at most {ROUND_GOAL_S:g} s. Longest: {max(rounds):.2f} s, {met(max(rounds) <= ROUND_GOAL_S)}.", ""]
@@ -121,16 +130,24 @@ def _watching(peers: Peers, size: Size) -> Iterator[SimpleQueue[float]]:
             journal.close()
 
 
-def _plain_round(peers: Peers, size: Size) -> float:
+def _ask(url: str, timeout_s: float) -> bool:
     import requests
 
-    def ask(url: str) -> bool:
-        try:
-            return requests.get(url, timeout=size.timeout_s).ok
-        except requests.RequestException:
-            return False
+    try:
+        return requests.get(url, timeout=timeout_s).ok
+    except requests.RequestException:
+        return False
 
-    return _in_threads(ask, peers.urls)
+
+def _plain_round(peers: Peers, size: Size) -> float:
+    return _in_threads(lambda url: _ask(str(url), size.timeout_s), peers.urls)
+
+
+def _sequential_round(peers: Peers, size: Size) -> float:
+    begun_s = time.monotonic()
+    for url in peers.urls[:: size.one_of]:
+        _ask(url, size.timeout_s)
+    return (time.monotonic() - begun_s) * size.one_of
 
 
 def _in_threads(ask: Callable[..., object], whom: Sequence[object]) -> float:

@@ -7,12 +7,13 @@ import select
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
 from tests.unit.own import Start, starting
-from watchdog.host import listeners, processes
+from watchdog.host import listeners, ports, processes
 from watchdog.host.ports import Owner, answering, listener, owner_in_cgroup
 
 NOWHERE = "/wd-test-nowhere"
@@ -125,6 +126,35 @@ def test_a_new_owner_of_the_port_is_noticed(start: Start) -> None:
     second = start(sys.executable, "-c", serve.format(port))
     assert list(listener(port, "127.0.0.1")) == [second.pid]
     assert owner_in_cgroup(port, "127.0.0.1", own_cgroup()).owner is Owner.INSIDE
+
+
+def test_one_scan_answers_for_all_that_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher that starts asks for all of its peers at once; a scan reads every descriptor of the host."""
+    scans: list[list[int]] = []
+    pids = processes.pids
+
+    def counted() -> list[int]:
+        scans.append(list(pids()))
+        return scans[-1]
+
+    monkeypatch.setattr(ports, "_known_holders", {})
+    monkeypatch.setattr(processes, "pids", counted)
+    with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(100)]
+        asked = [server.getsockname()[1] for server in servers]
+        found = list(pool.map(lambda port: owner_in_cgroup(port, "127.0.0.1", own_cgroup()).owner, asked))
+        assert found == [Owner.INSIDE] * len(servers)
+        assert len(scans) == 1
+        outside = owner_in_cgroup(asked[0], "127.0.0.1", NOWHERE)
+        assert outside.owner is Owner.OUTSIDE, "what is remembered accuses nobody and excuses nobody"
+
+
+def test_both_sources_list_all_that_listen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, bound("::") as other:
+        inodes = {os.fstat(each.fileno()).st_ino for each in (server, other)}
+        from_kernel = set(listeners.listening(listeners.ANY_PORT))
+        assert inodes <= {each.inode for each in from_kernel}
+        assert {each for each in listeners.from_proc(listeners.ANY_PORT) if each.inode in inodes} <= from_kernel
 
 
 def test_established_connections_cost_nothing_and_are_no_listeners() -> None:

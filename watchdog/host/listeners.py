@@ -36,6 +36,7 @@ ANSWER = struct.Struct("=BBxx2s2x16s16x28xI")
 ALIGNMENT = 4
 RECEIVE_BYTES = 64 * 1024
 TIMEOUT_S = 1.0
+ANY_PORT = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class ListeningSocket:
 
 
 def listening(port: int) -> list[ListeningSocket]:
-    """Every socket that listens on the port."""
+    """Every socket that listens on the port; with ANY_PORT every one that listens."""
     try:
         return [each for family in (socket.AF_INET, socket.AF_INET6) for each in from_sock_diag(family, port)]
     except OSError:
@@ -102,8 +103,8 @@ def _listening_in(lines: Iterable[str], port: int) -> Iterator[ListeningSocket]:
         if state != LISTEN:
             return  # listening sockets come first
         address, _, number = local.rpartition(":")
-        if int(number, 16) == port:
-            yield ListeningSocket(plain(_parse_hex(address)), port, int(rest[5]))
+        if port in (ANY_PORT, int(number, 16)):
+            yield ListeningSocket(plain(_parse_hex(address)), int(number, 16), int(rest[5]))
 
 
 def _parse_hex(text: str) -> Address:

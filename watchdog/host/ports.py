@@ -5,15 +5,16 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from watchdog.host import processes
-from watchdog.host.listeners import ListeningSocket, listening, plain
+from watchdog.host.listeners import ANY_PORT, ListeningSocket, listening, plain
 from watchdog.host.processes import PROC, Process, describe
 
-CACHE_LIMIT = 1024
+CACHE_LIMIT = 8192
 DESCRIBED = 3
 
 
@@ -35,6 +36,8 @@ class OwnerCheck:
 
 _known_holders: dict[int, tuple[Process, str]] = {}
 """Socket inode -> a process that held it, and the descriptor: checked by one readlink instead of a scan."""
+_scanning = threading.Lock()
+"""A watcher with many peers asks for all of them at once when it starts, and one scan answers all."""
 
 
 def owner_in_cgroup(port: int, address: str, cgroup: str) -> OwnerCheck:
@@ -52,7 +55,10 @@ def owner_in_cgroup(port: int, address: str, cgroup: str) -> OwnerCheck:
     for answers in sockets:
         if _known_inside(answers.inode, cgroup):
             continue
-        found = holders([answers.inode])
+        with _scanning:
+            if _known_inside(answers.inode, cgroup):
+                continue
+            found = _scan_for(answers.inode)
         inside = [pid for pid in found if processes.is_below(processes.cgroup_of(pid), cgroup)]
         if not found:
             return OwnerCheck(Owner.UNKNOWN, f"the socket at {where} is held by no process that can be seen from here")
@@ -95,23 +101,34 @@ def _is_local(address: str) -> bool:
 
 def holders(inodes: Iterable[int]) -> dict[int, str]:
     """The processes that hold one of the sockets, each with the descriptor it was seen at."""
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    found: dict[int, str] = {}
-    for pid in processes.pids() if wanted else ():
-        if (at := _held_by(pid, wanted)) is not None:
-            found[pid] = at
+    return {pid: at for held in _scan(inodes).values() for pid, at in held.items()}
+
+
+def _scan_for(inode: int) -> dict[int, str]:
+    """Its holders. Who holds any other socket that listens is remembered by the way: it costs no more."""
+    held = _scan({inode, *(each.inode for each in listening(ANY_PORT))})
+    found = held.pop(inode, {})
+    for other, holding in held.items():
+        if other not in _known_holders:
+            pid = max(holding)  # a service, rather than the systemd that opened it for the service
+            _remember(other, pid, holding[pid])
     return found
 
 
-def _held_by(pid: int, wanted: set[str]) -> str | None:
-    folder = f"{PROC}/{pid}/fd"
-    try:
-        for name in os.listdir(folder):  # noqa: PTH208 -- thousands of descriptors within 20 ms
-            if _link(f"{folder}/{name}") in wanted:
-                return name
-    except OSError:  # it ended meanwhile, or is hidden from us
-        return None
-    return None
+def _scan(inodes: Iterable[int]) -> dict[int, dict[int, str]]:
+    """Socket inode -> the processes that hold it, each with the descriptor it was seen at."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, dict[int, str]] = {}
+    for pid in processes.pids() if wanted else ():
+        folder = f"{PROC}/{pid}/fd"
+        try:
+            names = os.listdir(folder)  # noqa: PTH208 -- thousands of descriptors within 20 ms
+        except OSError:  # it ended meanwhile, or is hidden from us
+            continue
+        for name in names:
+            if (inode := wanted.get(_link(f"{folder}/{name}"))) is not None:
+                found.setdefault(inode, {}).setdefault(pid, name)
+    return found
 
 
 def _link(path: str) -> str:
