@@ -29,6 +29,8 @@ class Tick:
     """How long this watcher stood still while it waited for answers."""
     trouble: str = ""
     """What the journal or the coordinator refused in this round."""
+    unflushed: bool = False
+    """Something was written in it that a loss of power would still take."""
     answered: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     newly_gone: set[str] = field(default_factory=set)

@@ -224,7 +224,7 @@ def test_handlers_that_raise_or_hang_hold_up_nobody(mesh: dict[str, Agent], moni
     monitor.on_escalation(heard.append)
     mesh["shield"].go_down()
     monitor.start()
-    eventually(lambda: len(heard) == 6)
+    eventually(lambda: len([each for each in heard if each.peer_name == "shield"]) == 6)
     assert status(monitor) is Status.ISOLATED
     over.set()
 
@@ -302,7 +302,7 @@ class Slow:
 
     def __init__(self) -> None:
         self.rounds = 0
-        self.asked: list[tuple[int, str]] = []
+        self.asked: list[str] = []
         self._second = threading.Event()
 
     def probe(self, target: Target) -> Heartbeat:
@@ -311,7 +311,7 @@ class Slow:
             if self.rounds == 2:
                 self._second.set()
             return Heartbeat(target.name, healthy=True, detail="HTTP 200")
-        self.asked.append((self.rounds, target.name))
+        self.asked.append(target.name)
         answered = self._second.is_set()
         self._second.wait(HANG_S)
         return Heartbeat(target.name, healthy=answered, detail="")
@@ -326,15 +326,16 @@ def test_an_answer_that_came_late_is_the_next_round_s_and_nobody_is_asked_for_an
     """Its peer would be asked again, and the answer to that, whatever it is, thrown away."""
     monkeypatch.setattr("watchdog.loop.JITTER_SHARE", 1.0)
     prober, names = Slow(), [f"agent-{number}" for number in range(20)]
+    asked_at_ends: list[int] = []
     policy = dataclasses.replace(PATIENT, interval_s=0.5, timeout_s=0.1)
-    monitor = monitors({}, policy, prober=prober, own=Target("immune", "http://immune/", timeout_s=0.1))
+    own = Target("immune", "http://immune/", timeout_s=0.1)
+    monitor = monitors({}, policy, prober=prober, own=own, on_round=lambda: asked_at_ends.append(len(prober.asked)))
     for name in names:
         monitor.register_peer(name, f"http://{name}/")
     monitor.start()
-    eventually(lambda: prober.rounds >= 3)
-    assert sorted(prober.asked[: len(names)]) == [(1, name) for name in sorted(names)]
-    assert [name for asked_in, name in prober.asked if asked_in == 2] == []
-    assert monitor.stats().total_misses == len(names)
+    eventually(lambda: len(asked_at_ends) >= 2)
+    asked = prober.asked[: asked_at_ends[1]]
+    assert len(asked) == len(set(asked)), "in two rounds, of which the second had the answers to the first"
     eventually(lambda: all(status(monitor, name) is Status.HEALTHY for name in names))
 
 

@@ -434,6 +434,26 @@ def test_a_journal_that_refuses_is_asked_once_a_round(bench: Bench) -> None:
     assert bench.journal.asked == asked + 1
 
 
+def test_what_a_round_heard_is_put_on_disk_once_and_a_quiet_one_costs_nothing(bench: Bench) -> None:
+    assert bench.journal.flushed == 0
+    bench.round(BOTH_SILENT)
+    assert bench.journal.flushed == 1
+    bench.rounds(2)
+    flushed = bench.journal.flushed
+    bench.rounds(5)
+    assert bench.journal.flushed == flushed
+
+
+def test_a_disk_that_takes_nothing_more_is_trouble(bench: Bench) -> None:
+    bench.journal.disk_full = True
+    bench.round(SILENT)
+    assert "no space left" in bench.watcher.trouble
+    assert bench.watcher.status_of("shield").missed_count == 1
+    bench.journal.disk_full = False
+    bench.round(SILENT)
+    assert bench.watcher.trouble == ""
+
+
 def test_what_could_not_be_written_is_written_when_it_can(bench: Bench) -> None:
     bench.journal.refusing = True
     bench.rounds(5, SILENT)

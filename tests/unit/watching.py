@@ -31,12 +31,19 @@ class FragileJournal(Journal):
 
     refusing = False
     asked = 0
+    flushed = 0
+    disk_full = False
 
     def _connection(self) -> Connection:
         self.asked += 1
         if self.refusing:
             raise JournalFailed("the journal: database is locked")
         return super()._connection()
+
+    def flush(self) -> None:
+        self.flushed += 1
+        if self.disk_full:
+            raise JournalFailed("cannot put the journal on disk: no space left on device")
 
 
 @dataclass
