@@ -28,8 +28,8 @@ from watchdog.host import unit_filters
 from watchdog.host.readiness import KeepAlive, notify
 from watchdog.journal import Journal
 from watchdog.keeper import Keeper
-from watchdog.kernel import builder, stale
-from watchdog.model import Action, Escalation, Severity
+from watchdog.kernel import builder, stale, tc
+from watchdog.model import Action, Escalation, EventState, Severity
 from watchdog.monitor import Monitor
 from watchdog.outbox import Outbox
 from watchdog.probe.prober import Prober
@@ -64,7 +64,7 @@ class Daemon:
         self._keep_alive = KeepAlive()
         self.outbox = Outbox(place.journal, receivers(settings), host=socket.gethostname())
         self.sender = Sender(self.outbox, settings.paths.run)
-        self.keeper = Keeper(place, self._tell_repair)
+        self.keeper = Keeper(place, self._tell_repair, ready_slots=READY_SLOTS)
         self.pulse = Pulse(self.name, max_loop_age_s=LOOP_LATE_S)
         self.monitor = Monitor(
             self.name,
@@ -128,6 +128,7 @@ class Daemon:
             for repair in reconcile.reconcile(self.place, clock.moment()):
                 self._tell_repair(repair)
             self.keeper.sweep()
+            tc.load()  # now, not when a link appears
         except WatchdogError as error:
             self._announce("not-ready", f"this host cannot isolate now: {error.one_line()}")
 
@@ -146,22 +147,23 @@ class Daemon:
         self.sender.notify()
 
     def _tell_repair(self, repair: Repair) -> None:
-        text = f"{repair.target}: {repair.found}; {repair.done}"
         if repair.expected:
-            log.info("%s", text)
+            log.info("%s", repair.words)
             return
-        self._announce(f"repair/{clock.utc_now().timestamp()}", text, peer=repair.target)
+        state = EventState.RESOLVED if repair.over else EventState.FIRING
+        self._announce(f"repair/{clock.utc_now().timestamp()}", repair.words, peer=repair.target, state=state)
 
-    def _announce(self, key: str, reason: str, peer: str = "") -> None:
+    def _announce(self, key: str, reason: str, peer: str = "", state: EventState = EventState.FIRING) -> None:
         """A CRITICAL event of this host itself."""
         at = clock.moment()
-        log.error("%s", reason)
+        log.log(logging.ERROR if state is EventState.FIRING else logging.INFO, "%s", reason)
         escalation = Escalation(
             timestamp=at.utc,
             peer_name=peer or f"{self.name} (watcher)",
             action=Action.ALERT,
             reason=reason,
             severity=Severity.CRITICAL,
+            state=state,
             watcher=self.name,
         )
         self.outbox.publish(escalation, f"{self.name}/{at.boot}/{key}", at)

@@ -121,6 +121,20 @@ class With:
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """One episode of drift, as all watchers of the host know it: told once for each of its kinds, and when it ends."""
+
+    since: datetime
+    last_s: float
+    """CLOCK_BOOTTIME of the last one, on this boot."""
+    boot: str
+    count: int
+    kinds: tuple[str, ...]
+    failing: bool = False
+    """Whether the last repair failed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """One isolation, from its order to its release."""
 
@@ -133,6 +147,8 @@ class Intent:
     changed: datetime
     trouble: str = ""
     """What could not be put right when it was last tried, so that it is told once."""
+    drift: Drift | None = field(default=None, compare=False)
+    """The episode that is under way; its ends are in the audit trail, not every repair."""
 
     @property
     def name(self) -> str:
@@ -145,6 +161,7 @@ class _Body:
     why: Why
     held_by: With
     trouble: str = ""
+    drift: Drift | None = None
 
 
 class Intents:
@@ -196,6 +213,17 @@ class Intents:
         rows = self._journal.read("SELECT * FROM isolation WHERE state IN (?, ?, ?, ?) ORDER BY id", IN_FORCE)
         return [_intent(row) for row in rows]
 
+    def drifting(self) -> list[Intent]:
+        """Every intent with an episode of drift that nobody has ended yet, over or not."""
+        rows = self._journal.read("SELECT * FROM isolation WHERE body LIKE ? ORDER BY id", ('%"drift":{%',))
+        return [intent for row in rows if (intent := _intent(row)).drift is not None]
+
+    def note_drift(self, intent: Intent, drift: Drift | None) -> None:
+        """Keep, or forget, an episode; whatever else became of the intent meanwhile stays."""
+        with self._journal.transaction() as tx:
+            current = replace(self.get(intent), drift=drift)
+            tx.execute("UPDATE isolation SET body = ? WHERE id = ?", (_body(current), current.id))
+
     def shadows(self) -> list[Intent]:
         """What is watched and not isolated, oldest first."""
         rows = self._journal.read("SELECT * FROM isolation WHERE state IN (?, ?) ORDER BY id", SHADOWS)
@@ -231,7 +259,7 @@ def _encoded(where: Where) -> str:
 
 
 def _body(intent: Intent) -> str:
-    return msgspec.json.encode(_Body(intent.why, intent.held_by, intent.trouble)).decode()
+    return msgspec.json.encode(_Body(intent.why, intent.held_by, intent.trouble, intent.drift)).decode()
 
 
 def _intent(row: sqlite3.Row) -> Intent:
@@ -246,6 +274,7 @@ def _intent(row: sqlite3.Row) -> Intent:
             since=from_rfc3339(row["since"]),
             changed=from_rfc3339(row["changed"]),
             trouble=body.trouble,
+            drift=body.drift,
         )
     except (ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
         raise JournalCorrupt(

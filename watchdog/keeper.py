@@ -1,6 +1,7 @@
 """The keeper: a thread of every watcher that sees to it that what is isolated stays isolated, and no longer than meant.
 
-All keepers of a host do the same under one lock, so that any one of them is enough.
+All keepers of a host do the same under one lock, so that any one of them is enough. The kernel's news wake them before
+their time; what they then do is the same sweep.
 """
 
 from __future__ import annotations
@@ -11,60 +12,100 @@ from collections.abc import Callable
 
 from watchdog import clock
 from watchdog.actions import holding, reconcile
+from watchdog.actions.drift import Kind
 from watchdog.actions.place import Place
 from watchdog.actions.reconcile import Repair
 from watchdog.errors import WatchdogError
 from watchdog.intents import Intent
+from watchdog.kernel import builder
 from watchdog.kernel.slots import NOTHING
 from watchdog.status.document import Dropped, IsolationView
+from watchdog.wakes import Wakes
 
 SWEEP_S = 5.0
 """Drift that no event announces is found within this time."""
+LEAST_PAUSE_S = 0.05
+PAUSE_SHARE = 3.0
+"""After a sweep the next one waits for this many times as long as it took: whoever makes news without end has us
+sweep a quarter of the time, and no more."""
+
+LOST_PINS: set[str] = {Kind.PINS, Kind.BPFFS}
 
 log = logging.getLogger("watchdog")
 
 
 class Keeper:
-    """`on_repair` is told of every repair; `views` is what the last sweep saw."""
+    """`on_repair` is told of every repair that is news; `views` is what the last sweep saw. `ready_slots` program sets
+    are built again where somebody removed them with the pins: the next isolation is not to wait for a compiler."""
 
-    def __init__(self, place: Place, on_repair: Callable[[Repair], None], *, sweep_s: float = SWEEP_S) -> None:
+    def __init__(
+        self, place: Place, on_repair: Callable[[Repair], None], *, sweep_s: float = SWEEP_S, ready_slots: int = 0
+    ) -> None:
         self._place = place
+        self._ready_slots = ready_slots
         self._on_repair = on_repair
         self._sweep_s = sweep_s
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog-keeper", daemon=True)
         self._trouble = ""
         self.views: tuple[IsolationView, ...] = ()
 
     def start(self) -> None:
         """Begin to sweep."""
+        self._wakes = Wakes(self._place)
+        self._thread = threading.Thread(target=self._run, name="watchdog-keeper", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Stop after the sweep that is under way."""
         self._stopping.set()
+        self._wakes.interrupt()
         self._thread.join()
+        self._wakes.close()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._sweep_s):
-            try:
-                self.sweep()
-            except WatchdogError as error:
-                self._say_once(error.one_line())
-            else:
-                self._trouble = ""
+        self._try(self._follow)
+        while not self._stopping.is_set():
+            self._wakes.wait(self._sweep_s)
+            if self._stopping.is_set():
+                return
+            began_s = clock.now_s()
+            self._try(self._sweep_and_follow)
+            self._stopping.wait(pause_s(clock.now_s() - began_s))
+
+    def _try(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except WatchdogError as error:
+            self._say_once(error.one_line())
+        else:
+            self._trouble = ""
+
+    def _sweep_and_follow(self) -> None:
+        self.sweep()
+        self._follow()
+
+    def _follow(self) -> None:
+        self._wakes.follow(self._place.intents.in_force())
 
     def sweep(self) -> None:
         """Look at every isolation, repair what is not as meant, and remember what was seen."""
-        if self._place.intents.in_force() or self._place.intents.shadows():
+        intents = self._place.intents
+        if intents.in_force() or intents.shadows() or intents.drifting():
             for repair in reconcile.reconcile(self._place, clock.moment(), patient=True):
                 self._on_repair(repair)
-        self.views = tuple(view_of(intent, self._place) for intent in self._place.intents.in_force())
+                if LOST_PINS & set(repair.kinds):
+                    builder.ensure_slots(self._place.pins, self._place.build_lock, self._ready_slots)
+        self.views = tuple(view_of(intent, self._place) for intent in intents.in_force())
 
     def _say_once(self, trouble: str) -> None:
         if trouble != self._trouble:
             self._trouble = trouble
             log.error("cannot look after the isolations: %s", trouble)
+
+
+def pause_s(took_s: float) -> float:
+    """How long to rest after a sweep that took this long."""
+    return max(LEAST_PAUSE_S, PAUSE_SHARE * took_s)
 
 
 def view_of(intent: Intent, place: Place) -> IsolationView:

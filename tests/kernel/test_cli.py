@@ -196,6 +196,9 @@ def test_reconcile_says_what_it_did(host: Host, agent: Cgroup) -> None:
         "done": "isolated again",
         "failed": False,
         "expected": False,
+        "cause": "another process detached them",
+        "kinds": ["programs detached"],
+        "over": False,
     }
 
 

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from watchdog.actions import allowing, programs, targets
+from watchdog.actions import allowing, drift, noted, programs, renamed, targets
 from watchdog.actions.place import Place, Sight, look
-from watchdog.host import unit_filters
-from watchdog.intents import Intent, Where
-from watchdog.kernel import cgroups, gate, hooks, slots
+from watchdog.host import processes, unit_filters
+from watchdog.intents import Intent, Where, With
+from watchdog.kernel import cgroups, common, gate, hooks, slots
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.layers import sequence, whose
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.programs import EGRESS, GUARD_IN, GUARD_OUT, INGRESS, WHOSE, Hook
 from watchdog.kernel.slots import Counters, Slot
+from watchdog.kernel.sources import own_key
 from watchdog.paths import catalogue, facts
 from watchdog.paths.facts import Looked
 from watchdog.paths.words import Coverage, Layer, Verdict
@@ -70,15 +71,17 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     there = [cgroup for cgroup in sight.cgroups if cgroups.exists(cgroup)]
     at_hooks = [gap for cgroup in there if (gap := gate.gap(cgroup, slot))]
     stopped = [cgroup for cgroup in there if gate.stops(cgroup, slot)]
-    target = targets.target_of(intent, slot, place, stopped)
+    target = targets.target_of(intent, slot, place, stopped, build=False)
     beyond = sequence.standings(target, BEYOND_PACKETS) if stopped else []
     standings = [Standing(sequence.PACKETS.name, gaps=tuple(at_hooks)), *beyond] if stopped else []
     looked = facts.look(stopped, whose.look(target)) if stopped else None
     later = next_start(intent, place, sight)
     idle = not there and (bool(later) or not intent.where.unit)
     others = [IDLE] if idle and not later else []
-    if programs.ids(intent.held_by) and programs.pinned(intent.held_by, place) is None:
-        others.append("the pins of its programs are gone")
+    away = [f"{processes.describe(each.pid)} {drift.LEFT}" for each in noted.moved_out(intent, place, there)]
+    others += away + _pins_gone(intent.held_by, place)
+    if name := renamed.name_now(intent, place, sight):
+        others.append(f"{intent.where.unit} {drift.RENAMED} {name} now: its next start would be open")
     if not_as_meant := allowing.gap(intent):
         others.append(not_as_meant)
     if later:
@@ -86,7 +89,7 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     return Result(
         intent,
         changed=False,
-        holds=stopped == there,
+        holds=stopped == there and not away,
         gaps=(*at_hooks, *sequence.gaps(beyond), *others),
         dropped=slots.counters_of_programs(programs.ids(intent.held_by).values()),
         idle=idle,
@@ -95,6 +98,16 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
         verdicts=tuple(_verdicts(standings, looked)),
         looked=looked,
     )
+
+
+def _pins_gone(held: With, place: Place) -> list[str]:
+    """Another version's layers have their programs elsewhere, and their pins are its own."""
+    gone = []
+    if programs.ids(held) and programs.pinned(held, place) is None:
+        gone.append("the pins of its programs are gone")
+    if programs.common_ids(held) and held.slot.startswith(own_key()) and common.find(place.pins) is None:
+        gone.append("the pins of the layers' programs are gone")
+    return gone
 
 
 def _verdicts(standings: Sequence[Standing], looked: Looked | None) -> list[Verdict]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from watchdog import clock
-from watchdog.actions import adopt, allowing, flow_facts, holding, programs, targets
+from watchdog.actions import adopt, allowing, flow_facts, holding, noted, programs, renamed, targets
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, glance, look
 from watchdog.errors import KernelRefused, WatchdogError
@@ -104,10 +104,15 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot:
     `slot` is for who has just taken it; without it the intent's programs are found again.
     """
     if slot is None:
-        intent, slot = _with_programs(intent, place, now)
+        intent, slot = _with_programs(renamed.follow(intent, place, now), place, now)
     not_allowed = allowing.put_in_force(intent, slot)  # before anything is attached: what it lets pass never stops
     seen = glance(intent.where, place.root)
+    if moved := noted.moved_out(intent, place, seen):
+        seen = seen or noted.made_again(intent, place)
     _hold(intent, slot, place, seen, step)
+    if moved:
+        noted.bring_back(moved, seen)
+        _hold(intent, slot, place, seen)  # what they have made outside, and what only they need
     step("attached")
     place.journal.flush()
     trouble = ""
@@ -125,8 +130,25 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot:
     if sight.cgroups:
         where = replace(where, cgroup=str(sight.cgroups[-1].path), cgroup_id=sight.cgroups[-1].inode)
     intent = place.intents.change(intent, State.ISOLATED, now, where=where, trouble="; ".join(result.gaps))
+    noted.note(intent, place, sight.cgroups, sight.unit)
     step("isolated")
     return replace(result, intent=intent, changed=True)
+
+
+def stop_again(intent: Intent, place: Place) -> list[str]:
+    """Before anything else is asked: stop the packets of a cgroup that lets them pass, as one that was made anew does.
+
+    What was found, a sentence each. Programs that are gone are left to `cut`. With the lock held.
+    """
+    slot, found = programs.recorded(intent.held_by, place), []
+    for cgroup in glance(intent.where, place.root):
+        try:
+            if not gate.stops(cgroup, slot) and (gap := gate.gap(cgroup, slot)):
+                gate.attach(cgroup, slot)
+                found.append(gap)
+        except WatchdogError:
+            continue  # cut() says why
+    return found
 
 
 def rescan(intent: Intent, place: Place) -> list[str]:
@@ -134,7 +156,8 @@ def rescan(intent: Intent, place: Place) -> list[str]:
     cgroups = glance(intent.where, place.root)
     if not cgroups:
         return []
-    return sequence.rescan(targets.target_of(intent, programs.recorded(intent.held_by, place), place, cgroups))
+    slot = programs.recorded(intent.held_by, place)
+    return sequence.rescan(targets.target_of(intent, slot, place, cgroups, build=False))
 
 
 def release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
@@ -158,6 +181,7 @@ def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_
         facts["dropped_packets"] = dropped.ingress.packets + dropped.egress.packets
     above = holding.cut_off_above(intent, place)
     intent = place.intents.change(intent, State.RELEASED, now, trouble="", facts=facts)
+    noted.forget(intent, place)
     step("released")
     return Result(intent, changed=True, holds=True, gaps=tuple(above), dropped=dropped, flows=flows)
 
@@ -166,6 +190,7 @@ def finish_undo(intent: Intent, place: Place, now: datetime) -> None:
     """Take back what an isolation that failed had begun; also what a killed one left to do. With the lock held."""
     _free(intent, place)
     place.intents.change(intent, State.FAILED, now)
+    noted.forget(intent, place)
 
 
 def _free(intent: Intent, place: Place, step: Step = no_step) -> None:

@@ -38,6 +38,9 @@ class Place:
     known: dict[tuple[int, frozenset[int]], Known] = field(default_factory=dict, compare=False, repr=False)
     """What this process has found out about the sockets of isolated agents, by intent and all intents in force."""
 
+    covered: dict[int, dict[str, set[tuple[int, int]]]] = field(default_factory=dict, compare=False, repr=False)
+    """Links that were seen with filters of ours, by intent and layer (watchdog/actions/noted.py)."""
+
     @property
     def intents(self) -> Intents:
         """The journal's isolations."""

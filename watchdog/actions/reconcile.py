@@ -6,16 +6,18 @@ and is in no intent is adopted as one, and only a release ends it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from watchdog.actions import adopt, holding, isolation, programs, shadow
+from watchdog.actions import adopt, drift, holding, isolation, noted, programs, shadow, suspects
+from watchdog.actions.drift import NOTHING, Kind
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, look
 from watchdog.clock import Moment, rfc3339
 from watchdog.errors import WatchdogError
 from watchdog.host import unit_filters
-from watchdog.intents import Intent, State
+from watchdog.intents import Drift, Intent, State
 from watchdog.kernel.layers import freeze
 from watchdog.kernel.layers.freeze import WORKING
 from watchdog.kernel.programs import EGRESS, INGRESS
@@ -37,6 +39,18 @@ class Repair:
     failed: bool = False
     expected: bool = False
     """Nobody's doing: every restart of an isolated unit leaves it."""
+    cause: str = ""
+    """What is suspected; "" where nothing is."""
+    kinds: tuple[str, ...] = ()
+    """Of which kinds the drift was (watchdog.actions.drift.Kind); none for what is no drift."""
+    over: bool = False
+    """An episode of drift has ended."""
+
+    @property
+    def words(self) -> str:
+        """For people, as one line."""
+        cause = f" (suspected: {self.cause})" if self.cause else ""
+        return f"{self.target}: {self.found}{cause}; {self.done}"
 
 
 def bar(place: Place) -> None:
@@ -60,21 +74,56 @@ def bar(place: Place) -> None:
 def reconcile(place: Place, at: Moment, *, patient: bool = False) -> list[Repair]:
     """Carry every intent to its end and adopt what no intent explains; what was different, one entry each.
 
-    With `patient` what failed before in the same way is not told again, and not tried again at once.
+    With `patient` what failed before in the same way is not told again, and not tried again at once; of drift that
+    comes again and again only what is new is told, and when it has ended.
     """
     with place.alone():
+        stopped = {
+            intent.id: isolation.stop_again(intent, place)
+            for intent in place.intents.in_force()
+            if intent.state is State.ISOLATED
+        }
         repairs = [repair for intent in place.intents.shadows() if (repair := _settle_shadow(intent, place, at))]
         repairs += [
             Repair(intent.name, adopt.REASON, "adopted as an isolation; a release ends it")
             for intent in adopt.adopt(place, at.utc)
         ]
         repairs += [
-            repair for intent in place.intents.in_force() if (repair := _settle(intent, place, at, patient=patient))
+            repair
+            for intent in place.intents.in_force()
+            if (repair := _settle(intent, place, at, stopped.get(intent.id, []), patient=patient))
+            and (not patient or _is_news(repair, intent, place, at))
         ]
-        repairs += [] if patient else _let_run(place)
+        repairs += _ended(place, at) if patient else _let_run(place)
     for repair in repairs:
-        place.journal.record(at.utc, "repair", target=repair.target, found=repair.found, done=repair.done)
+        facts = {"cause": repair.cause, "kinds": repair.kinds} if repair.kinds else {}
+        kind = "drift over" if repair.over else "repair"
+        place.journal.record(at.utc, kind, target=repair.target, found=repair.found, done=repair.done, **facts)
     return repairs
+
+
+def _is_news(repair: Repair, intent: Intent, place: Place, at: Moment) -> bool:
+    """Whether it is to be told, or the same has been in this episode of drift."""
+    if repair.expected or not repair.kinds:
+        return True
+    kinds = [Kind(each) for each in repair.kinds]
+    episode, is_news = drift.continued(place.intents.get(intent).drift, kinds, at, failed=repair.failed)
+    place.intents.note_drift(intent, episode)
+    return is_news
+
+
+def _ended(place: Place, at: Moment) -> list[Repair]:
+    """The episodes of drift that are over, told by whoever of the host's watchers sees it first."""
+    over = [intent for intent in place.intents.drifting() if drift.is_over(intent, at)]
+    for intent in over:
+        place.intents.note_drift(intent, None)
+    return [Repair(intent.name, *_in_words(intent.drift), over=True) for intent in over if intent.drift is not None]
+
+
+def _in_words(episode: Drift) -> tuple[str, str]:
+    what = ", ".join(kind for kind in episode.kinds if kind not in (Kind.FAILED, Kind.REPAIRED))
+    times = "once" if episode.count == 1 else f"{episode.count} times"
+    return f"it drifted {times} since {rfc3339(episode.since)}: {what}", "it is as it should be"
 
 
 def _let_run(place: Place) -> list[Repair]:
@@ -86,15 +135,16 @@ def _let_run(place: Place) -> list[Repair]:
     return [Repair(str(cgroup.path), "left frozen, and in no intent", "it runs again") for cgroup in left]
 
 
-def _settle(intent: Intent, place: Place, at: Moment, *, patient: bool) -> Repair | None:
+def _settle(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:
     try:
-        return _carry_on(intent, place, at, patient=patient)
+        return _carry_on(intent, place, at, stopped, patient=patient)
     except WatchdogError as error:
         current, trouble = place.intents.get(intent), error.one_line()
         if patient and current.trouble == trouble:
             return None
         place.intents.change(current, current.state, at.utc, trouble=trouble)
-        return Repair(intent.name, f"it should be {_meant(intent)}", f"failed: {trouble}", failed=True)
+        kinds = (Kind.OTHER,) if intent.state is State.ISOLATED else ()
+        return Repair(intent.name, f"it should be {_meant(intent)}", f"failed: {trouble}", failed=True, kinds=kinds)
 
 
 def _settle_shadow(intent: Intent, place: Place, at: Moment) -> Repair | None:
@@ -109,7 +159,7 @@ def _meant(intent: Intent) -> str:
     return "isolated" if intent.state in (State.ISOLATING, State.ISOLATED) else "free"
 
 
-def _carry_on(intent: Intent, place: Place, at: Moment, *, patient: bool) -> Repair | None:
+def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:
     if intent.state is State.RELEASING:
         isolation.finish_release(intent, place, at.utc)
         return Repair(intent.name, "its release was cut short", "released")
@@ -122,22 +172,36 @@ def _carry_on(intent: Intent, place: Place, at: Moment, *, patient: bool) -> Rep
         isolation.finish_release(intent, place, at.utc)
         until = rfc3339(intent.why.until.utc)
         return Repair(intent.name, f"isolated until {until}", "released: its time is over")
-    return _restore(intent, place, at, patient=patient)
+    return _restore(intent, place, at, stopped, patient=patient)
 
 
-def _restore(intent: Intent, place: Place, at: Moment, *, patient: bool) -> Repair | None:
+def _restore(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:
+    seen = suspects.look(intent, place)
     if intent.state is State.ISOLATED:
         isolation.rescan(intent, place)
-    before = holding.verify(intent, place)
-    if intent.state is State.ISOLATED and _is_well(before, at, patient=patient):
+    sight = look(intent.where, place.root)
+    before = holding.judge(intent, place, sight)
+    if intent.state is State.ISOLATED and not stopped and _is_well(before, at, patient=patient):
+        noted.note(intent, place, sight.cgroups, sight.unit)
         return None
+    gaps = drift.together(stopped, before.gaps)
+    suspicion = drift.suspect(gaps, suspects.with_the_agent(seen, intent, place))
     after = isolation.cut(intent, place, at.utc)
-    if patient and after.gaps == before.gaps and intent.trouble == "; ".join(after.gaps):
+    if patient and after.gaps == before.gaps and not stopped and intent.trouble == "; ".join(after.gaps):
         return None  # as it was: told before
-    found = "; ".join(before.gaps) or "its isolation was cut short"
-    if after.gaps:
-        return Repair(intent.name, found, f"isolated again, but {'; '.join(after.gaps)}", failed=True)
-    return Repair(intent.name, found, "isolated again", expected=before.restarted)
+    if not gaps or intent.state is not State.ISOLATED:
+        suspicion = NOTHING
+    found = "; ".join(gaps) or "its isolation was cut short"
+    done = f"isolated again, but {'; '.join(after.gaps)}" if after.gaps else "isolated again"
+    return Repair(
+        intent.name,
+        found,
+        done,
+        failed=bool(after.gaps),
+        expected=before.restarted and not stopped and not after.gaps,
+        cause=suspicion.cause,
+        kinds=suspicion.kinds,
+    )
 
 
 def _is_well(seen: Result, at: Moment, *, patient: bool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from watchdog import clock
+from watchdog.actions import noted
 from watchdog.actions.place import Place
 from watchdog.errors import WatchdogError
 from watchdog.intents import Intent, With
@@ -27,17 +28,24 @@ SETS = {
 """By layer, the programs that are found again by the ids in the journal; the others know by their maps."""
 
 
-def target_of(intent: Intent, slot: Slot, place: Place, cgroups: Iterable[Cgroup]) -> Target:
-    """What the layers work on: these cgroups, with the slot and the common programs of this version."""
+NOT_THERE = "its programs are not built, or their pins are gone"
+
+
+def target_of(intent: Intent, slot: Slot, place: Place, cgroups: Iterable[Cgroup], *, build: bool = True) -> Target:
+    """What the layers work on: these cgroups, with the slot and the common programs of this version.
+
+    Those are built where they are not, and nothing is built, pinned or mounted without `build`.
+    """
     return Target(
         tuple(cgroups),
         slot,
-        common_programs(place),
+        common_programs(place) if build else common.find(place.pins) or none_of_them(place, NOT_THERE),
         place.root,
         level=intent.why.level,
         host_links=place.host_links,
         held={layer: frozenset(_ids(intent.held_by, layer)) for layer in SETS},
         known=_known(intent, place),
+        covered=noted.covered_of(intent, place),
     )
 
 
@@ -50,9 +58,14 @@ def common_programs(place: Place) -> Common:
         reason = "its pins are gone"
     except WatchdogError as error:
         reason = error.one_line()
-    names = [name for each in COMMON_SETS for name in each.names]
     built = common.find(place.pins) or common.find(place.pins, source_key())  # an upgrade builds under its own
-    return built or Common(place.pins, {}, {}, dict.fromkeys(names, reason))
+    return built or none_of_them(place, reason)
+
+
+def none_of_them(place: Place, reason: str) -> Common:
+    """No common programs, and why."""
+    names = [name for each in COMMON_SETS for name in each.names]
+    return Common(place.pins, {}, {}, dict.fromkeys(names, reason))
 
 
 def recorded_ids(place: Place) -> dict[str, int]:

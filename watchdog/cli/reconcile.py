@@ -34,7 +34,7 @@ def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal:
             reconcile.bar(place)
         repairs = [] if nothing_to_do else reconcile.reconcile(place, clock.moment())
     output.document("reconcile", 1, {"repairs": [asdict(repair) for repair in repairs]})
-    output.words(*(f"{repair.target}: {repair.found}; {repair.done}" for repair in repairs))
+    output.words(*(repair.words for repair in repairs))
     if not repairs and not boot:
         output.words("The kernel is as the journal means it; nothing was changed")
     return Exit.FAILED if any(repair.failed for repair in repairs) else Exit.OK

@@ -7,15 +7,14 @@ So a watch follows the namespaces that it is told of now, and lets go of the oth
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import struct
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 
+from watchdog.errors import HostCannot
 from watchdog.kernel import netns
 from watchdog.kernel.netns import Netns, NetnsGone
 from watchdog.kernel.tc_plan import Handle
@@ -92,19 +91,22 @@ class LinkWatch:
         for inode in self._followed.keys() - places.keys():
             self._followed.pop(inode).sock.close()
         for inode in places.keys() - self._followed.keys():
-            with suppress(NetnsGone):
+            try:
                 self._followed[inode] = _subscribed(places[inode])
-                self._news.append(LinkEvent(inode, Change.LOOK))
+            except NetnsGone:
+                continue
+            except OSError as error:
+                raise HostCannot(f"cannot follow the links of {places[inode]}: {error.strerror}") from error
+            self._news.append(LinkEvent(inode, Change.LOOK))
 
-    def wait(self, timeout_s: float) -> list[LinkEvent]:
-        """What has happened since; waits for the first as long as that, and no longer."""
-        by_fd = {each.sock.fileno(): inode for inode, each in self._followed.items()}
-        poller = select.poll()
-        for fd in by_fd:
-            poller.register(fd, select.POLLIN)
+    def filenos(self) -> list[int]:
+        """To wait for."""
+        return [each.sock.fileno() for each in self._followed.values()]
+
+    def news(self) -> list[LinkEvent]:
+        """What has happened since this was asked last; never waits."""
         news, self._news = self._news, []
-        ready = poller.poll(0 if news else timeout_s * 1000)
-        return news + [event for fd, _ in ready for event in self._read(by_fd[fd])]
+        return news + [event for inode in self._followed for event in self._read(inode)]
 
     def _read(self, inode: int) -> list[LinkEvent]:
         followed = self._followed[inode]
@@ -120,17 +122,6 @@ class LinkWatch:
                 events.append(LinkEvent(inode, Change.LOOK))
                 continue
             events += [LinkEvent(inode, *found) for found in parse(data, followed.known)]
-
-
-def watch_links(places: Callable[[], Mapping[int, Netns]], refresh_s: float) -> Generator[LinkEvent | None, None, None]:
-    """Every change in these namespaces as it happens, for ever; None where nothing did for `refresh_s`.
-
-    Which namespaces they are is asked anew after every change and every None. Close the generator to let go of them.
-    """
-    with LinkWatch() as watch:
-        while True:
-            watch.follow(places())
-            yield from watch.wait(refresh_s) or (None,)
 
 
 def parse(data: bytes, known: set[int]) -> Iterator[tuple[Change, int]]:

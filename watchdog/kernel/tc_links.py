@@ -13,6 +13,11 @@ from watchdog.kernel.tc_plan import CLSACT, Filter, ahead_of
 Links = Mapping[int, str]
 """Index to name."""
 
+NO_FILTER = "no filter of ours"
+NEW_LINK = "the link is new: no filter of ours"
+OURS_GONE = "no filter of ours any more"
+CLSACT_GONE = "no clsact any more, nor a filter of ours"
+
 
 @dataclass
 class Covered:
@@ -58,24 +63,42 @@ def cover(place: Netns, wanted: Sequence[Filter], links: Links | None = None) ->
 
 
 def gaps(
-    place: Netns, wanted: Sequence[Filter], right_programs: Collection[int], links: Links | None = None
+    place: Netns,
+    wanted: Sequence[Filter],
+    right_programs: Collection[int],
+    links: Links | None = None,
+    covered: set[tuple[int, int]] | None = None,
 ) -> list[str]:
     """The links of a namespace where a wanted filter is missing, or another tool's decides before it.
 
-    A filter is right with any of `right_programs`, or with the very program that is wanted.
+    A filter is right with any of `right_programs`, or with the very program that is wanted. `covered` are the links
+    that were seen without a gap, each by namespace and index, and kept: what is missing on one of them was taken away.
     """
-    found: list[str] = []
+    before, found = set(covered or ()), dict[tuple[int, int], list[str]]()
     try:
         with tc.opened(place) as door:
             clsacts = door.clsacts()
             for index, name in (netns.links(place) if links is None else links).items():
                 there = door.filters(index) if clsacts.get(index) == CLSACT else []
-                found += [
-                    f"{name} in {place}: {gap}" for each in wanted for gap in _gaps_at(there, each, right_programs)
+                missing = _why_missing((place.inode, index), before, has_clsact=index in clsacts)
+                found[place.inode, index] = [
+                    f"{name} in {place}: {gap or missing}"
+                    for each in wanted
+                    for gap in _gaps_at(there, each, right_programs)
                 ]
     except NetnsGone:
         return []
-    return found
+    if covered is not None:
+        covered -= {each for each in before if each[0] == place.inode and each not in found}
+        covered |= {link for link, gaps in found.items() if not gaps}
+    return [gap for gaps in found.values() for gap in dict.fromkeys(gaps)]
+
+
+def _why_missing(link: tuple[int, int], covered: Collection[tuple[int, int]], *, has_clsact: bool) -> str:
+    """As far as it is known what was there before."""
+    if link in covered:
+        return OURS_GONE if has_clsact else CLSACT_GONE
+    return NEW_LINK if any(inode == link[0] for inode, _ in covered) else NO_FILTER
 
 
 def uncover(unwanted: Callable[[Filter], bool], keep: Collection[int] = ()) -> None:
@@ -106,4 +129,4 @@ def _gaps_at(there: Sequence[Filter], wanted: Filter, right_programs: Collection
         present = replace(wanted, program_id=program_id)
         if any(each.does_what(present) for each in there):
             return [f"another tool's {each} decides before ours" for each in ahead_of(there, present)[:1]]
-    return ["no filter of ours"]
+    return [""]

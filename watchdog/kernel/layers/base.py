@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -38,11 +38,20 @@ class Target:
     upgrade."""
     known: Known = field(default_factory=dict, compare=False)
     """What was found out about its sockets, for who looks again and again."""
+    covered: dict[str, set[tuple[int, int]]] = field(default_factory=dict, compare=False)
+    """By layer, the links that were seen with its filters, each by its namespace's inode and its index; layers keep it,
+    to tell a link that is new from one whose filter was taken away."""
 
     @property
     def isolation_id(self) -> int:
         """Tells this isolation from others in maps that they share: no two slots that exist have the same."""
         return self.slot.programs[INGRESS.name]
+
+    def seen_links(self, layer: str, spaces: Collection[int]) -> set[tuple[int, int]]:
+        """`covered` of one layer, for it to keep; without what was seen in other namespaces than these."""
+        seen = self.covered.setdefault(layer, set())
+        seen -= {each for each in seen if each[0] not in spaces}
+        return seen
 
     def ids(self, layer: str) -> frozenset[int]:
         """The recorded program ids of one layer."""

@@ -69,7 +69,8 @@ class HostEnd:
         if not reach.own_spaces or self.missing(target.common):
             return []
         ends, wanted, right = _ends(target, reach), _wanted(target), _any()
-        found = [gap for place, links in ends.by_place() for gap in tc_links.gaps(place, wanted, right, links)]
+        seen = target.seen_links(self.name, ends.found)
+        found = [gap for place, links in ends.by_place() for gap in tc_links.gaps(place, wanted, right, links, seen)]
         return [*ends.problems, *found]
 
     def detach(self, target: Target) -> None:

@@ -46,8 +46,9 @@ class Tc:
             return []
         right = tc_maps.serving(target.isolation_id, [cgroup.inode for cgroup in target.cgroups])
         found = [] if right else ["no filter knows its cgroups"]
+        seen = target.seen_links(self.name, reach.spaces)
         for place in _allowed(target, reach):
-            found += tc_links.gaps(place, [_wanted(target.common)], right)
+            found += tc_links.gaps(place, [_wanted(target.common)], right, covered=seen)
         if len(_allowed(target, reach)) < len(reach.spaces):
             found.append(NOT_ALLOWED)
         return found + (["it has a process in a PID namespace that cannot be seen from here"] if reach.unseen else [])
@@ -59,6 +60,12 @@ class Tc:
         tc_maps.strike(target.isolation_id)
         tc_links.uncover(lambda each: each.handle == Handle.EGRESS, keep=_needed_by_others(target))
         tc_maps.end(TC_EGRESS, tc_maps.COUNT_MAP, target.isolation_id)
+
+
+def watched(target: Target) -> dict[int, Netns]:
+    """The namespaces whose links matter to this target, by inode; none for one that needs no filters."""
+    reach = reach_of(target.cgroups)
+    return {} if _why_not(reach) else {place.inode: place for place in _allowed(target, reach)}
 
 
 def cover_new_links(target: Target) -> list[str]:

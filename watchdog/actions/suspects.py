@@ -1,0 +1,46 @@
+"""What is looked at before a drift is repaired, so that its cause can be suspected (watchdog/actions/drift.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from watchdog.actions.drift import Seen
+from watchdog.actions.place import Place, glance
+from watchdog.host import processes, unit_filters
+from watchdog.intents import Intent
+from watchdog.kernel import bpffs, cgroups
+from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.packet_sockets import parse_permitted
+
+CAP_NET_ADMIN_BIT, CAP_SYS_ADMIN_BIT = 12, 21
+"""<uapi/linux/capability.h>: either may detach programs, delete filters, move processes."""
+
+
+def look(intent: Intent, place: Place) -> Seen:
+    """Before anything is changed: a repair takes these traces away."""
+    there, unit = glance(intent.where, place.root), intent.where.unit
+    drop_in = unit_filters.drop_in(unit, place.drop_ins) if unit else None
+    return Seen(
+        unit=unit,
+        is_new_cgroup=bool(there) and intent.where.cgroup_id not in {cgroup.inode for cgroup in there},
+        bpffs="" if bpffs.is_on_bpffs(place.pins) else str(place.pins),
+        drop_in=str(drop_in) if drop_in is not None and not drop_in.exists() else "",
+    )
+
+
+def with_the_agent(seen: Seen, intent: Intent, place: Place) -> Seen:
+    """The same, with whether the agent itself may be suspected."""
+    return replace(seen, capable=_capable(glance(intent.where, place.root)))
+
+
+def _capable(inside: Iterable[Cgroup]) -> str:
+    for pid in sorted({pid for cgroup in inside for pid in cgroups.processes(cgroup)} - {cgroups.OTHER_NAMESPACE}):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        except OSError:
+            continue
+        if parse_permitted(status) & (1 << CAP_NET_ADMIN_BIT | 1 << CAP_SYS_ADMIN_BIT):
+            return f"pid {pid} ({processes.printable(processes.name_of(pid))})"
+    return ""
