@@ -22,13 +22,29 @@ PINS = "/sys/fs/bpf/watchdog-mesh"
 STATE = ("/run/watchdog-mesh", "/var/lib/watchdog-mesh", PINS)
 PORT = 9999
 RELOADS = 60
-RESTARTS = 30
+RESTARTS = 100
 PAUSE_S = 0.02
 """Between two restarts, so that the new process has sent something before it is killed."""
+
+FAR = "wd-far"
+"""The network namespace at the other end of a veth pair, where what leaves is captured."""
+FAR_V4, FAR_V6 = "10.77.0.2", "fd00:77::2"
+LINKS = (
+    "ip link set lo up",
+    f"ip netns add {FAR}",
+    f"ip link add wd-near type veth peer name wd-end netns {FAR}",
+    "ip addr add 10.77.0.1/24 dev wd-near",
+    "ip addr add fd00:77::1/64 dev wd-near nodad",
+    "ip link set wd-near up",
+    f"ip -n {FAR} addr add {FAR_V4}/24 dev wd-end",
+    f"ip -n {FAR} addr add {FAR_V6}/64 dev wd-end nodad",
+    f"ip -n {FAR} link set wd-end up",
+)
 
 SENDER = f"""
 import socket
 pairs = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+pairs += ((socket.AF_INET, "{FAR_V4}"), (socket.AF_INET6, "{FAR_V6}"))
 sockets = [(socket.socket(family, socket.SOCK_DGRAM), (address, {PORT})) for family, address in pairs]
 for each, where in sockets:
     each.connect(where)  # what is not connected is refused before there is a packet
@@ -38,6 +54,23 @@ while True:
             each.send(b"x")
         except OSError:
             pass
+"""
+
+CAPTURE = f"""
+import select, socket, sys
+ETH_P_ALL, PORT = 3, ({PORT}).to_bytes(2, "big")
+seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+seen.bind(("wd-end", 0))
+print("ready", flush=True)
+count = 0
+while True:
+    readable, _, _ = select.select([sys.stdin, seen], [], [])
+    if seen in readable:
+        frame = seen.recv(2048)
+        count += PORT in (frame[36:38], frame[56:58])  # the UDP destination behind an IPv4 or an IPv6 header
+    if readable == [sys.stdin]:
+        break
+print(count)
 """
 
 RECEIVER = f"""
@@ -63,8 +96,8 @@ print(count)
 class Receiver:
     """Counts what arrives, until it is asked."""
 
-    def __init__(self, bed: Testbed) -> None:
-        self._process = bed.popen([*bed.python, "-c", RECEIVER], stdin=-1, stdout=-1)
+    def __init__(self, bed: Testbed, program: str = RECEIVER, prefix: tuple[str, ...] = ()) -> None:
+        self._process = bed.popen([*prefix, *bed.python, "-c", program], stdin=-1, stdout=-1)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
@@ -72,6 +105,11 @@ class Receiver:
         with self._process as process:
             said, _ = process.communicate("", 10.0)
         return int(said)
+
+
+def captured(bed: Testbed) -> Receiver:
+    """Counts the unit's datagrams on the wire, at the far end of the veth."""
+    return Receiver(bed, CAPTURE, ("ip", "netns", "exec", FAR))
 
 
 def mesh(bed: Testbed, *words: str) -> dict[str, Any]:
@@ -83,7 +121,8 @@ def mesh(bed: Testbed, *words: str) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _agent(testbed: Testbed) -> Iterator[None]:
     """An agent that sends all the time, on sockets that it connects as soon as it runs."""
-    testbed.run(["ip", "link", "set", "lo", "up"])
+    for line in LINKS:
+        testbed.run(line.split())
     testbed.write("/run/wd-sender.py", SENDER)
     sender = "[Service]\nExecStart=/usr/bin/python3 -IS /run/wd-sender.py\n"
     testbed.unit(UNIT, f"[Unit]\nStartLimitIntervalSec=0\n{sender}")
@@ -91,6 +130,7 @@ def _agent(testbed: Testbed) -> Iterator[None]:
     yield
     mesh(testbed, "release", "--unit", UNIT, "--reason", "the test is over")
     testbed.remove_unit(UNIT)
+    testbed.run(["ip", "netns", "delete", FAR])
     testbed.run(["rm", "-rf", "/run/wd-sender.py", *STATE])
 
 
@@ -105,7 +145,7 @@ def test_restarts_and_reloads_let_no_packet_out(testbed: Testbed) -> None:
     testbed.call(filters.start_counting, SLICE)
     isolated = mesh(testbed, "isolate", "--unit", UNIT, "--reason", "a test")
     assert (isolated["state"], isolated["holds"], isolated["changed"]) == ("isolated", True, True), isolated
-    receiver = Receiver(testbed)
+    receiver, capture = Receiver(testbed), captured(testbed)
     for _ in range(RESTARTS):
         testbed.systemctl("restart", UNIT)
         time.sleep(PAUSE_S)
@@ -116,7 +156,7 @@ def test_restarts_and_reloads_let_no_packet_out(testbed: Testbed) -> None:
         testbed.systemctl("daemon-reload")
     assert testbed.call(filters.counted) > tried + RELOADS
     assert testbed.call(dropped) > RELOADS
-    assert receiver.count() == 0
+    assert (receiver.count(), capture.count()) == (0, 0)
     testbed.call(filters.stop_counting, SLICE)
 
 
@@ -137,6 +177,7 @@ def test_release_leaves_neither_pair(testbed: Testbed) -> None:
     released = mesh(testbed, "release", "--unit", UNIT, "--reason", "it is well")
     assert (released["state"], released["changed"]) == ("released", True)
     assert testbed.call(filters.attached, CGROUP) == (0, 0)
-    receiver = Receiver(testbed)
+    receiver, capture = Receiver(testbed), captured(testbed)
     time.sleep(PAUSE_S)
     assert receiver.count() > 0
+    assert capture.count() > 0
