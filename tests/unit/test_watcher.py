@@ -88,6 +88,15 @@ def test_a_peer_that_recovers_after_a_restart(bench: Bench) -> None:
     assert len(bench.trail("restart forgiven")) == 1
 
 
+@pytest.mark.parametrize(("misses", "restarts"), [(0, 1), (1, 1), (2, 1), (3, 2)])
+def test_an_agent_has_two_intervals_to_come_up(bench: Bench, misses: int, restarts: int) -> None:
+    """Misses are counted anew from a restart's end: the ladder's spacing is the grace after a start."""
+    bench.rounds(3, SILENT)
+    bench.rounds(misses, SILENT)
+    bench.rounds(5)
+    assert len(bench.begun) == restarts
+
+
 def test_a_restart_is_forgiven_once_by_several_watchers(pair: Bench) -> None:
     both(pair, 6, SILENT)
     assert pair.mesh.record("shield", pair.at()).restart_count == 2
@@ -107,6 +116,20 @@ def test_two_watchers_at_the_same_moment_give_one_order() -> None:
         pair.now_s += INTERVAL_S
         orders += [order for name in pair.names for order in pair.round(SILENT, name, passes_s=0)]
     assert actions(orders) == ["restart shield"] * 3 + ["isolate shield"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 12])
+def test_however_many_watchers_act_as_one(count: int) -> None:
+    """Each at a phase of its own: as many restarts, isolations and notifications as with one."""
+    bench = Bench(peers=("shield", "sidecar"), names=tuple(f"agent-{number}" for number in range(count)))
+    phase_s = INTERVAL_S / count
+    orders: list[Order] = []
+    for number in range(30):
+        for name in bench.names:
+            orders += bench.round(SILENT if number else {}, name, passes_s=phase_s)
+    assert actions(orders) == ["restart shield"] * 3 + ["isolate shield"]
+    assert bench.heard() == [ALERT, RESTART, RESTART, RESTART, ISOLATE, ARCHITECT]
+    assert bench.heard("sidecar") == []
 
 
 def test_what_was_decided_before_anothers_order_is_not_ordered_after_it() -> None:
