@@ -66,6 +66,23 @@ def test_isolate_verify_release_in_words(host: Host, agent: Cgroup) -> None:
     assert "it lies; by root" in told
 
 
+def test_words_say_that_an_agent_is_frozen(host: Host, agent: Cgroup) -> None:
+    target = ("--cgroup", agent.path)
+    frozen = host.mesh("isolate", *target, "--reason", "it lies", "--level", "frozen")
+    assert (frozen.status, frozen.out.splitlines()[0]) == (OK, f"{agent.path} is isolated and frozen: {agent.path}")
+    assert f"ISOLATED {agent.path} and frozen since " in host.mesh("status").out
+    again = host.mesh("isolate", *target, "--reason", "again", "--level", "frozen")
+    assert again.out.startswith(f"{agent.path} is isolated and frozen already")
+    thawed = host.mesh("isolate", *target, "--reason", "look at it", "--level", "network")
+    assert thawed.out.startswith(f"{agent.path} is isolated: ")
+    assert host.mesh("release", *target, "--reason", "sorry").status == OK
+
+
+def test_history_of_a_name_that_is_in_no_record(host: Host) -> None:
+    assert host.mesh("history", "--peer", "nobody").out == "No record is about 'nobody'\n"
+    assert host.mesh("history").out == "Nothing has happened yet\n"
+
+
 def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     """What others read is a contract: this is a copy of it."""
     target = ("--cgroup", agent.path)

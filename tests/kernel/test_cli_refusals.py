@@ -109,7 +109,7 @@ def shown(value: object) -> str:
         (["isolate", "--cgroup", f"{AGENT}/../..", *WHY], USAGE, ["holds '..'", "name the cgroup directly"]),
         (["isolate", "--cgroup", f"{AGENT}/none", *WHY], USAGE, ["there is no cgroup", "systemctl status"]),
         (["isolate", "--cgroup", f"{AGENT}/cgroup.procs", *WHY], USAGE, ["is not a cgroup of"]),
-        (["isolate", "--cgroup", "@root", *WHY], REFUSED, ["is the root cgroup", "the whole machine"]),
+        (["isolate", "--cgroup", "@root", *WHY], REFUSED, ["is the root cgroup", "name a cgroup below"]),
         (["isolate", "--cgroup", "@root/", "--force", *WHY], REFUSED, ["is the root cgroup"]),
         # Why, and until when
         (["isolate", "shield"], USAGE, ["Missing option '--reason'", "isolate --help"]),
@@ -122,8 +122,8 @@ def shown(value: object) -> str:
         (["isolate", "shield", *WHY, "--ttl", "0s"], USAGE, ["--ttl 0s: want a time greater than 0"]),
         (["isolate", "shield", *WHY, "--ttl", "-5m"], USAGE, ["--ttl -5m: want a time greater than 0"]),
         (["isolate", "shield", *WHY, "--ttl", ""], USAGE, ["--ttl : want a time greater than 0"]),
-        (["isolate", "shield", *WHY, "--ttl", "8770h"], USAGE, ["--ttl 8770h: want at most 8760h"]),
-        (["silence", "shield", "--for", "25h", *WHY], USAGE, ["want at most 24h"]),
+        (["isolate", "shield", *WHY, "--ttl", "8770h"], USAGE, ["--ttl 8770h: want a time", "at most 365 days"]),
+        (["silence", "shield", "--for", "25h", *WHY], USAGE, ["--for 25h: want a time", "at most a day"]),
         (["silence", "shield", "--for", "5m", "--reason", " "], USAGE, ["--reason says nothing"]),
         # What
         (["isolat", "shield"], USAGE, ["No such command 'isolat'", "watchdog-mesh --help"]),
@@ -131,7 +131,7 @@ def shown(value: object) -> str:
         (["reconcile", "--set-aside-journal"], USAGE, ["is not damaged; it stays", "without the option"]),
         (["run", "--self", "nemo"], USAGE, ["--self nemo: no such agent", "known: shield, lost"]),
         (["run"], USAGE, ["whose watcher this is was not said", "--self NAME"]),
-        (["notify", "test", "nobody"], USAGE, ["there is no receiver nobody", "known: none"]),
+        (["notify", "test", "nobody"], USAGE, ["there is no receiver 'nobody'", "known: none"]),
     ],
     ids=shown,
 )
@@ -391,6 +391,20 @@ def test_a_pid_whose_process_ended(configured: Host, agent: Cgroup, run_in_cgrou
     gone.close()
     says = [f"there is no process {gone.pid}", "ps -ef"]
     refused(configured, ["isolate", "--pid", str(gone.pid), *WHY], USAGE, says)
+
+
+def test_the_example_is_a_configuration_in_a_document_too(configured: Host, tmp_path: Path) -> None:
+    shown, document = configured.mesh("config", "example"), configured.mesh("config", "example", "--json").document
+    assert document == {"schema": "watchdog-mesh/config-example/1", "toml": shown.out}
+    (tmp_path / "example.toml").write_text(shown.out)
+    assert configured.mesh("config", "check", "--config", tmp_path / "example.toml").out.endswith(
+        "3 peers, 0 webhooks\n"
+    )
+
+
+def test_a_configuration_that_cannot_be_read_is_named_once(configured: Host, tmp_path: Path) -> None:
+    said = configured.mesh("config", "check", "--config", tmp_path)
+    assert (said.status, said.out.count(str(tmp_path))) == (USAGE, 1)
 
 
 def test_a_command_that_others_stop_waiting_for_says_nothing_strange(configured: Host) -> None:

@@ -93,7 +93,7 @@ def test_in_words(host: Host, cgroup: Cgroup, agent: Inside) -> None:
     for verb in (("verify", *target), ("status",)):
         said = host.mesh(*verb).out
         assert "NOT isolated" in said
-        assert "would have been dropped so far: 1 packets (29 bytes) out" in said
+        assert "would have been dropped so far: 1 packet (29 bytes) out" in said
     assert "is gone" in host.mesh("release", *target, "--reason", "enough").out.splitlines()[0]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.status_views import HOSTILE, SHIELD_CUT, health, hostile, incident, large, peer
 from watchdog.model import Status
+from watchdog.paths.words import Coverage, Verdict
 from watchdog.status.page import CONTENT_SECURITY_POLICY, age, render, render_unavailable, size
 
 TAGS = (
@@ -50,6 +51,7 @@ def test_says_what_matters() -> None:
         SHIELD_CUT.drift,
         "7 min 20 s ago",
         "to it 41,230 packets, 3.1 MiB; from it 12 packets, 720 B",
+        "5,712 probes, 26 missed, 3 restarts, 1 isolation of 2 peers.",
         "architect 2 waiting, the oldest for 7 min 10 s: HTTP 503",
         "2026-03-01 02:52:40 UTC",
         "1 of 2 votes to isolate it",
@@ -162,3 +164,10 @@ def test_age_in_words(seconds: float, words: str) -> None:
 )
 def test_size_in_words(count: int, words: str) -> None:
     assert size(count) == words
+
+
+def test_every_open_path_of_an_isolation_is_named() -> None:
+    titles = [f"path {number}: a way round that no layer closes" for number in range(40)]
+    paths = tuple(Verdict("E1", title, Coverage.NOT_COVERED, "") for title in titles)
+    text = Reader(render(incident(isolations=[replace(SHIELD_CUT, paths=paths)]))).text
+    assert [title for title in titles if title not in text] == []

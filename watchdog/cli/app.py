@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ VERBS = {
     "config": "check a configuration, or print an example",
 }
 
+DAY_S = 24 * 3600.0
 TEXT_LIMIT = 2000
 """Characters of a reason: what is longer belongs into the incident's own record."""
 SURROGATES = ("\ud800", "\udfff")
@@ -144,13 +145,11 @@ def closing_journal(config: Config) -> Iterator[Journal]:
 
 def given_span_s(text: str, option: str, longest_s: float) -> float:
     """A time span given on the command line, in seconds. Raises UsageError that names the option."""
-    try:
-        span_s = seconds(text)
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: {error}") from error
-    if span_s > longest_s:
-        raise UsageError(f"{option} {text}: want at most {longest_s / 3600:g}h")
-    return span_s
+    with suppress(ValueError):
+        if (span_s := seconds(text)) <= longest_s:
+            return span_s
+    longest = "a day" if longest_s == DAY_S else f"{longest_s / DAY_S:g} days"
+    raise UsageError(f'{option} {text}: want a time greater than 0 and at most {longest}, such as "90s", "30m" or "1h"')
 
 
 def stated(text: str, option: str) -> str:

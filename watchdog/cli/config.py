@@ -10,6 +10,7 @@ from watchdog import config
 from watchdog.cli.app import common
 from watchdog.cli.output import Output
 from watchdog.errors import ConfigurationError, Exit
+from watchdog.numbers import counted
 
 
 @click.group()
@@ -29,16 +30,19 @@ def check(config_path: Path | None, as_json: bool, own: str | None) -> int:
             loaded = config.for_watcher(loaded, own)
     except ConfigurationError as error:
         problems = error.problems or (error.one_line(),)
-        output.words(*(f"{path}: {problem}" for problem in problems))
+        output.words(*(f"{path}: {problem}" for problem in error.problems), *([] if error.problems else problems))
         output.document("config", 1, {"path": str(path), "ok": False, "problems": list(problems)})
         return Exit.USAGE
-    output.words(f"{path}: good, {len(loaded.peers)} peers, {len(loaded.webhooks)} webhooks")
+    output.words(f"{path}: good, {counted(len(loaded.peers), 'peer')}, {counted(len(loaded.webhooks), 'webhook')}")
     output.document("config", 1, {"path": str(path), "ok": True, "problems": []})
     return Exit.OK
 
 
 @verb.command()
-def example() -> int:
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of words.")
+def example(as_json: bool) -> int:
     """Print a whole configuration to start from."""
-    click.echo(config.EXAMPLE, nl=False)
+    if not as_json:
+        click.echo(config.EXAMPLE, nl=False)
+    Output(as_json=as_json).document("config-example", 1, {"toml": config.EXAMPLE})
     return Exit.OK

@@ -21,6 +21,7 @@ from watchdog.errors import Exit, HostCannot, WatchdogError
 from watchdog.host import systemd
 from watchdog.kernel import bpffs, cgroups, headers, libbpf, selftest
 from watchdog.kernel.selftest import Check
+from watchdog.numbers import counted
 
 
 @click.command()
@@ -137,7 +138,7 @@ def _other_checks(settings: Config, path: Path) -> list[Check]:
         checks.append(Check("lasting filters", ok=bool(lasting), detail=lasting.detail))
     if not path.exists():
         return [*checks, Check("configuration", ok=False, detail=f"there is none at {path}", remedy=WRITE_ONE)]
-    checks.append(Check("configuration", ok=True, detail=f"{path}: {len(settings.peers)} peers"))
+    checks.append(Check("configuration", ok=True, detail=f"{path}: {counted(len(settings.peers), 'peer')}"))
     return checks + [check for peer in settings.peers if (check := _peer_check(peer, bool(running))) is not None]
 
 

@@ -12,7 +12,8 @@ from watchdog.cli.output import Output
 from watchdog.errors import Exit
 
 SHOWN_BY_DEFAULT = 50
-TOLD = ("reason", "outcome", "found", "done", "error", "until")
+WHOM = ("target", "peer", "watcher", "receiver")
+TOLD = ("reason", "outcome", "found", "done", "error", "until", "why", "event")
 TIME_LENGTH = len("2026-01-01T00:00:00")
 
 
@@ -33,7 +34,7 @@ def verb(config_path: Path | None, as_json: bool, newest: int, peer: str | None,
     output.document("history", 1, {"records": records})
     output.words(*(_line(record) for record in records))
     if not records:
-        output.words("Nothing has happened yet")
+        output.words(f"No record is about {peer!r}" if peer else "Nothing has happened yet")
     return Exit.OK
 
 
@@ -45,11 +46,12 @@ def _check(output: Output, problems: list[str]) -> int:
 
 def _line(record: dict[str, Any]) -> str:
     """One record for people: the facts they ask for first; --json has them all."""
-    whom = record.get("target") or record.get("peer") or record.get("watcher") or ""
+    whom = next((str(record[key]) for key in WHOM if record.get(key)), "")
     facts = [str(record[key]) for key in TOLD if record.get(key)]
     by = record.get("by")
     if isinstance(by, dict):
         by = f"{by.get('user', '')} (login {by['login']})" if by.get("login") else by.get("user")
     if by:
         facts.append(f"by {by}")
-    return f"{str(record['at'])[:TIME_LENGTH]}Z  {record['kind']:<18}  {whom}{': ' if facts else ''}{'; '.join(facts)}"
+    when, kind = f"{str(record['at'])[:TIME_LENGTH]}Z", record["kind"].replace("_", " ")
+    return f"{when}  {kind:<18}  {whom}{': ' if facts else ''}{'; '.join(facts)}"

@@ -122,14 +122,16 @@ def _until(span_s: float) -> Until:
 
 
 def _say(output: Output, result: Result) -> None:
-    name = result.intent.name
+    name, frozen = result.intent.name, " and frozen" if result.intent.why.level == FROZEN else ""
     output.words(*(f"Although {objection} (--force)" for objection in result.intent.why.overruled))
     if not result.changed:
-        output.words(f"{name} is isolated already, since {clock.rfc3339(result.intent.since)}; nothing was changed")
+        output.words(
+            f"{name} is isolated{frozen} already, since {clock.rfc3339(result.intent.since)}; nothing was changed"
+        )
     elif result.is_partial:
         output.words(f"{name} is cut off in part: {report.place_of(result)}")
     else:
-        output.words(f"{name} is isolated: {report.place_of(result)}")
+        output.words(f"{name} is isolated{frozen}: {report.place_of(result)}")
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
     output.words(*(f"  {line}" for line in report.allowed_in_words(result)))
     if result.intent.why.until:

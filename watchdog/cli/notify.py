@@ -33,7 +33,8 @@ def test(config_path: Path | None, as_json: bool, receiver: str | None) -> int:
     chosen = [each for each in receivers(settings) if receiver in (None, each.name)]
     if not chosen:
         known = ", ".join(hook.name for hook in settings.webhooks) or "none"
-        raise UsageError(f"there is no receiver {receiver or ''} in the configuration", hint=f"known: {known}")
+        what = "no [[webhook]]" if receiver is None else f"no receiver {receiver!r}"
+        raise UsageError(f"there is {what} in the configuration", hint=f"known: {known}")
     with closing_journal(settings) as journal:
         outbox = Outbox(journal, chosen, host=socket.gethostname())
         answers = {each.name: outbox.send_test(each, clock.moment()) for each in chosen}

@@ -14,6 +14,7 @@ from watchdog.intents import Allowed
 from watchdog.kernel.layers.base import FROZEN
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.slots import Counters, Traffic
+from watchdog.numbers import counted
 from watchdog.paths.facts import PEERS_AT_MOST, Looked
 from watchdog.paths.words import Coverage, Verdict
 
@@ -137,13 +138,17 @@ def plan_in_words(plan: Plan) -> list[str]:
     if not plan.changed:
         return [f"{plan.name} is isolated already, and nothing would be changed: {held}"]
     lines = [*(f"Although {objection} (--force)" for objection in plan.why.overruled)]
-    lines += [f"{plan.name} would be isolated, and nothing was done: {held}, {plan.processes} processes"]
+    lines += [f"{plan.name} would be isolated, and nothing was done: {held}, {_processes(plan.processes)}"]
     lines += [] if plan.ready else ["  no programs wait for it: they would be built first, which takes seconds"]
     lines += [f"  {_step(each)}" for each in plan.steps]
     lines += [f"  unit: {plan.drop_in} would be written, and systemd would read it"] if plan.drop_in else []
     lines += [f"  stays: {other}" for other in plan.foreign]
     lines += [f"  would be allowed: {each}" for each in plan.why.allow or ()]
     return lines + [f"  then {line}" for line in paths_in_short(plan.verdicts)]
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'' if count == 1 else 'es'}"
 
 
 def _step(standing: Standing) -> str:
@@ -214,6 +219,6 @@ def dropped_in_words(result: Result, said: str = "dropped so far") -> str:
         return f"{said}: nothing is known"
     inward, outward = result.dropped.ingress, result.dropped.egress
     return (
-        f"{said}: {outward.packets} packets ({outward.bytes} bytes) out, "
-        f"{inward.packets} packets ({inward.bytes} bytes) in"
+        f"{said}: {counted(outward.packets, 'packet')} ({counted(outward.bytes, 'byte')}) out, "
+        f"{counted(inward.packets, 'packet')} ({counted(inward.bytes, 'byte')}) in"
     )

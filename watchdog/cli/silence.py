@@ -9,14 +9,14 @@ from pathlib import Path
 import click
 
 from watchdog import clock
-from watchdog.cli.app import closing_journal, common, configured, given_span_s, need_root, stated
+from watchdog.cli.app import DAY_S, closing_journal, common, configured, given_span_s, need_root, stated
 from watchdog.cli.output import Output
 from watchdog.errors import Exit, UsageError
 from watchdog.host.caller import who
 from watchdog.mesh.coordinator import Silence
 from watchdog.mesh.local import LocalCoordinator
 
-LONGEST_S = 24 * 3600.0
+LONGEST_S = DAY_S
 """A silence is for a piece of work; what lasts longer is a change of the configuration."""
 
 

@@ -18,8 +18,10 @@ from watchdog.cli.output import Output, table
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
 from watchdog.keeper import view_of
+from watchdog.kernel.layers.base import FROZEN
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.model import Status
+from watchdog.numbers import counted
 from watchdog.status import document, published
 from watchdog.status.document import IsolationView
 from watchdog.status.page import age
@@ -130,10 +132,11 @@ def _print(
         output.words("No peers are configured")
     for view in isolations:
         where = ", ".join(part for part in (view.unit, view.cgroup) if part)
+        frozen = " and frozen" if view.level == FROZEN else ""
         output.words(
-            f"ISOLATED {view.peer or where} since {clock.rfc3339(view.since)}: {view.reason}",
+            f"ISOLATED {view.peer or where}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
             f"  {where}",
-            f"  dropped: {view.dropped.egress_packets} packets out, {view.dropped.ingress_packets} in",
+            f"  dropped: {counted(view.dropped.egress_packets, 'packet')} out, {view.dropped.ingress_packets:,} in",
         )
         say = report.paths_in_words if all_paths else report.paths_in_short
         output.words(*(f"  {line}" for line in say(view.paths)))
@@ -153,7 +156,7 @@ def _print(
     for name, backlog in facts["outbox"].items():
         if isinstance(backlog, dict) and backlog["pending"]:
             why = backlog["last_error"] or "not tried yet"
-            output.words(f"Receiver {name}: {backlog['pending']} events pending: {why}")
+            output.words(f"Receiver {name}: {counted(backlog['pending'], 'event')} pending: {why}")
 
 
 def _peer_row(row: dict[str, Any], now: datetime) -> tuple[str, ...]:

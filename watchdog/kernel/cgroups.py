@@ -118,7 +118,9 @@ def resolve(path: Path | str, root: Path | None = None) -> Cgroup:
     if found.st_dev != root.stat().st_dev or not (path / "cgroup.procs").exists():
         raise UsageError(f"{path} is not a cgroup of {root}", hint="name the cgroup's directory")
     if path == root:
-        raise Refused(f"{path} is the root cgroup: isolating it cuts off the whole machine")
+        raise Refused(
+            f"{path} is the root cgroup: isolating it cuts off the whole machine", hint=f"name a cgroup below {root}"
+        )
     return Cgroup(path, found.st_ino, root)
 
 

@@ -17,6 +17,7 @@ from watchdog.clock import rfc3339
 from watchdog.mesh.coordinator import Silence
 from watchdog.mesh.overview import Overview
 from watchdog.model import PeerStatus, Stats, Status
+from watchdog.numbers import counted
 from watchdog.status.document import Backlog, Dropped, IsolationView, MeshView, WatcherHealth, is_unknown
 from watchdog.status.style import CSS
 
@@ -178,7 +179,7 @@ def _isolation(isolation: IsolationView, now: datetime) -> str:
         "Dropped": _dropped(isolation.dropped),
         "Unit": _text(isolation.unit or "none"),
         "Cgroup": _text(isolation.cgroup),
-        "Not covered": _text("; ".join(path.title for path in isolation.uncovered) or "nothing that applies"),
+        "Not covered": "; ".join(_text(path.title) for path in isolation.uncovered) or "nothing that applies",
     }
     lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
     name = _text(isolation.peer or isolation.unit or isolation.cgroup)
@@ -187,8 +188,8 @@ def _isolation(isolation: IsolationView, now: datetime) -> str:
 
 def _dropped(dropped: Dropped) -> str:
     return (
-        f"to it {dropped.ingress_packets:,} packets, {size(dropped.ingress_bytes)}; "
-        f"from it {dropped.egress_packets:,} packets, {size(dropped.egress_bytes)}"
+        f"to it {counted(dropped.ingress_packets, 'packet')}, {size(dropped.ingress_bytes)}; "
+        f"from it {counted(dropped.egress_packets, 'packet')}, {size(dropped.egress_bytes)}"
     )
 
 
@@ -205,8 +206,9 @@ def _backlog(receiver: str, backlog: Backlog) -> str:
 
 def _footer(stats: Stats, health: WatcherHealth, now: datetime) -> str:
     return (
-        f"<footer>{stats.total_checks:,} probes, {stats.total_misses:,} misses, {stats.total_restarts:,} restarts, "
-        f"{stats.total_isolations:,} isolations of {stats.peer_count:,} peers. "
+        f"<footer>{counted(stats.total_checks, 'probe')}, {stats.total_misses:,} missed, "
+        f"{counted(stats.total_restarts, 'restart')}, {counted(stats.total_isolations, 'isolation')} of "
+        f"{counted(stats.peer_count, 'peer')}. "
         f"This watcher started {_ago(health.started_at, now)}. The page asks again every {REFRESH_S} s.</footer>"
     )
 
