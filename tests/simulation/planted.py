@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from sqlite3 import Connection
 
 from tests.simulation.host import NEVER
 from tests.simulation.process import Parts
@@ -54,6 +55,14 @@ class NoSilence(LocalCoordinator):
         return {}
 
 
+class NoTurns(LocalCoordinator):
+    """Two agents of the host may be restarted at once."""
+
+    def _denied(self, tx: Connection, request: OrderRequest, at: Moment) -> Denied | None:
+        denied = super()._denied(tx, request, at)
+        return None if denied is Denied.BUSY else denied
+
+
 class NoDoubt(Watcher):
     """Acts on whatever it sees."""
 
@@ -84,6 +93,7 @@ PLANTED: dict[str, Parts] = {
     "no-quorum": Parts(coordinator=NoQuorum),
     "no-decay": Parts(coordinator=NoDecay),
     "no-silence": Parts(coordinator=NoSilence),
+    "no-turns": Parts(coordinator=NoTurns),
     "no-doubt": Parts(watcher=NoDoubt),
     "no-memory": Parts(watcher=NoMemory),
     "no-patience": Parts(watcher=NoPatience),
