@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.kernel.lsm_bed import is_worth_trying
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import FROZEN
 from watchdog.kernel.layers.sequence import LAYERS
@@ -17,7 +18,7 @@ from watchdog.paths.coverage import Isolate
 
 Make = Callable[[Slot, Common], Isolate]
 
-ALONE = ("packets", "cookies", "calls", "unix", "options", "devices", "tc")
+ALONE = ("packets", "cookies", "calls", "unix", "options", "devices", "tc", *(["lsm"] if is_worth_trying() else []))
 
 
 def alone(name: str) -> Make:

@@ -25,7 +25,7 @@ from watchdog.kernel.locks import locked
 from watchdog.kernel.slots import Slot
 from watchdog.kernel.sources import source_dir, source_key
 
-BUILD_TIMEOUT_S = 60.0
+BUILD_TIMEOUT_S = 240.0
 
 MIN_BUILD_S = 1.0
 """Left to a build even when waiting for the lock took all the time there was."""

@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from watchdog.errors import KernelRefused, WatchdogError
-from watchdog.kernel import common, libbpf, slots
+from watchdog.kernel import common, libbpf, lsm_links, lsm_maps, slots
 from watchdog.kernel.bpffs import PRIVATE_MODE
-from watchdog.kernel.programs import COMMON_SETS, SLOT_SETS, CgroupProgram, Program, ProgramSet
+from watchdog.kernel.programs import (
+    COMMON_SETS,
+    LSM,
+    LSM_CONFIG_MAP,
+    SLOT_SETS,
+    CgroupProgram,
+    LsmProgram,
+    Program,
+    ProgramSet,
+)
 
 LEFTOVER_PREFIX = "new-"
 """Directories being filled; without the lock held, what is left of a killed builder."""
@@ -53,7 +62,12 @@ class Compiler:
 
     def __init__(self, sources: Path, includes: Sequence[str]) -> None:
         self._sources = sources
-        self._flags = ["-Wall", f"-I{sources}", *(f"-I{folder}" for folder in includes)]
+        self._flags = [
+            "-Wall",
+            "-Werror=implicit-function-declaration",
+            f"-I{sources}",
+            *(f"-I{folder}" for folder in includes),
+        ]
 
     def one(self, each: ProgramSet[Program]) -> Any:
         """Compile one source; its maps are made by it."""
@@ -92,25 +106,29 @@ def build_slot(path: Path, compiler: Compiler) -> None:
 def build_common(path: Path, compiler: Compiler) -> None:
     """Pin what this kernel takes of the common programs, and leave its reason in the place of each other one."""
     beside = _emptied_beside(path)
-    for sets, compiled in _compiled_common(compiler):
+    no_lsm = _tried(lsm_links.try_one)
+    wanted = [each for each in COMMON_SETS if each is not LSM or not no_lsm]
+    for sets, compiled in _compiled_common(compiler, wanted):
         for each in sets:
             _pin_what_loads(each, compiled, beside)
         if not isinstance(compiled, KernelRefused):
             compiled.cleanup()
+    if no_lsm:  # most kernels: half of the time to compile is saved
+        _pin_what_loads(LSM, no_lsm, beside)
     if path.exists():  # damaged: what of it is attached stays attached
         slots.remove(path)
     beside.rename(path)
 
 
-def _compiled_common(compiler: Compiler) -> Iterator[tuple[Sequence[ProgramSet[Program]], Any]]:
+def _compiled_common(
+    compiler: Compiler, wanted: Sequence[ProgramSet[Program]]
+) -> Iterator[tuple[Sequence[ProgramSet[Program]], Any]]:
     """All at once; each by itself where that fails, to find out whose fault it is."""
-    if not COMMON_SETS:
-        return
-    together = _tried(lambda: compiler.together(COMMON_SETS))
+    together = _tried(lambda: compiler.together(wanted))
     if not isinstance(together, KernelRefused):
-        yield COMMON_SETS, together
+        yield wanted, together
         return
-    for each in COMMON_SETS:
+    for each in wanted:
         yield [each], _tried(lambda each=each: compiler.one(each))
 
 
@@ -124,6 +142,9 @@ def _tried(work: Any) -> Any:
 
 def _pin_what_loads(each: ProgramSet[Program], compiled: Any, beside: Path) -> None:
     loaded = False
+    if each is LSM and not isinstance(compiled, KernelRefused):
+        trouble = _tried(lambda: lsm_maps.describe_members(compiled[LSM_CONFIG_MAP].map_fd))
+        compiled = trouble or compiled
     for program in each.programs:
         fd = compiled if isinstance(compiled, KernelRefused) else _tried(lambda p=program: _load(compiled, p))
         if isinstance(fd, KernelRefused):
@@ -143,6 +164,8 @@ def _emptied_beside(path: Path) -> Path:
 
 
 def _load(compiled: Any, program: Program) -> int:
+    if isinstance(program, LsmProgram):  # bcc would give it another name, and tell all refusals alike
+        return lsm_links.load(program.name, program.hook, compiled.dump_func(program.name))
     hook = program.hook if isinstance(program, CgroupProgram) else ATTACHED_ELSEWHERE
     try:
         fd: int = compiled.load_func(program.name, program.type, attach_type=hook).fd

@@ -54,6 +54,7 @@ class ProgramType(IntEnum):
     CGROUP_DEVICE = 15
     CGROUP_SOCK_ADDR = 18
     CGROUP_SOCKOPT = 25
+    LSM = 29
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,14 @@ class CgroupProgram(Program):
     """A program for one hook of a cgroup."""
 
     hook: Hook
+
+
+@dataclass(frozen=True, slots=True)
+class LsmProgram(Program):
+    """A program for one hook of the kernel's security modules."""
+
+    hook: str
+    """Its name in <linux/lsm_hook_defs.h>."""
 
 
 P = TypeVar("P", bound=Program, covariant=True)
@@ -182,7 +191,46 @@ BELOW = CgroupProgram("wd_below", ProgramType.CGROUP_SOCKOPT, Hook.GETSOCKOPT)
 
 OWNERS = ProgramSet(source="owners.c", programs=(WHOSE, BELOW), maps=("wd_owners",))
 
-COMMON_SETS: tuple[ProgramSet[Program], ...] = (CALLS, COOKIES, OWNERS, UNIX, OPTIONS, DEVICES, TC_EGRESS, TC_DROP)
+LSM_CONFIG_MAP, LSM_CGROUPS_MAP = "wd_lsm_config", "wd_lsm_cgroups"
+"""Where to look, and who is isolated (struct wd_lsm_config, struct wd_lsm_isolated in bpf/lsm.c). kernel/lsm.py."""
+
+LSM = ProgramSet(
+    source="lsm.c",
+    programs=tuple(
+        LsmProgram(f"wd_lsm_{name}", ProgramType.LSM, hook)
+        for name, hook in (
+            ("create", "socket_create"),
+            ("connect", "socket_connect"),
+            ("bind", "socket_bind"),
+            ("listen", "socket_listen"),
+            ("accept", "socket_accept"),
+            ("send", "socket_sendmsg"),
+            ("receive", "socket_recvmsg"),
+            ("option", "socket_setsockopt"),
+            ("splice", "file_permission"),
+            ("bpf", "bpf"),
+            ("ptrace", "ptrace_access_check"),
+            ("kill", "task_kill"),
+            ("fork", "task_alloc"),
+            ("open", "file_open"),
+            ("unlink", "inode_unlink"),
+            ("rename", "inode_rename"),
+        )
+    ),
+    maps=(LSM_CONFIG_MAP, LSM_CGROUPS_MAP, "wd_lsm_count"),
+)
+
+COMMON_SETS: tuple[ProgramSet[Program], ...] = (
+    CALLS,
+    COOKIES,
+    OWNERS,
+    UNIX,
+    OPTIONS,
+    DEVICES,
+    TC_EGRESS,
+    TC_DROP,
+    LSM,
+)
 """What all isolations share. What this kernel lacks of it is left out, with the kernel's reason."""
 
 SETS: tuple[ProgramSet[Program], ...] = SLOT_SETS + COMMON_SETS

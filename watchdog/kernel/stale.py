@@ -7,7 +7,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from watchdog.kernel import builder, cgroups, gate, slots
+from watchdog.kernel import builder, cgroups, gate, lsm, slots
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.common import FOLDER
 from watchdog.kernel.locks import LockBusy, locked
@@ -46,6 +46,7 @@ def _prune_key(folder: Path, attached: Collection[int], keep: Collection[Path]) 
         slots.remove(path)
     if not list(folder.glob("slot-*")):  # no isolation of that version is left that could need the common programs
         slots.remove(folder / FOLDER)
+        slots.remove(folder / lsm.FOLDER)
     with suppress(OSError):  # not empty: something in it is needed
         folder.rmdir()
     return unused

@@ -27,7 +27,7 @@ from watchdog.paths.row_maker import (
     bound,
 )
 
-READY_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 30.0
 LINK_TIMEOUT_S = 5.0
 LINK_RETRY_S = 0.02
 COMMAND_TIMEOUT_S = 10.0

@@ -1,8 +1,8 @@
 """Every known path as data, and what is to be said of it.
 
 An id is a family's number and a letter. Which layers stop a path was measured with each layer alone, on Linux 6.18,
-but for lsm: of that, refused sockets, sends and bpf() were seen (6.1), the rest follows from its hooks. What
-tests/kernel/test_evasion.py sees has to agree: it fails where a path is stopped that is said to be open as well.
+lsm on 6.1, in a virtual machine. What tests/kernel/test_evasion.py sees has to agree: it fails where a path is stopped
+that is said to be open as well.
 """
 
 from __future__ import annotations

@@ -48,21 +48,21 @@ class Row:
         return disagreement(self.before, self.during, self.after, self.verdict.coverage, ended=self.ended)
 
 
-def coverage(isolate: Isolate, parent: Path | None = None) -> list[Row]:
+def coverage(isolate: Isolate, parent: Path | None = None, arrives_s: float = bed.ARRIVES_S) -> list[Row]:
     """Try everything in a scratch bed below `parent` (default: the v2 root): about 3 s, and nothing stays.
 
     Both agents' rows of a path follow each other, in the catalogue's order. The kernel may load modules for it (vsock).
     WatchdogError where no bed can be made or where `isolate` fails.
     """
     with bed.opened(parent) as opened:
-        return measure(opened, isolate)
+        return measure(opened, isolate, arrives_s)
 
 
-def measure(opened: Bed, isolate: Isolate) -> list[Row]:
-    """The same in a bed that is there."""
-    before = opened.attempt()
+def measure(opened: Bed, isolate: Isolate, arrives_s: float = bed.ARRIVES_S) -> list[Row]:
+    """The same in a bed that is there. What has not arrived after `arrives_s` counts as stopped."""
+    before = opened.attempt(arrives_s)
     with isolate(opened.subject) as layers:
-        during = opened.attempt()
+        during = opened.attempt(arrives_s)
     ended = {row.key for row in opened.rows if catalogue.find(row.path).ended_by & layers}
     resuming = {key for key, tried in before.items() if tried.passed} - ended
     after = during | opened.attempt(bed.RESUMES_S, only=resuming)

@@ -114,9 +114,9 @@ def established(r: RowMaker, path: str, caller: str, server: str, address: str, 
 
 
 def calls(r: RowMaker, path: str, caller: str, server: str, kind: str, address: str, before: Script = ()) -> Row:
-    """A new connection to a port where somebody listens."""
+    """A new connection to a port where somebody listens; the one made before is closed, also where `before` fails."""
     name, to = r.name(path), [address, r.port(path)]
-    calling: Script = [*before, ["make", name, kind], ["connect", name, to]]
+    calling: Script = [["close", name], *before, ["make", name, kind], ["connect", name, to]]
     return r.row(
         path,
         lambda _, __: (Step(caller, calling),),

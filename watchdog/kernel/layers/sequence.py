@@ -21,6 +21,7 @@ from watchdog.kernel.layers.descriptors import Descriptors
 from watchdog.kernel.layers.freeze import Freeze
 from watchdog.kernel.layers.hooked import Hooked
 from watchdog.kernel.layers.host_end import HostEnd
+from watchdog.kernel.layers.lsm import Lsm
 from watchdog.kernel.layers.packets import Packets
 from watchdog.kernel.layers.tc import Tc
 
@@ -36,6 +37,7 @@ LAYERS: tuple[Layer, ...] = (
     Hooked("devices", programs.DEVICES),
     Tc(),
     HostEnd(),
+    Lsm(),
     FREEZE,
 )
 """In the order in which they are put in force."""
