@@ -28,6 +28,8 @@ from watchdog.errors import JournalCorrupt, JournalFailed
 from watchdog.schema import VERSION
 
 DIRECTORY_MODE = 0o700
+SET_ASIDE = "journal set aside"
+"""The first record of the journal that was begun instead: where the history before it is."""
 
 
 class _Own:
@@ -239,8 +241,10 @@ def open_or_set_aside(state: Path, at: datetime) -> tuple[Journal, str]:
                 return Journal.open(state), ""
             except JournalCorrupt as error:
                 kept = set_aside(state, at)
-                told = f"{error.message.partition(';')[0]}; it is kept as {kept}, and a new one was begun"
-                return Journal.open(state), told
+                found = error.message.partition(";")[0]
+                begun = Journal.open(state)
+                begun.record(at, SET_ASIDE, kept=str(kept), found=found)
+                return begun, f"{found}; it is kept as {kept}, and a new one was begun"
 
 
 def set_aside(state: Path, at: datetime) -> Path:

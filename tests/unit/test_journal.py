@@ -337,7 +337,8 @@ def test_a_damaged_file_is_kept_and_a_new_one_begun_by_whoever_is_first(state: P
     second, nothing = journals.open_or_set_aside(state, NOW)
     with closing(first), closing(second):
         first.record(NOW, "new")
-        assert [entry["kind"] for entry in second.trail()] == ["new"]
+        assert [entry["kind"] for entry in second.trail()] == [journals.SET_ASIDE, "new"]
+        assert str(second.trail()[0]["kept"]) in told
     assert nothing == ""
     kept = next(state.glob("journal.db.damaged-*"))
     assert str(kept) in told

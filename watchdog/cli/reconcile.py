@@ -55,5 +55,5 @@ def _set_aside(settings: Config, output: Output) -> None:
     at = clock.utc_now()
     kept = journal.set_aside(settings.paths.state, at)
     with closing_journal(settings) as begun:
-        begun.record(at, "journal set aside", kept=str(kept), found="; ".join(problems), by=asdict(who()))
+        begun.record(at, journal.SET_ASIDE, kept=str(kept), found="; ".join(problems), by=asdict(who()))
     output.words(f"The damaged journal is kept as {kept}; a new one was begun")
