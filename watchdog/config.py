@@ -57,6 +57,8 @@ class Peer(Settings, frozen=True):
     command_line: str | None = None
     port: Port | None = None
     cgroup: Path | None = None
+    host_end: str | None = None
+    """The link of this host that is the other end of the agent's own veth, where it cannot be found by looking."""
     restart: list[str] | None = None
     agent: str | None = None
     """The name its heartbeat must carry; the peer's own name when a key is set."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_WANTED = "letters, digits, dots, dashes and underscores, at most 64, beginning with a letter or digit"
 UNIT = re.compile(r"[A-Za-z0-9:_.@][A-Za-z0-9:_.\\@-]{0,255}")
+LINK = re.compile(r"[^\s/:]{1,15}")
+"""IFNAMSIZ is 16 with the final zero; the rest is what the kernel refuses in a link's name."""
+NO_VETHS = (".", "..", "lo")
 SELECTORS = ("unit", "pid_file", "exec", "command_line", "port", "cgroup")
 READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 MAX_PORT = 65535
@@ -86,6 +89,8 @@ def _peer(peer: Peer, at: str) -> list[str]:
         problems.append(f"{at}{chosen[1]}: want one way to find the agent, got {', '.join(chosen)}")
     if peer.unit is not None and not UNIT.fullmatch(peer.unit):
         problems.append(f"{at}unit: want a unit's name, got {shown(peer.unit)}")
+    if peer.host_end is not None and (not LINK.fullmatch(peer.host_end) or peer.host_end in NO_VETHS):
+        problems.append(f"{at}host_end: want the name of a veth of this host, got {shown(peer.host_end)}")
     problems += [f"{at}{key}: is empty" for key in ("command_line", "agent") if getattr(peer, key) == ""]
     if peer.restart is not None and not (peer.restart and peer.restart[0].startswith("/")):
         problems.append(f"{at}restart: want a list that begins with an absolute path, got {shown(peer.restart)}")

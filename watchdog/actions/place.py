@@ -35,6 +35,8 @@ class Place:
     """Configured peers by the unit or the cgroup's path that is theirs: what is found cut off gets its name back."""
     host_links: bool = False
     """Whether filters may be put on links of the host's own network namespaces."""
+    host_ends: Mapping[str, str] = field(default_factory=dict)
+    """By configured peer, the host end of its own veth, where an operator has named it."""
     known: dict[tuple[int, frozenset[int]], Known] = field(default_factory=dict, compare=False, repr=False)
     """What this process has found out about the sockets of isolated agents, by intent and all intents in force."""
 
@@ -68,7 +70,12 @@ def configured(settings: Config, journal: Journal) -> Place:
     peers = {systemd.normalise(peer.unit): peer.name for peer in settings.peers if peer.unit}
     peers |= {str(peer.cgroup): peer.name for peer in settings.peers if peer.cgroup}
     return Place(
-        journal, settings.paths.bpffs, settings.paths.run, peers=peers, host_links=settings.isolation.host_links
+        journal,
+        settings.paths.bpffs,
+        settings.paths.run,
+        peers=peers,
+        host_links=settings.isolation.host_links,
+        host_ends={peer.name: peer.host_end for peer in settings.peers if peer.host_end},
     )
 
 

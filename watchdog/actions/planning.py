@@ -85,6 +85,7 @@ def plan(
         level=why.level,
         allows=bool(why.allow),
         host_links=place.host_links,
+        host_end=place.host_ends.get(where.peer, ""),
     )
     return _planned(where, why, place, target, ready=free is not None and built is not None, changed=True)
 

@@ -43,6 +43,7 @@ def target_of(intent: Intent, slot: Slot, place: Place, cgroups: Iterable[Cgroup
         place.root,
         level=intent.why.level,
         host_links=place.host_links,
+        host_end=place.host_ends.get(intent.where.peer, ""),
         held={layer: frozenset(_ids(intent.held_by, layer)) for layer in SETS},
         known=_known(intent, place),
         covered=noted.covered_of(intent, place),

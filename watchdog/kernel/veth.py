@@ -35,10 +35,11 @@ class Ends:
         yield from self.found.values()
 
 
-def ends_of(spaces: Mapping[int, Netns], pids: Collection[int], *, in_host: bool) -> Ends:
+def ends_of(spaces: Mapping[int, Netns], pids: Collection[int], *, in_host: bool, named: str = "") -> Ends:
     """The other ends of the ways out of these namespaces, in which nobody but these processes may live.
 
-    `in_host`: whether an end in one of the host's own namespaces may be cut.
+    `in_host`: whether an end in one of the host's own namespaces may be cut. `named`: a veth there that an operator
+    has named, for the way out whose other end is not found or may not be cut.
     """
     ends = Ends()
     for place in spaces.values():
@@ -46,7 +47,7 @@ def ends_of(spaces: Mapping[int, Netns], pids: Collection[int], *, in_host: bool
             if others := netns.strangers(place.inode, pids):
                 ends.problems.append(f"{place} cannot be cut off: {netns.listed(others)} would be cut off with it")
             else:
-                _look_around(place, spaces, in_host, ends)
+                _look_around(place, spaces, in_host, named, ends)
         except NetnsGone:
             continue
     return ends
@@ -59,7 +60,7 @@ def leads_out(link: Link) -> bool:
     return link.other_nsid is not None or link.kind not in STACKED
 
 
-def _look_around(place: Netns, own: Mapping[int, Netns], in_host: bool, ends: Ends) -> None:
+def _look_around(place: Netns, own: Mapping[int, Netns], in_host: bool, named: str, ends: Ends) -> None:
     with tc.opened(place) as door:
         ways = [link for link in door.links() if leads_out(link)]
         neighbours = _neighbours(door, {link.other_nsid for link in ways if link.kind == VETH})
@@ -68,7 +69,7 @@ def _look_around(place: Netns, own: Mapping[int, Netns], in_host: bool, ends: En
         if other is not None and other.inode in own:
             continue  # from one namespace of its own to another
         problem = _why_not(link, other, in_host) or _note_end(place, link, other, ends)
-        if problem:
+        if problem and not _note_named(place, link, named, ends):
             ends.problems.append(f"{link.name} in {place} stays open: {problem}")
 
 
@@ -90,6 +91,24 @@ def _note_end(place: Netns, link: Link, other: Netns | None, ends: Ends) -> str:
         return "its other end is not where it says"
     ends.found.setdefault(other.inode, (other, {}))[1][found.index] = found.name
     return ""
+
+
+def _note_named(place: Netns, link: Link, named: str, ends: Ends) -> bool:
+    """Whether the named veth of the host may be this link's other end; it is remembered then.
+
+    Veths of many namespaces have the same index: where the host has a number for this one, that has to be right, too.
+    """
+    for host in netns.hosts_own().values() if named and link.kind == VETH else ():
+        with suppress(NetnsGone), netns.opened(place) as fd, tc.opened(host) as door:
+            there = [
+                each for each in door.links() if (each.name, each.kind, each.other_index) == (named, VETH, link.index)
+            ]
+            number = door.number_of(fd)
+            for each in there:
+                if number in {None, each.other_nsid}:
+                    ends.found.setdefault(host.inode, (host, {}))[1][each.index] = each.name
+                    return True
+    return False
 
 
 def _neighbours(door: Door, wanted: Collection[int | None]) -> dict[int, Netns]:

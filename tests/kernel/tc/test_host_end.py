@@ -174,6 +174,21 @@ def test_an_end_in_the_hosts_own_namespace_is_cut_only_when_asked(alone: Agent, 
         as_the_host(far, alone, LAYER, "detach", asked)
 
 
+@pytest.mark.parametrize(("named", "cut"), [("vb", True), ("v9", False), ("lo", False), ("va", False)])
+def test_an_end_in_the_hosts_own_namespace_that_an_operator_names(
+    alone: Agent, new_netns: Callable[[], Netns], named: str, cut: bool
+) -> None:
+    """Only the link that says so itself is cut, whatever is named: v9 is another's, whose veth has the same index."""
+    far = alone.veth.far
+    new_netns().ip("link", "add", "va", "type", "veth", "peer", "name", "v9", "netns", str(far.pid))
+    with untouched(alone.veth.near, far):
+        as_the_host(far, alone, LAYER, "attach", False, named)
+        assert alone.reaches_peer() is not cut
+        gaps = as_the_host(far, alone, LAYER, "gaps", False, named)
+        assert gaps == ([] if cut else [f"va in {first_place(alone)} stays open: {HOSTS_LINK}"])
+        as_the_host(far, alone, LAYER, "detach", False, named)
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_links_of_the_hosts_own_namespace_get_egress_filters_only_when_asked(agent: Agent, asked: bool) -> None:
     near = agent.veth.near
@@ -184,10 +199,11 @@ def test_links_of_the_hosts_own_namespace_get_egress_filters_only_when_asked(age
         as_the_host(near, agent, Tc(), "detach", asked)
 
 
-def as_the_host(space: Netns, agent: Agent, layer: Layer, do: str, asked: bool) -> list[str]:
+def as_the_host(space: Netns, agent: Agent, layer: Layer, do: str, asked: bool, named: str = "") -> list[str]:
     """The gaps, as a process sees them that has this for its own namespace."""
     pins = agent.target.slot.path.parent.parent
-    answer = work(pins, agent.cgroup, prefix=space.prefix, layer=layer.name, do=do, host_links=asked)
+    settings = {"host_links": asked, "host_end": named}
+    answer = work(pins, agent.cgroup, prefix=space.prefix, layer=layer.name, do=do, **settings)
     assert answer["error"] == ""
     gaps: list[str] = answer["gaps"]
     return gaps

@@ -90,7 +90,7 @@ def main(request: dict[str, Any]) -> None:
         *(cgroups.resolve(path, root) for path in request["cgroups"]),
         number=request.get("number", 0),
     )
-    target = replace(target, host_links=request.get("host_links", False))
+    target = replace(target, host_links=request.get("host_links", False), host_end=request.get("host_end", ""))
     layer, gaps, error = LAYERS[request["layer"]], [], ""
     try:
         if request["do"] == "gaps":

@@ -33,6 +33,8 @@ class Target:
     """Whether its isolation lets anything pass; None: as the slot's allow-list says."""
     host_links: bool = False
     """Whether filters may be put on links of the host's own network namespaces. Never unless it was asked for."""
+    host_end: str = ""
+    """The veth in the host's own network namespace that an operator has named as the other end of the target's."""
     held: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Program ids that the journal has of this isolation, by layer; of an earlier version's programs after an
     upgrade."""

@@ -95,7 +95,7 @@ def _has_list(map_id: int) -> bool:
 
 
 def _ends(target: Target, reach: Reach) -> Ends:
-    return ends_of(reach.own_spaces, reach.pids, in_host=target.host_links)
+    return ends_of(reach.own_spaces, reach.pids, in_host=target.host_links, named=target.host_end)
 
 
 def _is_cut(target: Target) -> bool:
