@@ -26,6 +26,7 @@ from watchdog.errors import WatchdogError
 from watchdog.heartbeat import Pulse, read_key
 from watchdog.host import unit_filters
 from watchdog.host.readiness import KeepAlive, notify
+from watchdog.inspector import Inspector
 from watchdog.journal import Journal
 from watchdog.keeper import Keeper
 from watchdog.kernel import builder, stale, tc
@@ -65,6 +66,7 @@ class Daemon:
         self.outbox = Outbox(place.journal, receivers(settings), host=socket.gethostname())
         self.sender = Sender(self.outbox, settings.paths.run)
         self.keeper = Keeper(place, self._tell_repair, ready_slots=READY_SLOTS)
+        self.inspector = Inspector(place, self._tell_repair)
         self.pulse = Pulse(self.name, max_loop_age_s=LOOP_LATE_S)
         self.monitor = Monitor(
             self.name,
@@ -94,11 +96,13 @@ class Daemon:
         self.server.start()
         self.sender.start()
         self.keeper.start()
+        self.inspector.start()
         self.monitor.start()
 
     def stop(self) -> None:
         """Stop watching. What is isolated stays isolated."""
         self.monitor.stop()
+        self.inspector.stop()
         self.keeper.stop()
         self.sender.stop(SENDER_STOP_S)
         self.server.stop()

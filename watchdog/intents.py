@@ -135,6 +135,31 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True)
+class Inside:
+    """What a process of ours in the target's cgroup found when it last tried (watchdog/actions/inside.py)."""
+
+    utc: datetime
+    s: float
+    """CLOCK_BOOTTIME, on this boot."""
+    boot: str
+    tried: int
+    """Tries that came to a result."""
+    stopped: int
+    untried: int
+    """What this host or this watcher lacks, or what did not work outside either."""
+    wrong: tuple[str, ...] = ()
+    """By their titles: what got through and ought to be stopped; after a release, what is stopped still."""
+    why_not: str = ""
+    """Why nothing could be tried."""
+    took_s: float = 0.0
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether all was as it should be; None where nothing could be tried."""
+        return None if self.why_not else not self.wrong
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """One isolation, from its order to its release."""
 
@@ -149,6 +174,8 @@ class Intent:
     """What could not be put right when it was last tried, so that it is told once."""
     drift: Drift | None = field(default=None, compare=False)
     """The episode that is under way; its ends are in the audit trail, not every repair."""
+    inside: Inside | None = field(default=None, compare=False)
+    """How it was when it was last verified from inside."""
 
     @property
     def name(self) -> str:
@@ -162,6 +189,7 @@ class _Body:
     held_by: With
     trouble: str = ""
     drift: Drift | None = None
+    inside: Inside | None = None
 
 
 class Intents:
@@ -224,6 +252,13 @@ class Intents:
             current = replace(self.get(intent), drift=drift)
             tx.execute("UPDATE isolation SET body = ? WHERE id = ?", (_body(current), current.id))
 
+    def note_inside(self, intent: Intent, inside: Inside) -> Intent:
+        """Keep how it was found from inside; whatever else became of the intent meanwhile stays."""
+        with self._journal.transaction(flushed=False) as tx:
+            current = replace(self.get(intent), inside=inside)
+            tx.execute("UPDATE isolation SET body = ? WHERE id = ?", (_body(current), current.id))
+        return current
+
     def shadows(self) -> list[Intent]:
         """What is watched and not isolated, oldest first."""
         rows = self._journal.read("SELECT * FROM isolation WHERE state IN (?, ?) ORDER BY id", SHADOWS)
@@ -259,7 +294,7 @@ def _encoded(where: Where) -> str:
 
 
 def _body(intent: Intent) -> str:
-    return msgspec.json.encode(_Body(intent.why, intent.held_by, intent.trouble, intent.drift)).decode()
+    return msgspec.json.encode(_Body(intent.why, intent.held_by, intent.trouble, intent.drift, intent.inside)).decode()
 
 
 def _intent(row: sqlite3.Row) -> Intent:
@@ -275,6 +310,7 @@ def _intent(row: sqlite3.Row) -> Intent:
             changed=from_rfc3339(row["changed"]),
             trouble=body.trouble,
             drift=body.drift,
+            inside=body.inside,
         )
     except (ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
         raise JournalCorrupt(

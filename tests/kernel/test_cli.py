@@ -37,15 +37,17 @@ def test_isolate_verify_release_in_words(host: Host, agent: Cgroup) -> None:
     target = ("--cgroup", agent.path)
     isolated = host.mesh("isolate", *target, "--reason", "it lies", "--incident", "INC-7")
     assert (isolated.status, isolated.err) == (OK, "")
-    assert isolated.out.splitlines() == [
+    first, second, inside = isolated.out.splitlines()
+    assert (first, second) == (
         f"{agent.path} is isolated: {agent.path}",
         f"  let it back with: watchdog-mesh release --cgroup {agent.path} --reason ...",
-    ]
+    )
+    assert inside.startswith("  verified from inside (")
     with loopback(agent) as traffic:
         traffic.round(SILENCE_S)
     verified = host.mesh("verify", *target)
     assert verified.status == OK
-    assert verified.out.startswith(f"The isolation of {agent.path} holds: {agent.path}\n  dropped so far: ")
+    assert verified.out.startswith(f"The isolation of {agent.path} holds: {agent.path}\n  verified from inside (")
     again = host.mesh("isolate", *target, "--reason", "again")
     assert (again.status, again.out.splitlines()[0][: len(f"{agent.path} is isolated already")]) == (
         OK,
@@ -91,6 +93,9 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     isolated = document.document
     since, until = isolated.pop("since"), isolated.pop("until")
     assert since < until
+    tried = isolated.pop("inside")
+    assert set(tried) == {"time", "took_s", "passed", "tried", "stopped", "untried", "wrong", "reason"}
+    assert (tried["passed"], tried["wrong"], tried["reason"]) == (True, [], None)
     held = {
         "layer": "packets",
         "holds": True,
@@ -124,6 +129,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     again = host.mesh("isolate", *target, "--reason", "again", "--json").document
     assert (again["changed"], again["holds"], again["reason"]) == (True, True, "it lies"), "it has no end any more"
     once_more = host.mesh("isolate", *target, "--reason", "again", "--json").document
+    assert once_more.pop("inside") == again["inside"], "nothing changed, so that nothing was tried"
     assert once_more == {
         "schema": "watchdog-mesh/isolate/1",
         **same,
@@ -135,6 +141,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "notices": [],
     }
     verified = host.mesh("verify", *target, "--json").document
+    assert verified.pop("inside") == again["inside"]
     assert verified == {
         "schema": "watchdog-mesh/verify/1",
         **same,
@@ -146,6 +153,8 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         **no_flows,
     }
     released = host.mesh("release", *target, "--reason", "sorry", "--json").document
+    freed = released.pop("inside")
+    assert (freed["passed"], freed["stopped"], freed["wrong"]) == (True, 0, [])
     assert released == {
         "schema": "watchdog-mesh/release/1",
         **same,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.systemd.testbed import REPOSITORY, Testbed
+from watchdog.paths import facts
+from watchdog.paths.probe import Outcome
 
 pytestmark = pytest.mark.systemd
 
@@ -23,13 +27,17 @@ PINS = "/sys/fs/bpf/watchdog-mesh"
 EXPOSURE_LIMIT = 4.5
 """systemd-analyze security, 0 to 10: 4.0 when written. Cutting agents off costs most of what is left."""
 
+NOT_TRIED = {"E12d", "E12f", "E15d"}
+"""AF_XDP and /dev/net/tun are not for watchers; ping without privilege is for who is in ping_group_range."""
+
 STAND_IN = f"""
-import os, socket, sys, time
+import json, os, socket, sys, time
 from pathlib import Path
 from watchdog.host import unit_filters, unit_restart
 from watchdog.kernel import cgroups, gate
 from watchdog.kernel.programs import EGRESS, INGRESS
 from watchdog.kernel.builder import ensure_slots
+from watchdog.paths import facts, probe
 
 (slot,) = ensure_slots(Path("{PINS}"), Path("/run/watchdog-mesh/lock"), 1)
 cgroup = cgroups.resolve_relative("/system.slice/{AGENT}")
@@ -41,6 +49,10 @@ os.readlink(f"/proc/{{pid}}/fd/0")
 os.close(os.pidfd_open(pid))
 (cgroup.path / "cgroup.freeze").write_text("1")
 (cgroup.path / "cgroup.freeze").write_text("0")
+again = cgroups.resolve_relative("/system.slice/{AGENT}")
+findings = probe.probe_from_inside(again, netns=Path(f"/proc/{{pid}}/ns/net"))
+told = {{each.path: [each.outcome, each.detail] for each in findings}}
+Path("/var/lib/watchdog-mesh/inside").write_text(json.dumps([told, facts.has_vsock()]))
 Path("/var/lib/watchdog-mesh/probe").write_text("x")
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.connect(os.environ["NOTIFY_SOCKET"])
@@ -95,6 +107,9 @@ def test_the_sandbox_is_tight(installed: Testbed) -> None:
 
 
 def test_an_isolation_can_be_made_in_the_sandbox_and_is_seen_outside(installed: Testbed) -> None:
+    if facts.VSOCK_DEVICE.exists():
+        minor = os.minor(facts.VSOCK_DEVICE.stat().st_rdev)
+        installed.run(["mknod", "-m", "666", str(facts.VSOCK_DEVICE), "c", "10", str(minor)])
     installed.write("/opt/stand_in.py", STAND_IN)
     replace_command(installed, f"{sys.executable} /opt/stand_in.py")
     started = installed.systemctl("start", INSTANCE, timeout_s=90.0, check=False)
@@ -104,6 +119,28 @@ def test_an_isolation_can_be_made_in_the_sandbox_and_is_seen_outside(installed: 
     pins = installed.run(["find", PINS, "-path", "*/slot-*/wd_*gress"]).stdout.split()
     assert {Path(pin).name for pin in pins} == {"wd_ingress", "wd_egress"}
     assert installed.run(["stat", "-c", "%a", "/run/watchdog-mesh"]).stdout.strip() == "700"
+
+    told, has_vsock = json.loads(installed.run(["cat", "/var/lib/watchdog-mesh/inside"]).stdout)
+    untried = {path: found for path, found in told.items() if found[0] == Outcome.UNTRIED}
+    assert set(untried) <= NOT_TRIED, untried
+    assert {told[path][0] for path in ("E2c", "E2d", "E3f", "E15a", "E4a", "E4c", "E4d")} == {Outcome.STOPPED}
+    assert {told[path][0] for path in ("E5a", "E16b")} == {Outcome.GOT_THROUGH}, "no packet hook stops these"
+    assert told["E12a"][0] == Outcome.GOT_THROUGH
+    assert has_vsock == facts.has_vsock(), "the device is seen in the sandbox, too"
+
+
+def test_an_agent_that_may_have_no_process_more_is_tried_all_the_same(installed: Testbed) -> None:
+    """The probe is moved there, not forked there: the kernel counts it and does not refuse it."""
+    installed.write(f"/run/systemd/system/{AGENT}.d/tasks.conf", "[Service]\nTasksMax=1\n")
+    installed.systemctl("daemon-reload")
+    installed.systemctl("restart", AGENT)
+    installed.write("/opt/stand_in.py", STAND_IN)
+    replace_command(installed, f"{sys.executable} /opt/stand_in.py")
+    installed.systemctl("start", INSTANCE, timeout_s=90.0)
+    assert installed.show(AGENT, "TasksMax") == "1"
+    told, _ = json.loads(installed.run(["cat", "/var/lib/watchdog-mesh/inside"]).stdout)
+    assert told["E2c"][0] == Outcome.STOPPED
+    assert installed.show(AGENT, "ActiveState") == "active"
 
 
 def test_one_watcher_leaves_the_shared_directory_to_the_others(installed: Testbed) -> None:

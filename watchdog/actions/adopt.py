@@ -16,7 +16,7 @@ from watchdog.actions.place import Place
 from watchdog.errors import WatchdogError
 from watchdog.host import systemd, unit_filters
 from watchdog.intents import Intent, State, Where, Why, With
-from watchdog.kernel import gate, libbpf, selftest, slots
+from watchdog.kernel import cgroups, gate, libbpf, slots
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import freeze
 from watchdog.kernel.layers.base import FROZEN, NETWORK
@@ -48,14 +48,18 @@ def adopt(place: Place, now: datetime, named: Collection[Cgroup] = ()) -> list[I
 def _strays(place: Place) -> dict[Cgroup, list[int]]:
     """Programs of ours by cgroup, where no intent in force has the cgroup or the programs."""
     in_force = place.intents.in_force()
-    known, cgroups = programs.ids_of(in_force), {intent.where.cgroup for intent in in_force}
+    known, taken = programs.ids_of(in_force), {intent.where.cgroup for intent in in_force}
     strays: dict[Cgroup, list[int]] = {}
     for each in gate.find_attached(place.top):
-        # A self-test that was killed leaves its scratch cgroup; the next one clears it away.
-        scratch = each.cgroup.path.name.startswith(selftest.SCRATCH_PREFIX)
-        if not scratch and each.program_id not in known and str(each.cgroup.path) not in cgroups:
+        if not _is_scratch(each.cgroup) and each.program_id not in known and str(each.cgroup.path) not in taken:
             strays.setdefault(each.cgroup, []).append(each.program_id)
     return strays
+
+
+def _is_scratch(cgroup: Cgroup) -> bool:
+    """Whether a self-test or a bed of ours made it, which was killed."""
+    parts = cgroup.relative().split("/")
+    return any(part.startswith((cgroups.SELFTEST_PREFIX, cgroups.BED_PREFIX)) for part in parts)
 
 
 def _slots_by_id(place: Place) -> dict[int, With]:

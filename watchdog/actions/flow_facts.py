@@ -11,7 +11,7 @@ from watchdog.actions import programs
 from watchdog.clock import Moment, rfc3339
 from watchdog.errors import KernelRefused
 from watchdog.intents import Intent, Where
-from watchdog.kernel import cgroups, flows, tried
+from watchdog.kernel import cgroups, flows, tried, visitor_traffic
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.flows import Flow, Flows
 from watchdog.kernel.programs import Hook
@@ -29,13 +29,18 @@ WAYS = {Hook.EGRESS: "out", Hook.INGRESS: "in"}
 
 
 def of(intent: Intent, dropped: Counters | None, at: Moment) -> dict[str, Any] | None:
-    """What is known of an isolation's flows; None where nothing is, or where they cannot be read."""
+    """What is known of an isolation's flows, our own tries left out; None where nothing is, or where they cannot be
+    read."""
     try:
         found = flows.read_of_programs(programs.ids(intent.held_by).values())
         refused = tried.read(programs.common_ids(intent.held_by).values(), _cgroup_ids(intent.where))
     except KernelRefused:
         return None  # nobody stays cut off because of it
-    return None if found is None else facts_of(found, dropped, at, refused=refused)
+    if found is None:
+        return None
+    own = [flow for flow in found.listed if visitor_traffic.is_flow(flow)]
+    agents = Flows(tuple(flow for flow in found.listed if flow not in own), max(0, found.seen - len(own)))
+    return facts_of(agents, dropped, at, refused=[each for each in refused if not visitor_traffic.is_tried(each)])
 
 
 def _cgroup_ids(where: Where) -> set[int]:

@@ -10,7 +10,7 @@ from watchdog.actions import allowing, drift, noted, programs, renamed, targets
 from watchdog.actions.place import Place, Sight, look
 from watchdog.host import processes, unit_filters
 from watchdog.intents import Intent, Where, With
-from watchdog.kernel import cgroups, common, gate, hooks, slots
+from watchdog.kernel import cgroups, common, gate, hooks, slots, visitor_traffic
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.layers import sequence, whose
 from watchdog.kernel.layers.sequence import Standing
@@ -91,7 +91,7 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
         changed=False,
         holds=stopped == there and not away,
         gaps=(*at_hooks, *sequence.gaps(beyond), *others),
-        dropped=slots.counters_of_programs(programs.ids(intent.held_by).values()),
+        dropped=dropped_of(intent),
         idle=idle,
         restarted=bool(at_hooks) and not others and all(_lacks_guards_only(cgroup, slot) for cgroup in there),
         standings=tuple(standings),
@@ -108,6 +108,12 @@ def _pins_gone(held: With, place: Place) -> list[str]:
     if programs.common_ids(held) and held.slot.startswith(own_key()) and common.find(place.pins) is None:
         gone.append("the pins of the layers' programs are gone")
     return gone
+
+
+def dropped_of(intent: Intent) -> Counters | None:
+    """What was dropped of it so far, less what our own tries from inside sent; None where nothing is known."""
+    program_ids = programs.ids(intent.held_by).values()
+    return visitor_traffic.without(slots.counters_of_programs(program_ids), program_ids)
 
 
 def _verdicts(standings: Sequence[Standing], looked: Looked | None) -> list[Verdict]:

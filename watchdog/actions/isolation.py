@@ -18,7 +18,7 @@ from watchdog.actions.place import Place, glance, look
 from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.host import unit_filters
 from watchdog.intents import IN_FORCE, Intent, State, Until, Where, Why
-from watchdog.kernel import gate, slots
+from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import sequence
 from watchdog.kernel.layers.base import NETWORK, Target
@@ -171,7 +171,7 @@ def release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -
 
 def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
     """The release itself, with the lock held; also what a killed one left to do."""
-    dropped = slots.counters_of_programs(programs.ids(intent.held_by).values())
+    dropped = holding.dropped_of(intent)
     flows = flow_facts.of(intent, dropped, clock.moment())
     intent = place.intents.change(intent, State.RELEASING, now)
     step("intended")

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from watchdog import config
-from watchdog.actions import programs
+from watchdog.actions import programs, targets
 from watchdog.actions.place import Place
 from watchdog.cli.app import common, configured, need_root, place_of
 from watchdog.cli.output import Output, one_line, table
@@ -20,21 +20,29 @@ from watchdog.config import Config
 from watchdog.errors import Exit, HostCannot, WatchdogError
 from watchdog.host import systemd
 from watchdog.kernel import bpffs, cgroups, headers, libbpf, selftest
+from watchdog.kernel.layers import tc
 from watchdog.kernel.selftest import Check
 from watchdog.numbers import counted
 
 
 @click.command()
 @common
-def verb(config_path: Path | None, as_json: bool) -> int:
+@click.option("--coverage", is_flag=True, help="Try every known path before, during and after an isolation.")
+def verb(config_path: Path | None, as_json: bool, coverage: bool) -> int:
     """Say what this host can do, and what to do about what is missing.
 
     Proves isolation on a scratch cgroup of its own: attach, drop, count, detach. Ends with 5 when this host
-    cannot isolate, 1 when something else is not as it should be.
+    cannot isolate, 1 when something else is not as it should be. With --coverage: 1 when anything that was
+    seen is not what is said of it.
     """
     output = Output(as_json=as_json)
     need_root()
     settings = configured(config_path)
+    if coverage:
+        from watchdog.cli import doctor_coverage
+
+        with place_of(settings) as place:
+            return doctor_coverage.run(output, place)
     checks = list(_host_checks(settings))
     can_isolate = all(check.ok for check in checks)
     checks += _other_checks(settings, config.find(config_path))
@@ -131,8 +139,9 @@ def _proof(place: Place) -> list[Check]:
 
 def _other_checks(settings: Config, path: Path) -> list[Check]:
     """What is not needed to isolate, and still should be right."""
+    checks = [_tried("link filters", lambda: _link_filters(settings))]
     running = systemd.running()
-    checks = [Check("systemd", ok=bool(running), detail=running.detail, remedy="" if running else NO_SYSTEMD)]
+    checks += [Check("systemd", ok=bool(running), detail=running.detail, remedy="" if running else NO_SYSTEMD)]
     if running:
         lasting = systemd.supports_filter_paths()
         checks.append(Check("lasting filters", ok=bool(lasting), detail=lasting.detail))
@@ -140,6 +149,14 @@ def _other_checks(settings: Config, path: Path) -> list[Check]:
         return [*checks, Check("configuration", ok=False, detail=f"there is none at {path}", remedy=WRITE_ONE)]
     checks.append(Check("configuration", ok=True, detail=f"{path}: {counted(len(settings.peers), 'peer')}"))
     return checks + [check for peer in settings.peers if (check := _peer_check(peer, bool(running))) is not None]
+
+
+def _link_filters(settings: Config) -> str:
+    """For what passes no other hook: tried on a network namespace of its own."""
+    with place_of(settings) as place:
+        if why_not := tc.why_not_here(targets.common_programs(place)):
+            raise HostCannot(why_not, hint="frames of an agent that has CAP_NET_RAW are then not covered")
+    return "put on a link and taken off again, in a scratch network namespace"
 
 
 NO_SYSTEMD = "agents are then restarted by command, and an isolation does not follow a restart into a new cgroup"

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from watchdog import clock
-from watchdog.actions import allowing, isolation, locate, planning, shadow
+from watchdog.actions import allowing, holding, isolation, locate, planning, shadow
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
 from watchdog.cli import report
@@ -20,7 +20,7 @@ from watchdog.cli.app import common, configured, given_span_s, need_root, paths_
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
 from watchdog.cli.tell import tell
-from watchdog.errors import Exit, UsageError
+from watchdog.errors import Exit, UsageError, WatchdogError
 from watchdog.host.caller import who
 from watchdog.intents import Until, Where, Why
 from watchdog.kernel.layers.base import FROZEN, NETWORK
@@ -91,10 +91,30 @@ def verb(
         notices: list[str] = []
         if result.changed:
             notices = tell(settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, why.reason)
+            result, found = _from_inside(result, place)
+            if found is not None:
+                notices += tell(settings, place, result.intent, Action.ALERT, Severity.CRITICAL, found, what="inside")
+                output.words(f"  {found}")
+            output.words(*(f"  {line}" for line in report.inside_in_words(result.intent.inside)))
     output.document("isolate", 1, report.facts_of(result) | {"notices": notices})
     output.words(*(f"  {line}" for line in report.paths_in_words(result.verdicts) if all_paths))
     output.words(*(f"  {notice}" for notice in notices))
     return Exit.PARTIAL if result.is_partial else Exit.OK
+
+
+def _from_inside(result: Result, place: Place) -> tuple[Result, str | None]:
+    """Try it from inside, and what had to be done about what was found open. It is cut off whatever comes of this."""
+    from watchdog.actions import inside  # before the first drop nobody waits for it
+
+    at = clock.moment()
+    try:
+        intent, repair = inside.verify(result.intent, place, at)
+    except WatchdogError as error:
+        return replace(result, intent=replace(result.intent, inside=inside.untried(at, error.one_line()))), None
+    if repair is None:
+        return replace(result, intent=intent), None
+    after = replace(holding.verify(intent, place), changed=True)
+    return after, f"{repair.found}; {repair.done}"
 
 
 def _tell(output: Output, plan: planning.Plan, *, all_paths: bool) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from watchdog import clock
-from watchdog.actions import adopt, isolation, locate, shadow
+from watchdog.actions import adopt, inside, isolation, locate, shadow
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place, look
 from watchdog.cli import report
@@ -50,6 +50,9 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
         output.words(f"{intent.name} is released: {report.place_of(result)}", f"  {report.dropped_in_words(result)}")
         output.words(*(f"  {line}" for line in report.flows_in_words(result)))
         output.words(*(f"  but {gap}" for gap in result.gaps))
+        freed = inside.look_freed(result.intent, place, clock.moment())
+        result = replace(result, intent=replace(result.intent, inside=freed))
+        output.words(*(f"  {line}" for line in report.inside_in_words(freed, report.FREE)))
         notices = tell(settings, place, intent, Action.ALERT, Severity.CRITICAL, reason, EventState.RESOLVED)
     output.document("release", 1, report.facts_of(result) | {"reason": reason, "notices": notices})
     output.words(*(f"  {notice}" for notice in notices))

@@ -10,7 +10,7 @@ from watchdog.actions import flow_facts
 from watchdog.actions.holding import Result
 from watchdog.actions.planning import Plan
 from watchdog.clock import rfc3339
-from watchdog.intents import Allowed
+from watchdog.intents import Allowed, Inside
 from watchdog.kernel.layers.base import FROZEN
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.slots import Counters, Traffic
@@ -22,6 +22,10 @@ ONLY_FROZEN = (
     "it is privileged: it can leave its cgroup, and take programs off that hold it (seen within 5 s, not prevented); "
     "only --level frozen holds against that"
 )
+
+
+STOPPED, FREE = "all is stopped that is said to be covered", "nothing is stopped any more"
+"""What a try from inside should find during an isolation, and after it."""
 
 
 def facts_of(result: Result) -> dict[str, Any]:
@@ -45,11 +49,38 @@ def facts_of(result: Result) -> dict[str, Any]:
         "layers": [_layer(each) for each in result.standings],
         "paths": [asdict(each) for each in result.verdicts],
         "agent": _agent(result.looked) if result.looked else None,
+        "inside": _inside(intent.inside) if intent.inside else None,
         "dropped": _both_ways(result.dropped, ("ingress", "egress")),
         "allow": [_allowed(each) for each in intent.why.allow or ()],
         "allowed": _both_ways(result.dropped, ("allowed_in", "allowed_out")),
         "flows": result.flows,
     }
+
+
+def _inside(inside: Inside) -> dict[str, Any]:
+    """What was found from inside, and when; `passed` is null where nothing could be tried."""
+    return {
+        "time": rfc3339(inside.utc),
+        "took_s": round(inside.took_s, 3),
+        "passed": inside.passed,
+        "tried": inside.tried,
+        "stopped": inside.stopped,
+        "untried": inside.untried,
+        "wrong": list(inside.wrong),
+        "reason": inside.why_not or None,
+    }
+
+
+def inside_in_words(inside: Inside | None, right: str = STOPPED) -> list[str]:
+    """What was found from inside, for people, in one line; `right` is what ought to be."""
+    if inside is None:
+        return ["not verified from inside yet"]
+    when = rfc3339(inside.utc)[11:19]
+    if inside.why_not:
+        return [f"NOT verified from inside ({when}): {inside.why_not}"]
+    if inside.wrong:
+        return [f"NOT as it should be, tried from inside ({when}): {right} but {', '.join(inside.wrong)}"]
+    return [f"verified from inside ({when}): {inside.tried} tries, {inside.stopped} stopped: {right}"]
 
 
 def _agent(looked: Looked) -> dict[str, Any]:

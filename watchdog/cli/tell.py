@@ -22,15 +22,17 @@ def tell(
     severity: Severity,
     reason: str,
     state: EventState = EventState.FIRING,
+    what: str = "",
 ) -> list[str]:
-    """Publish one event and try to deliver it; what was not delivered yet, a sentence each.
+    """Publish one event and try to deliver it; what was not delivered yet, a sentence each. `what` tells apart several
+    events of one isolation.
 
     Raises nothing of ours: what was done to the agent is done, whoever can be told of it.
     """
     if not settings.webhooks:
         return []
     try:
-        return _tell(settings, place, intent, action, severity, reason, state)
+        return _tell(settings, place, intent, action, severity, reason, state, what)
     except WatchdogError as error:
         return [f"nobody could be told: {error.one_line()}"]
 
@@ -43,6 +45,7 @@ def _tell(
     severity: Severity,
     reason: str,
     state: EventState,
+    what: str,
 ) -> list[str]:
     import socket
 
@@ -62,7 +65,7 @@ def _tell(
         state=state,
         watcher="",
     )
-    outbox.publish(escalation, f"intent/{intent.id}/{state}", at, incident=intent.why.incident)
+    outbox.publish(escalation, f"intent/{intent.id}/{state}{what and '/'}{what}", at, incident=intent.why.incident)
     flushed = Sender(outbox, settings.paths.run, report=lambda _: None).flush(deadline_s=FLUSH_S)
     return [
         f"{receiver}: {result.pending} pending ({result.why or 'a watcher delivers'})"

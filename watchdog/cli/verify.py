@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from watchdog import clock
-from watchdog.actions import flow_facts, holding, locate, shadow
+from watchdog.actions import flow_facts, holding, inside, locate, shadow
+from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
 from watchdog.cli import report
 from watchdog.cli.app import common, configured, need_root, paths_option, place_of
@@ -24,8 +25,9 @@ from watchdog.intents import Intent, Where
 @target_options
 @common
 @paths_option
-def verb(config_path: Path | None, as_json: bool, all_paths: bool, **target: Any) -> int:
-    """Ask the kernel and systemd whether an isolation holds, and change nothing.
+@click.option("--inside", "from_inside", is_flag=True, help="Try it now, by a process in the agent's cgroup.")
+def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: bool, **target: Any) -> int:
+    """Ask the kernel and systemd whether an isolation holds, and change nothing of it.
 
     Ends with 0 when it holds, 4 when it holds in part, 1 when it does not or the target is not isolated,
     as under a shadow.
@@ -40,12 +42,19 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, **target: Any
         if intent is None:
             return _without_intent(output, name_of(wanted), locate.locate(wanted, settings, place).where, place)
         result = holding.verify(intent, place)
+        if from_inside:
+            found = inside.look(intent, place, clock.moment())
+            result = replace(result, intent=place.intents.note_inside(intent, found))
+        result = _with_inside(result)
         result = replace(result, flows=flow_facts.of(intent, result.dropped, clock.moment()))
     output.document("verify", 1, report.facts_of(result))
     whole = "holds in part" if result.is_partial else "holds"
     verdict = whole if result.holds else "DOES NOT HOLD"
     output.words(f"The isolation of {intent.name} {verdict}: {report.place_of(result)}")
-    output.words(*(f"  {line}" for line in report.uncovered_in_words(result)), f"  {report.dropped_in_words(result)}")
+    output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
+    output.words(
+        *(f"  {line}" for line in report.inside_in_words(result.intent.inside)), f"  {report.dropped_in_words(result)}"
+    )
     if all_paths:
         output.words(*(f"  {line}" for line in report.paths_in_words(result.verdicts)))
     output.words(*(f"  {line}" for line in [*report.allowed_in_words(result), *report.flows_in_words(result)]))
@@ -53,6 +62,15 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, **target: Any
         output.words("  put it back with: watchdog-mesh reconcile")
         return Exit.FAILED
     return Exit.PARTIAL if result.is_partial else Exit.OK
+
+
+def _with_inside(result: Result) -> Result:
+    """What was found open from inside the last time counts: nothing is covered because it is said to be."""
+    found = result.intent.inside
+    if found is None or not found.wrong:
+        return result
+    gap = f"tried from inside, it got through: {', '.join(found.wrong)}"
+    return replace(result, gaps=(*result.gaps, gap))
 
 
 def _of_shadow(output: Output, intent: Intent, place: Place) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.errors import HostCannot, KernelRefused, Refused, UsageError
+from watchdog.kernel import visitor
 from watchdog.kernel.mounts import Mount, read_mounts
 
 OTHER_NAMESPACE = 0
@@ -29,6 +30,10 @@ FILEID_KERNFS = 0xFE
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 SLICE = ".slice"
+
+SELFTEST_PREFIX, BED_PREFIX = "watchdog-selftest-", "watchdog-paths-"
+"""How the names of our own scratch cgroups begin; in a bed there are more below. What a killed process left of them is
+no agent's, and the next one clears it away."""
 
 _GONE = (FileNotFoundError, NotADirectoryError)
 
@@ -256,8 +261,9 @@ def tree(cgroup: Cgroup) -> Iterator[Cgroup]:
 
 
 def processes(cgroup: Cgroup) -> set[int]:
-    """The pids in the cgroup and below it; OTHER_NAMESPACE stands for those we have no number for."""
-    return {pid for each in tree(cgroup) for pid in _own_processes(each.path)}
+    """The pids in the cgroup and below it, without a visitor of ours; OTHER_NAMESPACE stands for those we have no
+    number for."""
+    return {pid for each in tree(cgroup) for pid in _own_processes(each.path) - visitor.pids(each.path)}
 
 
 def _own_processes(path: Path) -> set[int]:

@@ -18,7 +18,7 @@ from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.loopback import PATIENCE_S, SILENCE_S, Loopback, Round, loopback
 from watchdog.kernel.slots import Counters, Slot
 
-SCRATCH_PREFIX = "watchdog-selftest-"
+SCRATCH_PREFIX = cgroups.SELFTEST_PREFIX
 
 REMOVE_TIMEOUT_S = 1.0
 REMOVE_RETRY_S = 0.005

@@ -42,15 +42,7 @@ class Actor:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable or "/usr/bin/python3", *_COMMAND],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={"PYTHONPATH": str(_PACKAGE_PARENT), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
+        self.process = _started()
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._in, self._out = self.process.stdin.fileno(), self.process.stdout.fileno()
@@ -140,6 +132,21 @@ class Actor:
         poller.register(fd, event)
         left_s = min(max(0.0, deadline_s - time.monotonic()), LONGEST_WAIT_S)
         return bool(poller.poll(left_s * MS_PER_S))
+
+
+def _started() -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable or "/usr/bin/python3", *_COMMAND],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={"PYTHONPATH": str(_PACKAGE_PARENT), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise KernelRefused(f"no process can be started: {error.strerror}") from error
 
 
 class CannotEnter(KernelRefused):

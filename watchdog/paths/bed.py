@@ -26,7 +26,7 @@ from watchdog.paths.row_maker import DEVICE, FAR_DEVICE, Who
 from watchdog.paths.scratch import make, scratch_folder, scratch_tree
 from watchdog.paths.words import Facts, Holding, Need
 
-PREFIX = "watchdog-paths-"
+PREFIX = cgroups.BED_PREFIX
 
 UNPRIVILEGED_UID = 61001
 """Nobody's: neither a distribution nor systemd gives it out (60578-61183 is free, see its UIDS-GIDS document)."""

@@ -86,6 +86,15 @@ class Steps:
         if isinstance(address, str) and not address.startswith("@"):
             os.chmod(address, UNIX_MODE)  # noqa: PTH101 -- pathlib takes as long to import as all the rest
 
+    def bind_near(self, name: str, address: str, port: int) -> None:
+        """Bind to a port, or to any where that one is taken."""
+        try:
+            self.bind(name, [address, port])
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            self.bind(name, [address, 0])
+
     def listen(self, name: str) -> None:
         """Listen."""
         self.sockets[name].listen(BACKLOG)

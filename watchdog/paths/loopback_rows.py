@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from watchdog.kernel import visitor
 from watchdog.paths import frames
 from watchdog.paths.actor import Script
 from watchdog.paths.play import Expect, LateStep, Phase, Row, Step
@@ -21,6 +22,11 @@ ADDRESSES = {4: "127.0.0.1", 6: "::1"}
 DEVICE = "lo"
 DEVICE_MAC = bytes(6)
 DIAL_S = 0.3
+
+_PORTED = [*(f"{path} IPv{family}" for path in ("E2c", "E3e", "E3f", "E3h", "E15a") for family in ADDRESSES)]
+_PORTED += ["E2d IPv4", "E4c ", "E9a ", "E9c ", "E9d "]
+_ROWS = [f"{who}/{row}" for who in (INSIDE, OUTSIDE) for row in _PORTED]
+"""The rows with an internet socket that waits, by the names that `Scene.name` gives them."""
 
 _PACKET = Path("/proc/net/packet")
 LOADED_IF = {
@@ -61,7 +67,13 @@ def rows_of(scene: Scene) -> list[Row]:
 
 
 def _bound(name: str, kind: str, family: int) -> Script:
-    return [["make", name, kind], ["bind", name, [ADDRESSES[family], 0]]]
+    return [["make", name, kind], ["bind_near", name, ADDRESSES[family], _port(name)]]
+
+
+def _port(name: str) -> int:
+    """Of a socket that waits: one row, one port."""
+    row = name.removesuffix(".at")
+    return visitor.PORTS[_ROWS.index(row) if row in _ROWS else 0]
 
 
 def _listening(name: str, kind: str, family: int) -> Script:

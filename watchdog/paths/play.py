@@ -15,6 +15,9 @@ OK = "ok"
 STEP_TIMEOUT_S = 3.0
 """For one round of steps of all actors; the slowest step there is waits 0.3 s."""
 
+GRACE_S = 0.1
+"""For what may arrive, once its controls have: those say how busy the host is."""
+
 LATE_S = 1.0
 """How much later than its deadline an answer to a wait may come."""
 
@@ -98,16 +101,19 @@ class Play:
         """Prepare all rows, or those with a key in `only`."""
         self._unready |= self._do({row.key: row.setup for row in self.rows if only is None or row.key in only})
 
-    def attempt(self, phase: Phase, only: Collection[str] | None = None) -> dict[str, Tried]:
+    def attempt(
+        self, phase: Phase, only: Collection[str] | None = None, controls: Collection[str] = ()
+    ) -> dict[str, Tried]:
         """Try all rows, or those with a key in `only`, by key.
 
-        Takes the phase's time where something does not arrive, and less where all does.
+        Takes the phase's time where something does not arrive, and less where all does. With `controls`, keys of rows
+        that nothing stops, that is how long these may take; the others have a grace after them.
         """
         self._silent.clear()
         rows = [row for row in self.rows if only is None or row.key in only]
         ready = [row for row in rows if row.key not in self._unready]
         refused = self._do({row.key: row.fire(phase, row.token(phase)) for row in ready})
-        arrived = self._await([row for row in ready if row.expect is not None], phase)
+        arrived = self._arrived([row for row in ready if row.expect is not None], refused, phase, controls)
         tried = {row.key: _judged(row, refused.get(row.key, OK), arrived.get(row.key, "")) for row in ready}
         return tried | {row.key: Tried(False, self._unready[row.key]) for row in rows if row.key in self._unready}
 
@@ -128,12 +134,20 @@ class Play:
                         failures.setdefault(key, word)
         return failures
 
-    def _await(self, rows: Sequence[Row], phase: Phase) -> dict[str, str]:
+    def _arrived(
+        self, rows: Sequence[Row], refused: Mapping[str, str], phase: Phase, controls: Collection[str]
+    ) -> dict[str, str]:
+        first = [row for row in rows if row.key in controls and row.key not in refused]
+        came = self._await(first, phase, phase.within_s) if first else {}
+        rest = [row for row in rows if row.key not in came]
+        return came | self._await(rest, phase, GRACE_S if first else phase.within_s)
+
+    def _await(self, rows: Sequence[Row], phase: Phase, within_s: float) -> dict[str, str]:
         wanted: dict[str, dict[str, tuple[str, str, str]]] = defaultdict(dict)
         for row in rows:
             if row.expect is not None:
                 wanted[row.expect.actor][row.key] = (row.expect.socket, row.expect.what, row.token(phase).hex())
-        within_s = max(0.0, min(phase.within_s, self._until_s - time.monotonic()))
+        within_s = max(0.0, min(within_s, self._until_s - time.monotonic()))
         orders = {name: {"do": "await", "within_s": within_s, "for": each} for name, each in wanted.items()}
         answers = self._ask(orders, within_s + LATE_S)
         return {key: answers[name].get(key, SILENT) for name, each in wanted.items() for key in each}

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from watchdog.errors import KernelRefused, Refused, WatchdogError
-from watchdog.kernel import cgroups, freezer
+from watchdog.kernel import cgroups, freezer, memory, visitor
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.paths import catalogue, loopback_rows
 from watchdog.paths.actor import SILENT, Actor, CannotEnter, must
@@ -29,6 +29,10 @@ PREFIX = "watchdog-probe-"
 
 ARRIVES_S = 0.5
 """Loopback takes a fraction of a millisecond; the rest is for a busy host."""
+
+NEEDED_BYTES = 16 << 20
+"""Memory left for the process inside: it uses some 2 MiB there. Were it killed for want of more, systemd would stop the
+whole unit (OOMPolicy=stop)."""
 
 REMOVE_TIMEOUT_S = 1.0
 REMOVE_RETRY_S = 0.005
@@ -74,9 +78,11 @@ class Inside:
         self._phases = 0
 
     def attempt(self, within_s: float = ARRIVES_S) -> list[Finding]:
-        """Try every path once. Takes `within_s` where something does not arrive."""
+        """Try every path once. Takes `within_s` where something does not arrive outside either."""
         self._phases += 1
-        return _missing() + _findings(self._play.rows, self._play.attempt(Phase(self._phases, within_s)))
+        controls = {row.key for row in self._play.rows if row.who == OUTSIDE}
+        tried = self._play.attempt(Phase(self._phases, within_s), controls=controls)
+        return _missing() + _findings(self._play.rows, tried)
 
 
 def probe_from_inside(
@@ -126,6 +132,8 @@ def inside(
         raise Refused(f"{cgroup.path} is the root cgroup: no isolation is verified there")
     if freezer.is_frozen(cgroup):
         raise KernelRefused("its cgroup is frozen: nothing in it runs")
+    if short := memory.shortage(cgroup, NEEDED_BYTES):
+        raise KernelRefused(short)
     with ExitStack() as undo:
         folder = str(undo.enter_context(scratch_folder(PREFIX)))
         actors = {name: undo.enter_context(closing(Actor(name))) for name in (INSIDE, OUTSIDE)}
@@ -157,15 +165,32 @@ def _enter(cgroup: Cgroup, actor: Actor) -> Callable[[], None]:
     with cgroups.opened(cgroup) as fd:
         at = Path(f"/proc/self/fd/{fd}")
         try:
-            actor.move(at)
+            return _moved(actor, at, cgroup.path)
         except CannotEnter as error:
             if not error.is_busy:
                 raise KernelRefused(f"no process can be put into {cgroup.path}: {error.reason}") from error
             child = f"{PREFIX}{os.getpid()}"
             (at / child).mkdir(exist_ok=True)
-            actor.move(at / child)
+            _moved(actor, at / child, cgroup.path / child)
             return lambda: _remove(actor, cgroup.path / child)
-    return lambda: None
+
+
+def _moved(actor: Actor, at: Path, path: Path) -> Callable[[], None]:
+    """Marked as ours before it comes, so that nobody takes it for the agent's."""
+    try:
+        visitor.mark(at, actor.pid)
+        actor.move(at)
+    except CannotEnter:
+        visitor.unmark(at)
+        raise
+    except OSError as error:
+        raise KernelRefused(f"cannot mark a process in {path} as ours: {error.strerror}") from error
+    return lambda: _leave(actor, path)
+
+
+def _leave(actor: Actor, path: Path) -> None:
+    actor.close()
+    visitor.unmark(path)
 
 
 def _remove(actor: Actor, child: Path) -> None:

@@ -45,7 +45,10 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
     for old in top.glob(f"{prefix}*"):
         if _is_leftover(old, prefix) and old.lstat().st_uid == os.geteuid():
             shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-"))
+    except OSError as error:
+        raise KernelRefused(f"cannot make a scratch folder in {top}: {error.strerror}") from error
     try:
         folder.chmod(0o711)
         yield folder

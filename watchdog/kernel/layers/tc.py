@@ -8,7 +8,7 @@ passes it.
 from __future__ import annotations
 
 from watchdog.errors import KernelRefused
-from watchdog.kernel import cgroups, tc_links, tc_maps
+from watchdog.kernel import cgroups, tc_links, tc_maps, tc_proof
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import Target
 from watchdog.kernel.layers.reach import Reach, reach_of
@@ -97,6 +97,11 @@ def _why_not(reach: Reach) -> str:
 
 def _allowed(target: Target, reach: Reach) -> list[Netns]:
     return list((reach.spaces if target.host_links else reach.own_spaces).values())
+
+
+def why_not_here(common: Common) -> str:
+    """Why this host can have no such filters, tried on a namespace made for it; "" where it can."""
+    return common.why_missing(TC_EGRESS.programs) or tc_proof.why_not([_wanted(common)])
 
 
 def _wanted(common: Common) -> Filter:

@@ -1,0 +1,59 @@
+"""The inspector: a thread of every watcher that has what is isolated verified from inside, one watcher at a time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from watchdog import clock
+from watchdog.actions import inside
+from watchdog.actions.place import Place
+from watchdog.actions.reconcile import Repair
+from watchdog.errors import WatchdogError
+
+TURN_S = 5.0
+"""How often it asks whether anything is due: a new isolation is looked at within this time."""
+
+log = logging.getLogger("watchdog")
+
+
+class Inspector:
+    """`on_repair` is told of everything that was found open, and what was done about it."""
+
+    def __init__(self, place: Place, on_repair: Callable[[Repair], None], *, turn_s: float = TURN_S) -> None:
+        self._place = place
+        self._on_repair = on_repair
+        self._turn_s = turn_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog-inspector", daemon=True)
+        self._trouble = ""
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the look that is under way."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._turn_s):
+            try:
+                self.turn()
+            except WatchdogError as error:
+                self._say_once(error.one_line())
+            else:
+                self._trouble = ""
+
+    def turn(self) -> None:
+        """Look at every isolation that is due."""
+        for intent in self._place.intents.in_force():
+            if repair := inside.verify_if_due(intent, self._place, clock.moment()):
+                self._on_repair(repair)
+
+    def _say_once(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.error("cannot verify the isolations from inside: %s", trouble)
