@@ -19,7 +19,15 @@ TIME_LENGTH = len("2026-01-01T00:00:00")
 
 @click.command()
 @common
-@click.option("--last", "newest", type=click.IntRange(min=1), default=SHOWN_BY_DEFAULT, show_default=True)
+@click.option(
+    "--last",
+    "newest",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=SHOWN_BY_DEFAULT,
+    show_default=True,
+    help="Only so many, the newest.",
+)
 @click.option("--peer", help="Only what concerns this peer or target.")
 @click.option("--verify", "check", is_flag=True, help="Check that no record was cut, edited or moved.")
 def verb(config_path: Path | None, as_json: bool, newest: int, peer: str | None, check: bool) -> int:
