@@ -7,7 +7,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,7 @@ from watchdog.webhook import Answer, Delivered, Gone, Receiver, Retry
 
 LOCK_MODE = 0o600
 DIRECTORY_MODE = 0o700
+HANDED_OVER = b"handed over\n"
 
 
 class Post(Protocol):
@@ -36,12 +37,30 @@ class CannotLock(WatchdogError):
     """A lock file cannot be opened: nobody can tell who sends."""
 
 
+class Turn:
+    """A process's turn to serve a receiver: it holds the lock."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+        self.was_handed_over = os.pread(descriptor, len(HANDED_OVER), 0) == HANDED_OVER
+        """The one before gave it up of itself. Otherwise it died, and what kept its line waiting may have with it."""
+        os.ftruncate(descriptor, 0)
+
+    def counts(self) -> bool:
+        """A cleaned run directory takes the file's name away, and the next process would lock a new file."""
+        return _names(self._path, self._descriptor)
+
+    def hand_over(self) -> None:
+        """Say so before the lock is let go. What cannot be written down looks like a death, and costs one try."""
+        with suppress(OSError):
+            os.pwrite(self._descriptor, HANDED_OVER, 0)
+
+
 @contextmanager
-def served_alone(lock_dir: Path, receiver: str) -> Iterator[Callable[[], bool] | None]:
+def served_alone(lock_dir: Path, receiver: str) -> Iterator[Turn | None]:
     """Hold the receiver's lock, or yield None when another process does.
 
-    What it yields says whether the lock still counts: a cleaned run directory takes the file's name away, and the next
-    process would lock a new file of that name. Raises CannotLock. The kernel lets go when the process dies.
+    Raises CannotLock. The kernel lets go when the process dies.
     """
     path = lock_dir / f"outbox-{quote(receiver, safe='')}.lock"
     try:
@@ -50,8 +69,8 @@ def served_alone(lock_dir: Path, receiver: str) -> Iterator[Callable[[], bool] |
     except OSError as error:
         raise CannotLock(f"cannot open the lock {path}: {error.strerror}", hint="check [paths] run") from error
     try:
-        mine = _locked(descriptor)
-        yield (lambda: _names(path, descriptor)) if mine and _names(path, descriptor) else None
+        mine = _locked(descriptor) and _names(path, descriptor)
+        yield Turn(path, descriptor) if mine else None
     finally:
         os.close(descriptor)
 
@@ -92,6 +111,8 @@ class Line:
         self.receiver = receiver
         self.failing = ""
         """Why the last try failed; empty after one that did not."""
+        self.unreached = False
+        """The last step was a try that reached nobody: it may be this process that is cut off."""
         self._outbox = outbox
         self._clock = clock
         self._post = post
@@ -113,6 +134,7 @@ class Line:
 
         Raises JournalFailed. An answer the journal did not take is kept, and written down before anything else is sent.
         """
+        self.unreached = False
         self._write_down()
         head = self._outbox.head(self.receiver.name)
         if head is None:
@@ -167,7 +189,7 @@ class Line:
 
     def _failed(self, event: Event, retry: Retry, now: Moment) -> None:
         """Everything that was due moves on in its schedule; the head, which alone was tried, may expire."""
-        self._open = False
+        self._open, self.unreached = False, not retry.reached
         due = [waiting for waiting, due_s in self._dues(now) if due_s <= now.s]
         later = self._later(due, now, retry)
         if event.seq in later and later[event.seq] is None:

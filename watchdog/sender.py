@@ -1,9 +1,9 @@
 """Who delivers: a thread a receiver, in whichever process holds that receiver's lock.
 
 Every watcher of a host has a Sender over the same outbox. One of them serves a receiver, the others stand by and take
-over when the kernel lets go of its lock, so a line is never served twice and never by nobody. A receiver that hangs
-delays no other. A process that dies between a receiver's answer and the commit leaves the event pending: whoever takes
-over posts it again under the same webhook-id.
+over when the kernel lets go of its lock, so a line is never served twice and never by nobody. One that reaches nobody
+lets go of it, for it may be cut off alone. A receiver that hangs delays no other. A process that dies between a
+receiver's answer and the commit leaves the event pending: whoever takes over posts it again under the same webhook-id.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from watchdog import webhook
 from watchdog.clock import Moment, moment
 from watchdog.errors import WatchdogError
-from watchdog.line import Line, Post, served_alone
+from watchdog.line import Line, Post, Turn, served_alone
 from watchdog.outbox import DELIVERED, PENDING, Outbox
 from watchdog.retry import SCHEDULE_S
 from watchdog.webhook import Receiver
@@ -122,8 +122,8 @@ class Sender:
             self._outbox.bring_forward(receiver.name, now)
             self.notify()
             while time.monotonic() < end_s:
-                with served_alone(self._lock_dir, receiver.name) as counts:
-                    why = self._drain(receiver, end_s) if counts else self._outbox.failed_since(receiver.name, now)
+                with served_alone(self._lock_dir, receiver.name) as turn:
+                    why = self._drain(receiver, end_s) if turn else self._outbox.failed_since(receiver.name, now)
                 if why is not None:
                     whys[receiver.name] = why
                     return
@@ -153,22 +153,27 @@ class Sender:
         line = self._new_line(receiver, self._report)
         while not self._stopping:
             with ExitStack() as held:
-                counts = None
+                turn = None
                 with self._survived(f"to {receiver.name}"):
-                    counts = held.enter_context(served_alone(self._lock_dir, receiver.name))
-                if counts:
-                    self._serve_locked(line, counts)
+                    turn = held.enter_context(served_alone(self._lock_dir, receiver.name))
+                if turn:
+                    self._serve_locked(line, turn)
             self._sleep(self._poll_s)
 
-    def _serve_locked(self, line: Line, counts: Callable[[], bool]) -> None:
-        taken_over = False
-        while not self._stopping and counts():
-            calls, wait_s = self._calls, self._poll_s
+    def _serve_locked(self, line: Line, turn: Turn) -> None:
+        """Serve while the lock counts, and until nobody was reached: another process may not be cut off."""
+        taken_over = turn.was_handed_over
+        while not self._stopping and turn.counts():
+            calls, wait_s, unreached = self._calls, self._poll_s, False
             with self._survived(f"to {line.receiver.name}, in the journal,"):
                 if not taken_over:
                     line.take_over()
                     taken_over = True
                 wait_s = line.step()
+                unreached = line.unreached
+            if unreached:
+                turn.hand_over()
+                return
             self._sleep(min(wait_s, self._poll_s), calls)
 
     @contextmanager

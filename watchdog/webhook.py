@@ -86,6 +86,8 @@ class Retry:
 
     why: str
     after_s: float | None = None
+    reached: bool = True
+    """Somebody answered: another process of this host would hear the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def post(receiver: Receiver, event_id: str, at: datetime, body: bytes, *, timeou
         client_key=receiver.client_key,
     )
     if isinstance(answered, str):
-        return Retry(answered)
+        return Retry(answered, reached=False)
     return judge(answered.status, answered.headers, answered.body, at)
 
 

@@ -285,9 +285,9 @@ def test_whatever_happens_every_event_arrives_once_and_in_order(deeds: list[str]
 
 def test_a_lock_is_held_once_and_counts_while_its_file_is_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with served_alone(run, "a/../b") as counts:
-        assert counts is not None
-        assert counts()
+    with served_alone(run, "a/../b") as turn:
+        assert turn is not None
+        assert turn.counts()
         with served_alone(run, "a/../b") as second:
             assert second is None
         with served_alone(run, "c") as other:
@@ -295,6 +295,15 @@ def test_a_lock_is_held_once_and_counts_while_its_file_is_there(tmp_path: Path) 
         next(run.iterdir()).unlink()
         for left in run.iterdir():
             left.unlink()
-        assert not counts(), "somebody cleaned the run directory: another process would lock a new file"
+        assert not turn.counts(), "somebody cleaned the run directory: another process would lock a new file"
     with served_alone(run, "a/../b") as again:
         assert again is not None
+
+
+def test_the_next_one_knows_whether_the_lock_was_handed_over(tmp_path: Path) -> None:
+    for was_handed_over, hands_over in ((False, True), (True, False), (False, False)):
+        with served_alone(tmp_path, "a") as turn:
+            assert turn is not None
+            assert turn.was_handed_over is was_handed_over
+            if hands_over:
+                turn.hand_over()

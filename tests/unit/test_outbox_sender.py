@@ -25,12 +25,13 @@ from watchdog.journal import Journal
 from watchdog.model import Severity
 from watchdog.outbox import DELIVERED, PENDING, REFUSED, Outbox
 from watchdog.sender import Flushed, Sender
-from watchdog.webhook import Receiver, verify
+from watchdog.webhook import Receiver, Retry, verify
 
 SECRET = b"a secret of ours"
 QUICK = (0.0, 0.02)
 """A schedule without patience: the same rules, in hundredths of a second."""
 NEVER = (0.0, 86400.0)
+SOON = (0.0, 0.3)
 POLL_S = 0.02
 PATIENCE_S = 20.0
 STOP_S = 2.0
@@ -318,6 +319,48 @@ def test_who_takes_over_does_not_sit_out_the_others_wait(bench: Bench) -> None:
         first.stop(STOP_S)
         bench.start(outbox, NEVER)
         wait_until(lambda: outbox.count("r0", DELIVERED, 0) == 1)
+
+
+@pytest.mark.parametrize(("reached", "tries"), [(False, 2), (True, 1)], ids=["reaches nobody", "is refused"])
+def test_who_reaches_nobody_lets_another_one_try(bench: Bench, reached: bool, tries: int) -> None:
+    """A watcher that is cut off alone must not keep the others from telling."""
+    sick: list[str] = []
+    with Hook() as hook:
+        outbox = bench.outbox(hook)
+
+        def cut_off(receiver: Receiver, event_id: str, *_: object, **__: object) -> Retry:
+            sick.append(event_id)
+            return Retry("no way there", reached=reached)
+
+        sender = Sender(outbox, bench.run, report=bench.said.append, schedule=SOON, poll_s=POLL_S, post=cut_off)
+        bench.started.append(sender)
+        sender.start()
+        wait_until(lambda: lock_holder(bench) == os.getpid())
+        bench.start(outbox, SOON)
+        publish(outbox, "one")
+        wait_until(lambda: len(sick) >= tries or outbox.count("r0", DELIVERED, 0) == 1)
+        if not reached:
+            wait_until(lambda: outbox.count("r0", DELIVERED, 0) == 1)
+    assert hook.reasons == ([] if reached else ["one"])
+
+
+def test_a_receiver_that_is_down_is_tried_by_the_schedule_whoever_has_the_turn(bench: Bench) -> None:
+    tried: list[str] = []
+
+    def down(receiver: Receiver, event_id: str, *_: object, **__: object) -> Retry:
+        tried.append(event_id)
+        return Retry("no way there", reached=False)
+
+    with Hook() as hook:
+        outbox = bench.outbox(hook)
+        publish(outbox, "one")
+        for _ in range(3):
+            sender = Sender(outbox, bench.run, report=bench.said.append, schedule=NEVER, poll_s=POLL_S, post=down)
+            bench.started.append(sender)
+            sender.start()
+        wait_until(lambda: tried != [])
+        time.sleep(20 * POLL_S)  # everybody has had the turn
+    assert len(tried) == 1
 
 
 def test_a_journal_in_trouble_is_said_once_and_survived(bench: Bench) -> None:
