@@ -30,6 +30,7 @@ from watchdog.inspector import Inspector
 from watchdog.journal import Journal
 from watchdog.keeper import Keeper
 from watchdog.kernel import builder, stale, tc
+from watchdog.mesh.local import LocalCoordinator
 from watchdog.model import Action, Escalation, EventState, Severity
 from watchdog.monitor import Monitor
 from watchdog.outbox import Outbox
@@ -68,12 +69,14 @@ class Daemon:
         self.keeper = Keeper(place, self._tell_repair, ready_slots=READY_SLOTS)
         self.inspector = Inspector(place, self._tell_repair)
         self.pulse = Pulse(self.name, max_loop_age_s=LOOP_LATE_S)
+        coordinator = LocalCoordinator(place.journal)
         self.monitor = Monitor(
             self.name,
             settings.policy,
             journal=place.journal,
             outbox=self.outbox,
-            actions=HostActions(settings, place),
+            coordinator=coordinator,
+            actions=HostActions(settings, place, coordinator),
             prober=Prober(len(settings.peers) + 1, owner_check=Ownerships(settings).check),
             voters_on=settings.voters_on,
             own=target_of(own, settings.timeout) if own else None,

@@ -275,31 +275,21 @@ def withdraw(mesh: MeshOfKind) -> None:
     mesh.connect().trust("sidecar", "shield")
 
 
-@pytest.mark.parametrize(
-    ("meanwhile", "begins"),
-    [
-        (lambda mesh: None, True),
-        (silence, False),
-        (lambda mesh: mesh.isolate("shield"), False),
-        (recover, False),
-        (relapse, False),
-        (withdraw, False),
-        (weaken, False),
-        (lambda mesh: mesh.connect().trust("scribe", "shield"), True),
-        (lambda mesh: mesh.connect().suspect("sidecar", "shield", 9, at(105.0)), True),
-    ],
-    ids=[
-        "nothing",
-        "silenced",
-        "isolated",
-        "recovered",
-        "relapsed",
-        "vote withdrawn",
-        "no vote any more",
-        "another's vote",
-        "voted again",
-    ],
-)
+MEANWHILE: dict[str, tuple[Callable[[MeshOfKind], object], bool]] = {
+    "nothing": (lambda mesh: None, True),
+    "silenced": (silence, False),
+    "isolated": (lambda mesh: mesh.isolate("shield"), False),
+    "recovered": (recover, False),
+    "relapsed": (relapse, False),
+    "vote withdrawn": (withdraw, False),
+    "no vote any more": (weaken, False),
+    "another's vote": (lambda mesh: mesh.connect().trust("scribe", "shield"), True),
+    "voted again": (lambda mesh: mesh.connect().suspect("sidecar", "shield", 9, at(105.0)), True),
+}
+"""What may happen to an order, and whether it is carried out all the same."""
+
+
+@pytest.mark.parametrize(("meanwhile", "begins"), MEANWHILE.values(), ids=MEANWHILE)
 def test_what_may_happen_between_an_order_and_its_beginning(
     mesh: MeshOfKind, meanwhile: Callable[[MeshOfKind], None], begins: bool
 ) -> None:
@@ -309,6 +299,33 @@ def test_what_may_happen_between_an_order_and_its_beginning(
     order = claimed(one, isolation(voters=("immune", "sidecar")))
     meanwhile(mesh)
     assert one.begin(order, at(106.0)) is begins
+
+
+@pytest.mark.parametrize(("meanwhile", "stands"), MEANWHILE.values(), ids=MEANWHILE)
+def test_what_may_happen_between_the_beginning_of_an_order_and_the_act(
+    mesh: MeshOfKind, meanwhile: Callable[[MeshOfKind], None], stands: bool
+) -> None:
+    one = mesh.connect()
+    for watcher in ("immune", "sidecar"):
+        one.suspect(watcher, "shield", 3, T0)
+    order = begun(one, isolation(voters=("immune", "sidecar")))
+    meanwhile(mesh)
+    assert one.stands(order, at(106.0)) is stands
+
+
+def test_only_an_order_that_is_under_way_stands(one: Coordinator, other: Coordinator) -> None:
+    order = claimed(one)
+    assert not one.stands(order, T0)
+    assert one.begin(order, T0)
+    assert one.stands(order, at(169.9))
+    assert not one.stands(order, at(170.0))
+    assert not one.stands(order, at(1.0, boot="x"))
+    assert not one.stands(replace(order, watcher="sidecar"), T0)
+    newer = claimed(other, replace(SHIELD, watcher="sidecar", known_token=order.token), 171.0)
+    assert not one.stands(replace(order, expires_s=1e9), at(171.0))
+    assert other.begin(newer, at(171.0))
+    other.finish(newer.token, at(172.0), failed=False, outcome="done")
+    assert not other.stands(newer, at(172.0))
 
 
 @pytest.mark.parametrize(
@@ -479,6 +496,7 @@ def test_a_silence_is_replaced_and_ended(one: Coordinator, other: Coordinator) -
         lambda c: c.told("shield", Severity.HIGH),
         lambda c: c.claim(SHIELD, T0),
         lambda c: c.begin(Order(1, "shield", 1, Action.RESTART, "immune", "", 999.0, "boot"), T0),
+        lambda c: c.stands(Order(1, "shield", 1, Action.RESTART, "immune", "", 999.0, "boot"), T0),
         lambda c: c.finish(1, T0, failed=False, outcome=""),
         lambda c: c.forgive("shield", PeerRecord(restart_count=1), T0),
         lambda c: c.silence(Silence("shield", at(200.0).utc, "", ""), T0),

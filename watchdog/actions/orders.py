@@ -8,18 +8,22 @@ from functools import partial
 from watchdog import clock, config
 from watchdog.actions import allowing, isolation, locate, shadow
 from watchdog.actions.holding import Result
-from watchdog.actions.locate import Named
+from watchdog.actions.locate import Located, Named
 from watchdog.actions.place import Place
 from watchdog.actions.restart import RestartTarget, restart
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
 from watchdog.host import systemd
 from watchdog.intents import Why
-from watchdog.mesh.coordinator import Order, Outcome
+from watchdog.mesh.coordinator import Coordinator, Order, Outcome
 from watchdog.paths.words import Coverage
 
 DOWN = ("failed", "inactive", "deactivating")
 EVIDENCE_TIMEOUT_S = 2.0
+
+
+class Overtaken(WatchdogError):
+    """An order was begun, and is not to be carried out any more."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class HostActions:
 
     settings: Config
     place: Place
+    coordinator: Coordinator
 
     def restart(self, order: Order) -> Outcome:
         """Restart the peer's agent and see that it came up."""
@@ -38,23 +43,27 @@ class HostActions:
         return Outcome(failed=not result.worked, detail=result.detail)
 
     def isolate(self, order: Order) -> Outcome:
-        """Cut the peer off; the outcome says what does not hold, if anything."""
+        """Cut the peer off; the outcome says what does not hold, if anything.
+
+        Whether it is still to be is asked again once no other isolation is under way: a minute may have passed.
+        """
         self._peer(order)
         why = Why(order.reason, level="", by={"watcher": order.watcher, "token": order.token})
         try:
             found = locate.locate(Named(peer=order.peer), self.settings, self.place)
-            rails = partial(locate.check_rails, found, self.settings, self.place, force=False)
             allow = partial(allowing.configured, self.settings, order.peer, clock.moment())
             result = isolation.isolate(
                 found.where,
                 why,
                 self.place,
                 clock.utc_now(),
-                rails=rails,
+                rails=partial(self._rails, order, found),
                 default_allow=allow,
                 default_level=self.settings.isolation.level,
             )
             shadow.end_at(found.where, self.place, clock.utc_now())
+        except Overtaken as error:
+            return Outcome(failed=True, detail=error.one_line(), begun=False)
         except WatchdogError as error:
             return Outcome(failed=True, detail=error.one_line())
         return Outcome(failed=False, detail=f"isolated in the kernel: {order.reason}{_open(result)}")
@@ -71,6 +80,11 @@ class HostActions:
         if state.active_state in DOWN:
             return f"{state.id} is {state.in_words()}", True
         return "", False
+
+    def _rails(self, order: Order, found: Located) -> list[str]:
+        if not self.coordinator.stands(order, clock.moment()):
+            raise Overtaken("while it waited its time was up, or the peer was well again; nothing was done")
+        return locate.check_rails(found, self.settings, self.place, force=False)
 
     def _peer(self, order: Order) -> config.Peer:
         peer = self.settings.peer(order.peer)

@@ -162,6 +162,12 @@ class Coordinator(Protocol):
         was silenced or isolated, or a voter took its word back. A restart counts from here on, whatever becomes of it.
         """
 
+    def stands(self, order: Order, at: Moment) -> bool:
+        """Ask again, of an order that was begun, when its holder had to wait since: what `begin` asks, to the same end.
+
+        False also when the order has ended or lapsed meanwhile.
+        """
+
     def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:
         """Say how an order ended; one never begun ends void. False, and nothing changes, when it has ended before."""
 

@@ -131,12 +131,7 @@ class LocalCoordinator:
 
     def begin(self, order: Order, at: Moment) -> bool:
         with self._journal.transaction() as tx:
-            if order.boot != at.boot or at.s >= order.expires_s:
-                return False
-            record = self.record(order.peer, at)
-            if record.isolated or not record.episode_open or record.episode != order.episode:
-                return False
-            if order.peer in self.silences(at) or not _still_vote(tx, order, at):
+            if not self._is_wanted(tx, order, at):
                 return False
             begun = tx.execute(
                 "UPDATE orders SET state = ?, begun_s = ? WHERE token = ? AND peer = ? AND watcher = ? AND state = ? "
@@ -149,6 +144,23 @@ class LocalCoordinator:
                     (rfc3339(at.utc), order.peer),
                 )
             return begun > 0
+
+    def stands(self, order: Order, at: Moment) -> bool:
+        with self._journal.snapshot() as tx:
+            newest = tx.execute(
+                "SELECT token, watcher, state FROM orders WHERE peer = ? ORDER BY token DESC LIMIT 1", (order.peer,)
+            ).fetchone()
+            begun = newest is not None and tuple(newest) == (order.token, order.watcher, BEGUN)
+            return begun and self._is_wanted(tx, order, at)
+
+    def _is_wanted(self, tx: sqlite3.Connection, order: Order, at: Moment) -> bool:
+        """The lease still runs, the peer's trouble is the same, nobody isolated or silenced it, and the votes stand."""
+        if order.boot != at.boot or at.s >= order.expires_s:
+            return False
+        record = self.record(order.peer, at)
+        if record.isolated or not record.episode_open or record.episode != order.episode:
+            return False
+        return order.peer not in self.silences(at) and _still_vote(tx, order, at)
 
     def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:
         ended = OrderState.FAILED if failed else OrderState.DONE
