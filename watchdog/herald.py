@@ -72,8 +72,11 @@ class Herald:
             self._of_order(order, order.action, severity, order.reason, "ordered", at)
 
     def ended(self, order: Order, outcome: str, at: Moment, *, failed: bool) -> None:
-        """An order was carried out."""
+        """An order was carried out, or failed: no news once the trouble is over, as nothing would end that alarm."""
         self._note_end(order, f"{order.action} {'failed' if failed else 'done'}", outcome, at)
+        record = self._coordinator.record(order.peer, at)
+        if failed and not (record.episode_open and record.episode == order.episode):
+            return
         if order.action is Action.RESTART:
             if failed:
                 self._of_order(order, Action.ALERT, Severity.HIGH, f"restart failed: {outcome}", "failed", at)

@@ -158,6 +158,17 @@ def test_a_restart_that_takes_long_is_waited_for(bench: Bench) -> None:
     assert ("alert", "HIGH", "FIRING") in bench.heard()
 
 
+def test_that_a_restart_failed_is_no_alarm_once_the_peer_is_well(bench: Bench) -> None:
+    """Nothing would ever end it: the peer's trouble is over."""
+    bench.rounds(2, SILENT)
+    [order] = bench.round(SILENT, carry_out=False)
+    assert bench.watcher.may_begin(order, bench.at())
+    bench.rounds(4)
+    bench.watcher.settle(order, bench.at(), failed=True, outcome="it hung")
+    assert bench.heard()[-1] == ("alert", "HIGH", "RESOLVED")
+    assert [entry["outcome"] for entry in bench.trail("restart failed")] == ["it hung"]
+
+
 def test_an_isolation_that_fails_is_tried_at_every_miss_and_told_once(pair: Bench) -> None:
     both(pair, 11, SILENT)
     attempts = 0
