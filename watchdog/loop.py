@@ -147,6 +147,7 @@ class Loop:
         self._probe_all(at.s)
         if not self.stopping:
             self._carry_out(self._watcher.end_round(clock.moment()))
+        self._tell_trouble()  # first, so that what is published of this round says so
         self._attempt(lambda _: self._hands.on_round(), once=True)
         self._tell_trouble()
         return at, monotonic_s

@@ -201,7 +201,7 @@ class Monitor:
         if loop.stopping:
             reason = "stopping"
         elif age_s > LATE_TURNS * LONGEST_WAIT_S:
-            reason = f"its loop has stood still for {age_s:.1f} s"
+            reason = f"its loop has stood still for {age_s:.1f} s" + (f": {reason}" if reason else "")
         ok, watcher = not reason, self._watcher
         if ok and watcher.doubt.doubting:
             reason = f"in self-doubt: {watcher.doubt.reason}"

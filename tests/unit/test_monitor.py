@@ -541,6 +541,26 @@ def test_it_takes_up_where_it_left_off(mesh: dict[str, Agent], monitors: Monitor
     assert (taken_up.status, taken_up.missed_count) == (left.status, left.missed_count)
 
 
+def test_what_is_published_of_a_round_says_what_went_wrong_in_it(
+    mesh: dict[str, Agent], monitors: Monitors, journal: Journal
+) -> None:
+    """Not one round later: with the defaults that is half a minute."""
+    published: list[tuple[int, bool]] = []
+    monitor: Monitor = monitors(
+        mesh,
+        journal=journal,
+        on_round=lambda: published.append((monitor.stats().total_misses, monitor.health().ok)),
+    )
+    monitor.start()
+    eventually(lambda: published)
+    refuse = JournalFailed("the journal: database is locked", hint="see who with fuser")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(journal, "_connection", raising(refuse))
+        mesh["shield"].go_down()
+        eventually(lambda: published[-1][0] >= 2)
+    assert not any(ok for misses, ok in published if misses == 1)
+
+
 def test_stop_returns_though_peers_hang(mesh: dict[str, Agent], monitors: Monitors) -> None:
     for agent in mesh.values():
         agent.hanging = True
