@@ -39,15 +39,18 @@ for line in sys.stdin:
 """
 """A process inside that reads the journal: SQLite finds no file by a path through /proc/PID/root."""
 
-SETTINGS = f"""
+RULES = f"""
 interval = "{INTERVAL_S:g}s"
 timeout = "700ms"
 restart_timeout = "5s"
 forgive_restart_after = "4s"
+"""
+SETTINGS = f"""
 [[webhook]]
 name = "architect"
 url = "http://127.0.0.1:9300/"
 secret_file = "{SECRET}"
+timeout = "2s"
 """
 PEER = """
 [[peer]]
@@ -58,9 +61,10 @@ status_listen = "127.0.0.1:{status}"
 """
 
 
-def configuration() -> str:
+def configuration(rules: str) -> str:
+    """The same for every watcher."""
     peers = [PEER.format(name=name, port=port, status=port + 370) for name, port in AGENTS.items()]
-    return SETTINGS + "".join(peers)
+    return rules + SETTINGS + "".join(peers)
 
 
 def python_unit(script: str, *words: str) -> str:
@@ -111,12 +115,12 @@ class Mission:
         self.bed = bed
         self._reader: subprocess.Popen[str] | None = None
 
-    def set_up(self, *, watchdog_s: int) -> None:
-        """Agents and architect run, watchers are ready to be started."""
+    def set_up(self, *, watchdog_s: int, rules: str = RULES) -> None:
+        """Agents and architect run, watchers are ready to be started. `rules` are the configuration's top."""
         bed = self.bed
         bed.run(["ip", "link", "set", "lo", "up"])
         bed.run(["mkdir", "-p", MISSION])
-        bed.write(CONFIG, configuration())
+        bed.write(CONFIG, configuration(rules))
         bed.write(SECRET, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
         bed.run(["chmod", "600", SECRET])
         for name, port in AGENTS.items():
@@ -135,6 +139,7 @@ class Mission:
         self.bed.systemctl("stop", *ours, check=False)
         for peer, _ in self.in_force():
             self.mesh("release", peer, "--reason", "the test is over")
+        self.bed.run(["umount", "--quiet", STATE], check=False)  # where a test put it on a disk of its own
         files = [f"/run/systemd/system/{unit}" for unit in (WATCHER_UNIT, *ours)]
         folders = [f"{file}.d" for file in files]
         self.bed.run(["rm", "-rf", *files, *folders, MISSION, STATE, RUN, PINS, str(Path(CONFIG).parent)])
