@@ -113,9 +113,10 @@ class Daemon:
     def view(self) -> MeshView:
         """The monitor's view, with what the keeper and the outbox know."""
         seen, dead = self.monitor.view(), self.sender.dead()
-        if dead:
-            why = f"nobody delivers to {', '.join(dead)}: the thread ended"
-            seen = replace(seen, health=replace(seen.health, ok=False, reason=why))
+        ended = [f"nobody delivers to {', '.join(dead)}: the thread ended"] if dead else []
+        ended += ["nobody looks after the isolations: the thread ended"] if self.keeper.is_dead else []
+        if ended:
+            seen = replace(seen, health=replace(seen.health, ok=False, reason="; ".join(ended)))
         return replace(seen, isolations=self.keeper.views, outbox=self._backlogs())
 
     def _backlogs(self) -> dict[str, Backlog]:

@@ -47,6 +47,7 @@ class Keeper:
         self._sweep_s = sweep_s
         self._stopping = threading.Event()
         self._trouble = ""
+        self._thread: threading.Thread | None = None
         self.views: tuple[IsolationView, ...] = ()
 
     def start(self) -> None:
@@ -59,8 +60,14 @@ class Keeper:
         """Stop after the sweep that is under way."""
         self._stopping.set()
         self._wakes.interrupt()
+        assert self._thread is not None, "stop follows start"
         self._thread.join()
         self._wakes.close()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the thread ended though nobody stopped it: a mistake of ours."""
+        return self._thread is not None and not self._thread.is_alive() and not self._stopping.is_set()
 
     def _run(self) -> None:
         self._try(self._follow)

@@ -18,7 +18,7 @@ import msgspec
 from watchdog import clock
 from watchdog.actions.place import Place
 from watchdog.clock import rfc3339
-from watchdog.errors import KernelRefused
+from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.host import processes, unit_files
 from watchdog.host.processes import Process
 from watchdog.host.systemd import UnitState
@@ -110,7 +110,7 @@ def made_again(intent: Intent, place: Place) -> tuple[Cgroup, ...]:
     try:
         path.mkdir()
         return (cgroups.resolve(path, place.root),)
-    except (OSError, KernelRefused):
+    except (OSError, WatchdogError):
         return ()
 
 
@@ -143,11 +143,17 @@ def _pids(inside: Iterable[Cgroup]) -> set[int]:
 def _children(pids: Iterable[int]) -> Iterator[Process]:
     """Those whose parent lives; the kernel lists them by thread."""
     for pid in pids:
-        for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        for thread in _names(f"/proc/{pid}/task"):
             with suppress(OSError):
-                for child in thread.read_text().split():
+                for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
                     if (process := processes.of_pid(int(child))) is not None:
                         yield process
+
+
+def _names(folder: str) -> list[str]:
+    with suppress(OSError):  # ended midway
+        return os.listdir(folder)  # noqa: PTH208 -- of every process of the agent
+    return []
 
 
 def _path(intent: Intent, place: Place) -> Path:

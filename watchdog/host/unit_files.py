@@ -54,6 +54,13 @@ def renamed_to(gone: UnitFile, folders: Iterable[Path] = FOLDERS) -> list[str]:
 
 def _others(gone: Path, folders: Iterable[Path]) -> Iterator[UnitFile]:
     for folder in dict.fromkeys([gone.parent, *folders]):
-        for path in sorted(folder.glob(f"*{gone.suffix}")):
-            if path.is_file() and not path.is_symlink() and (found := read(str(path))) is not None:
+        for path in _listed(folder):
+            if path.suffix == gone.suffix and not path.is_symlink() and (found := read(str(path))) is not None:
                 yield found
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
