@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import pytest
 
 from tests.kernel.conftest import MakeCgroup, RunInside, remove_cgroup
 from tests.kernel.isolation_bed import NOW, WHY, Host, moment, ours_at
+from tests.kernel.netns import Netns
 from watchdog import clock
 from watchdog.actions import flow_facts, holding, inside, isolation
 from watchdog.actions.reconcile import reconcile
@@ -193,6 +196,49 @@ def test_frozen_midway_it_does_not_hang(host: Host, agent: Cgroup) -> None:
     assert {each.outcome for each in found} == {probe.Outcome.UNTRIED}
     assert freezer.is_frozen(agent)
     stays_nothing(agent)
+
+
+def test_stopped_by_the_agent_it_is_killed_in_time(host: Host, agent: Cgroup) -> None:
+    """What a root agent can do to a process in its own cgroup."""
+    intent = host.isolate(agent).intent
+    seen: list[int] = []
+
+    def stop_it() -> None:
+        while not seen:
+            seen.extend(visitor.pids(agent.path))
+        os.kill(seen[0], signal.SIGSTOP)
+
+    hostile = threading.Thread(target=stop_it)
+    hostile.start()
+    before_s = time.monotonic()
+    found = inside.look(intent, host.place, moment())
+    assert time.monotonic() - before_s < LIMIT_S
+    hostile.join()
+    assert found.passed is None
+    assert found.wrong == ()
+    stays_nothing(agent)
+
+
+def test_an_agent_without_loopback_is_tried_where_there_is_one(
+    host: Host, agent: Cgroup, run_in_cgroup: RunInside, new_netns: Callable[[], Netns]
+) -> None:
+    netns = new_netns()
+    netns.ip("link", "set", "lo", "down")
+    run_in_cgroup(agent, netns)
+    intent = host.isolate(agent).intent
+    found = inside.look(intent, host.place, moment())
+    assert (found.passed, found.why_not, found.wrong) == (True, "", ())
+
+
+def test_the_filters_on_its_own_links_are_tried_there(
+    host: Host, agent: Cgroup, run_in_cgroup: RunInside, new_netns: Callable[[], Netns]
+) -> None:
+    netns = new_netns()
+    run_in_cgroup(agent, netns)
+    intent = host.isolate(agent).intent
+    found = {each.path: each.outcome for each in probe.probe_from_inside(agent, netns=netns.path)}
+    assert found["E5a"] is probe.Outcome.STOPPED
+    assert inside.look(intent, host.place, moment()).passed
 
 
 def test_no_process_can_be_started(host: Host, agent: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,10 @@ def test_a_layer_with_a_gap_is_meant_to_hold_all_the_same() -> None:
         Standing("freeze"),
     ]
     assert inside.meant(standings) == PACKETS
+    links = [Standing("packets"), Standing("tc")]
+    assert inside.meant(links) == {Layer.PACKETS, Layer.TC}
+    assert inside.meant(links, at_home=False) == {Layer.PACKETS}
+    assert inside.meant([Standing("packets"), Standing("tc", gaps=("a link is not to be touched",))]) == {Layer.PACKETS}
     assert {each.name for each in LAYERS} <= {each.value for each in Layer}
 
 

@@ -40,6 +40,8 @@ FROZEN_NOW = "it is frozen: nothing in it runs"
 BLIND = frozenset({Layer.HOST_END, Layer.FREEZE})
 """Layers that stop nothing of what is tried: loopback passes no veth, and nothing tries in a frozen cgroup."""
 
+OVER_IP = frozenset({"E2c", "E3f"})
+
 FAMILY_OF = {"E4a": 4, "E4c": 4, "E15d": 4, "E4d": 6}
 """Paths without a label that are tried over one version of IP."""
 
@@ -58,21 +60,21 @@ def look(intent: Intent, place: Place, at: Moment) -> Inside:
     Takes `DEADLINE_S` at most. That nothing could be tried is an answer, with its reason.
     """
 
-    def wrong(found: Sequence[Finding], here: tuple[Cgroup, ...]) -> list[Finding]:
+    def wrong(found: Sequence[Finding], here: tuple[Cgroup, ...], at_home: bool) -> list[Finding]:
         target = targets.target_of(intent, programs.recorded(intent.held_by, place), place, here)
         allow = [each for each in intent.why.allow or () if each.until is None or not each.until.is_over(at)]
-        return open_of(found, meant(sequence.standings(target)), allow)
+        return open_of(found, meant(sequence.standings(target), at_home=at_home), allow)
 
     return _look(intent, place, at, wrong)
 
 
 def look_freed(intent: Intent, place: Place, at: Moment) -> Inside:
     """The same after a release: everything should get through."""
-    return _look(intent, place, at, lambda found, _: [each for each in found if each.outcome is Outcome.STOPPED])
+    return _look(intent, place, at, lambda found, *_: [each for each in found if each.outcome is Outcome.STOPPED])
 
 
-Wrong = Callable[[Sequence[Finding], tuple[Cgroup, ...]], Sequence[Finding]]
-"""Which findings are otherwise than they should be."""
+Wrong = Callable[[Sequence[Finding], tuple[Cgroup, ...], bool], Sequence[Finding]]
+"""Which findings are otherwise than they should be, in these cgroups, tried where the agent is or not."""
 
 
 def _look(intent: Intent, place: Place, at: Moment, wrong: Wrong) -> Inside:
@@ -81,8 +83,8 @@ def _look(intent: Intent, place: Place, at: Moment, wrong: Wrong) -> Inside:
         return untried(at, "nothing of it runs: it has no cgroup now")
     began_s = time.monotonic()
     try:
-        found = _findings(here[-1], place)
-        return _told(at, found, wrong(found, here), time.monotonic() - began_s)
+        found, at_home = _findings(here[-1], place)
+        return _told(at, found, wrong(found, here, at_home), time.monotonic() - began_s)
     except WatchdogError as error:
         return untried(at, error.one_line())
 
@@ -92,10 +94,22 @@ def untried(at: Moment, why_not: str) -> Inside:
     return Inside(at.utc, at.s, at.boot, tried=0, stopped=0, untried=0, why_not=why_not)
 
 
-def _findings(cgroup: Cgroup, place: Place) -> list[Finding]:
-    """One at a time on a host."""
+def _findings(cgroup: Cgroup, place: Place) -> tuple[list[Finding], bool]:
+    """One at a time on a host. Where the agent is, or where we are if there is no loopback to try it over; whether it
+    was where the agent is."""
+    until_s = time.monotonic() + DEADLINE_S
     with locked(_lock(place), DEADLINE_S):
-        return probe.probe_from_inside(cgroup, netns=_netns(cgroup), deadline_s=DEADLINE_S)
+        netns = _netns(cgroup)
+        found = probe.probe_from_inside(cgroup, netns=netns, deadline_s=DEADLINE_S)
+        if netns is None or _is_telling(found):
+            return found, True
+        left_s = max(0.0, until_s - time.monotonic())
+        return probe.probe_from_inside(cgroup, deadline_s=left_s), False
+
+
+def _is_telling(found: Iterable[Finding]) -> bool:
+    """Whether a try over IP came to a result: without one nothing is verified."""
+    return any(each.path in OVER_IP and each.outcome is not Outcome.UNTRIED for each in found)
 
 
 def _lock(place: Place) -> Path:
@@ -112,10 +126,15 @@ def _netns(cgroup: Cgroup) -> Path | None:
     return None
 
 
-def meant(standings: Iterable[Standing]) -> frozenset[Layer]:
-    """The layers that ought to stop what is tried, whether they do or not."""
-    applying = {Layer(each.layer) for each in standings if not each.missing and not each.not_applicable}
-    return frozenset(applying) - BLIND
+def meant(standings: Iterable[Standing], *, at_home: bool = True) -> frozenset[Layer]:
+    """The layers that ought to stop what is tried, whether they do or not.
+
+    Filters on links are in the agent's network namespaces only, and may be left out on some of them: they count where
+    they hold, and where it was tried among them.
+    """
+    applying = [each for each in standings if not each.missing and not each.not_applicable]
+    lacking = {each.layer for each in applying if each.layer == Layer.TC and (each.gaps or not at_home)}
+    return frozenset(Layer(each.layer) for each in applying if each.layer not in lacking) - BLIND
 
 
 def open_of(found: Iterable[Finding], layers: Collection[Layer], allow: Iterable[Allowed]) -> list[Finding]:
@@ -141,7 +160,7 @@ def _family(finding: Finding) -> int | None:
 
 def _told(at: Moment, found: Sequence[Finding], wrong: Iterable[Finding], took_s: float) -> Inside:
     said = [each.outcome for each in found]
-    nothing = said.count(Outcome.UNTRIED) == len(said)
+    why_not = "" if _is_telling(found) else next(each.detail for each in found if each.path in OVER_IP)
     return Inside(
         at.utc,
         at.s,
@@ -150,7 +169,7 @@ def _told(at: Moment, found: Sequence[Finding], wrong: Iterable[Finding], took_s
         stopped=said.count(Outcome.STOPPED),
         untried=said.count(Outcome.UNTRIED),
         wrong=tuple(each.title for each in wrong),
-        why_not=found[-1].detail if nothing else "",
+        why_not=why_not,
         took_s=took_s,
     )
 
@@ -180,7 +199,13 @@ def verify(intent: Intent, place: Place, at: Moment) -> tuple[Intent, Repair | N
         intent.name, f"from inside it got through: {', '.join(found.wrong)}", done, failed=bool(after.wrong)
     )
     place.journal.record(
-        at.utc, "open from inside", target=repair.target, paths=list(found.wrong), done=done, level=current.why.level
+        at.utc,
+        "open from inside",
+        target=repair.target,
+        found=repair.found,
+        done=done,
+        paths=list(found.wrong),
+        level=current.why.level,
     )
     return current, repair
 

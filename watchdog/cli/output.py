@@ -48,8 +48,8 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
-    """A table on a terminal, or plain aligned columns into a pipe."""
+def table(rows: Sequence[Sequence[str]], header: Sequence[str], piped_chars: int | None = None) -> None:
+    """A table on a terminal, or plain aligned columns into a pipe, as wide as a line of it may be there."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -60,7 +60,8 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
         shown.add_column(name, overflow="fold")
     for row in rows:
         shown.add_row(*(Text(one_line(cell), style=STYLES.get(cell, "")) for cell in row))
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(shown)
+    piped = not sys.stdout.isatty()
+    Console(highlight=False, soft_wrap=piped, width=piped_chars if piped else None).print(shown)
 
 
 STYLES = {

@@ -171,7 +171,11 @@ def _enter(cgroup: Cgroup, actor: Actor) -> Callable[[], None]:
                 raise KernelRefused(f"no process can be put into {cgroup.path}: {error.reason}") from error
             child = f"{PREFIX}{os.getpid()}"
             (at / child).mkdir(exist_ok=True)
-            _moved(actor, at / child, cgroup.path / child)
+            try:
+                _moved(actor, at / child, cgroup.path / child)
+            except KernelRefused:
+                _remove(actor, cgroup.path / child)
+                raise
             return lambda: _remove(actor, cgroup.path / child)
 
 
