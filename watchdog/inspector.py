@@ -38,6 +38,11 @@ class Inspector:
         self._stopping.set()
         self._thread.join()
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the thread ended though nobody stopped it: a mistake of ours."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set()
+
     def _run(self) -> None:
         while not self._stopping.wait(self._turn_s):
             try:

@@ -36,6 +36,7 @@ COMMANDS = (
     ("history",),
     ("history", "--verify"),
     ("doctor",),
+    ("doctor", "--coverage"),
     ("silence", "shield", "--for", "5m", *WHY),
     ("silence", "shield", "--end"),
     ("reconcile",),
