@@ -60,7 +60,10 @@ class Ordering:
         return self._order(held, Action.RESTART, f"{held.in_words}; {number}", (), self._restart_lease_s, at)
 
     def isolate(self, held: Held, at: Moment) -> Order | None:
-        """Order an isolation if there is a quorum; without one people are told, once an episode."""
+        """Order an isolation if there is a quorum; without one people are told, once an episode.
+
+        Not at the first miss that is enough: the others' rounds come within an interval, and with them their votes.
+        """
         peer = held.peer
         suspicions = self._coordinator.suspicions(at, fresh_s(self._policy))
         voters = set(self._voters_on(peer))
@@ -71,6 +74,8 @@ class Ordering:
             accused_by_peer={s.peer for s in suspicions if s.watcher == peer},
             evidence=held.beat.evidence,
         )
+        if against and held.missed_count <= self._policy.missed_before_restart:
+            return None
         if against:
             with self._journal.transaction():
                 reason = f"it should be isolated, and is not: {against}{self._absent(voters, at)}"

@@ -135,6 +135,35 @@ def test_what_people_are_told() -> None:
     ]
 
 
+@pytest.mark.parametrize("phase_s", [1.0, 7.0, 15.0, 22.0, 29.0])
+def test_an_agent_that_answers_once_after_each_restart_is_isolated_without_a_false_alarm(phase_s: float) -> None:
+    """Each watcher counts anew from an answer of its own: the other's vote is there up to an interval later."""
+    mesh = Mesh()
+    ticks = sorted(
+        (30.0 * number + late_s, name)
+        for number in range(60)
+        for name, late_s in (("immune", 0.0), ("sidecar", phase_s))
+    )
+    answered: set[tuple[str, int]] = set()
+    for now_s, name in ticks:
+        start = (name, len(times(mesh, Action.RESTART)))
+        mesh.round(name, now_s, healthy=start not in answered)
+        answered.add(start)
+    assert (len(times(mesh, Action.RESTART)), len(times(mesh, Action.ISOLATE))) == (3, 1)
+    assert [each.reason for each in mesh.told if "it should be isolated, and is not" in each.reason] == []
+
+
+def test_without_a_quorum_people_are_told_an_interval_later_and_once() -> None:
+    mesh = Mesh(watchers=("immune", "sidecar", "shade"))
+    for number in range(30):
+        mesh.round("immune", 30.0 * number, healthy=number < 1)
+        mesh.round("sidecar", 30.0 * number + 7, healthy=True)
+    said = [each.reason for each in mesh.told if "it should be isolated, and is not" in each.reason]
+    assert times(mesh, Action.ISOLATE) == []
+    assert len(said) == 1
+    assert "nothing is heard of the watcher of shade" in said[0]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.booleans(), max_size=120))
 def test_no_schedule_does_what_it_must_not(schedule: list[bool]) -> None:
