@@ -190,8 +190,8 @@ def test_we_never_find_ourselves_or_our_caller() -> None:
 LISTENS = """
 import os, socket, sys, time
 s = socket.create_server(("127.0.0.1", 0))
-if "--fork" in sys.argv: os.fork()
-print(s.getsockname()[1], flush=True)
+if "--fork" not in sys.argv or os.fork():
+    print(s.getsockname()[1], flush=True)
 time.sleep(600)
 """
 
