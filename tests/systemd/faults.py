@@ -237,14 +237,20 @@ def mutual_accusation(seen: Seen) -> None:
 # Watchers
 
 
+def begin_anew(mission: Mission, name: str) -> None:
+    """A watcher that ends in peace would first wait for what it is at."""
+    signal_main(mission, "KILL", watcher(name))
+    mission.bed.systemctl("restart", watcher(name))
+
+
 def watcher_in_a_namespace_of_its_own(seen: Seen) -> None:
     mission = seen.mission
     with drop_in(mission, watcher("immune"), "PrivateNetwork=yes"):
-        mission.bed.systemctl("restart", watcher("immune"))
+        begin_anew(mission, "immune")
         seen.until(lambda: mission.believed("sidecar").get("immune") == "OFFLINE", "immune is not cut off")
         signal_main(mission, "STOP", unit("shield"))
         is_restarted(seen, "shield")
-    mission.bed.systemctl("restart", watcher("immune"))
+    begin_anew(mission, "immune")
 
 
 def delivering_watcher_cut_off(seen: Seen) -> None:

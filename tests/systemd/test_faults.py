@@ -24,7 +24,7 @@ RULES = f"""
 interval = "{faults.INTERVAL_S:g}s"
 timeout = "600ms"
 restarts_before_isolation = 1
-restart_timeout = "3s"
+restart_timeout = "2s"
 forgive_restart_after = "4s"
 """
 """After one restart the next step is an isolation: who may isolate nobody is seen not to."""
