@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from tests.unit import hostile
 from watchdog.errors import ConfigurationError
 from watchdog.heartbeat import Pulse, serve
 from watchdog.probe import Ownership, OwnerVerdict, Prober, Target
+from watchdog.probe.transport import Shelf
 
 TIMEOUT_S = 0.5
 SLACK_S = 0.2
@@ -172,3 +174,13 @@ def test_a_round_takes_one_timeout(mesh: list[Target]) -> None:
 def test_one_target_from_many_threads(mesh: list[Target]) -> None:
     with Prober(1) as prober, ThreadPoolExecutor(WORKERS) as pool:
         assert all(beat.healthy for beat in pool.map(prober.probe, mesh[:1] * 200))
+
+
+def test_a_shelf_keeps_what_has_a_place_and_never_waits() -> None:
+    shelf = Shelf(1)
+    shelf.put("first", block=False)
+    with pytest.raises(queue.Full):
+        shelf.put("second")
+    assert (shelf.qsize(), shelf.get(timeout=60.0), shelf.qsize()) == (1, "first", 0)
+    with pytest.raises(queue.Empty):
+        shelf.get()
