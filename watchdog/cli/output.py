@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from watchdog.errors import ConfigurationError, WatchdogError
 
 SCHEMA_PREFIX = "watchdog-mesh"
+INDENT = 4
 
 
 class Output:
@@ -19,9 +22,10 @@ class Output:
         self.as_json = as_json
 
     def words(self, *lines: str) -> None:
-        """Lines for people; nothing with --json."""
+        """Lines for people, on a terminal broken between words; nothing with --json."""
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for line in () if self.as_json else lines:
-            print(one_line(line))
+            print(one_line(line) if columns is None else broken(one_line(line), columns))
 
     def document(self, kind: str, version: int, facts: Mapping[str, Any]) -> None:
         """The JSON document of one kind; nothing without --json."""
@@ -46,6 +50,13 @@ class Output:
 def one_line(text: str) -> str:
     """Text as one line of printable characters: what peers and units say must not steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def broken(line: str, columns: int) -> str:
+    """A long line as several, indented under their first; no word, such as a path, is cut in two."""
+    further = " " * (len(line) - len(line.lstrip()) + INDENT)
+    wrapped = wrap(line, columns, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrapped)
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str], piped_chars: int | None = None) -> None:

@@ -24,7 +24,8 @@ h2 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; } h3 { font-size: 1.1rem; margi
 table { width: 100%; border-collapse: collapse; }
 thead th { color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
 th, td { text-align: left; vertical-align: top; padding: .55rem .8rem .55rem 0; border-bottom: 1px solid var(--line); }
-th:nth-child(1), th:nth-child(2) { min-width: 9rem; } td:nth-child(3), td:nth-child(5) { white-space: nowrap; }
+th:nth-child(1) { min-width: 14rem; } th:nth-child(2) { min-width: 9rem; }
+td:nth-child(3), td:nth-child(5) { white-space: nowrap; }
 tbody th { padding-left: .7rem; border-left: .3rem solid var(--on); } thead th:first-child { padding-left: 1rem; }
 td { font-variant-numeric: tabular-nums; }
 small { display: block; color: var(--soft); font-weight: 400; font-size: .82rem; }
@@ -35,7 +36,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; mar
 dt { color: var(--soft); } dd { margin: 0; font-variant-numeric: tabular-nums; }
 .drift { margin: 0 0 .5rem; } .drift b { color: var(--OFFLINE); }
 ul { padding-left: 1.2rem; } footer { margin-top: 2rem; color: var(--soft); font-size: .88rem; }
-@media (max-width: 44rem) { thead { display: none; }
+@media (max-width: 54rem) { thead { display: none; }
   tr, tbody th, td { display: block; border: 0; padding: .1rem .7rem; }
   tr { border-left: .3rem solid var(--on); border-bottom: 1px solid var(--line); padding: .5rem 0; }
   tbody th { border: 0; } td[data-label]::before { content: attr(data-label) ": "; color: var(--soft); }
