@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
-from tests.systemd.mission_bed import AGENTS, RUN, Mission, wait_for
+from tests.systemd.mission_bed import AGENTS, RUN, Mission, wait_for, watcher
 
 T = TypeVar("T")
 
@@ -49,6 +49,7 @@ class Seen:
         self._first_event = mission.rows(LAST_EVENT)[0]["seq"] or 0
         self._first_hook = len(mission.hooks())
         self._first_start = {name: len(mission.starts(name)) for name in AGENTS}
+        self._runs = self._invocations()
         self._worst: dict[str, dict[str, str]] = {name: {} for name in AGENTS}
         self._reasons: dict[str, set[str]] = {name: set() for name in AGENTS}
 
@@ -65,18 +66,18 @@ class Seen:
             raise AssertionError(f"{error}\n{self}\n{self.log()}") from None
 
     def _look(self) -> None:
-        for watcher in AGENTS:
-            document = self.document(watcher)
+        for who in AGENTS:
+            document = self.document(who)
             if reason := document.get("watcher", {}).get("reason", ""):
-                self._reasons[watcher].add(reason)
+                self._reasons[who].add(reason)
             for row in document.get("peers", ()):
                 worst = self._worst[row["name"]]
-                if WORSE.index(row["status"]) > WORSE.index(worst.get(watcher, WORSE[0])):
-                    worst[watcher] = row["status"]
+                if WORSE.index(row["status"]) > WORSE.index(worst.get(who, WORSE[0])):
+                    worst[who] = row["status"]
 
-    def document(self, watcher: str) -> dict[str, Any]:
+    def document(self, who: str) -> dict[str, Any]:
         """What a watcher published last."""
-        path = self.mission.bed.root / RUN.lstrip("/") / f"watcher-{watcher}.json"
+        path = self.mission.bed.root / RUN.lstrip("/") / f"watcher-{who}.json"
         document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return document
 
@@ -129,7 +130,18 @@ class Seen:
             for subject, whats in sorted(by_subject.items())
         )
 
+    @property
+    def begun_anew(self) -> tuple[str, ...]:
+        """Watchers that ended, whatever ended them."""
+        runs = self._invocations()
+        return tuple(name for name in AGENTS if runs[name] != self._runs[name])
+
     # What they are made of
+
+    def _invocations(self) -> dict[str, str]:
+        """Each watcher's run, by systemd's id of it."""
+        shown = self.mission.bed.systemctl("show", "--value", "-p", "InvocationID", *map(watcher, AGENTS))
+        return dict(zip(AGENTS, shown.stdout.split(), strict=True))
 
     def orders(self) -> Counter[tuple[str, str, str]]:
         """Peer, action and state of every order."""
@@ -154,8 +166,8 @@ class Seen:
 
     def is_over(self) -> bool:
         """Everybody is healthy to everybody and trusts itself, nothing is owed and nothing held against anybody."""
-        for watcher in AGENTS:
-            document = self.document(watcher)
+        for who in AGENTS:
+            document = self.document(who)
             if document.get("watcher", {}).get("reason", "unknown"):
                 return False
             if {row["status"] for row in document["peers"]} != {"HEALTHY"}:
