@@ -84,6 +84,8 @@ class Keeper:
             work()
         except WatchdogError as error:
             self._say_once(error.one_line())
+        except Exception:  # a mistake of ours does not end the looking
+            log.exception("looking after the isolations failed")
         else:
             self._trouble = ""
 
@@ -100,7 +102,7 @@ class Keeper:
         if intents.in_force() or intents.shadows() or intents.drifting():
             for repair in reconcile.reconcile(self._place, clock.moment(), patient=True):
                 self._on_repair(repair)
-                if LOST_PINS & set(repair.kinds):
+                if self._ready_slots and LOST_PINS & set(repair.kinds):
                     builder.ensure_slots(self._place.pins, self._place.build_lock, self._ready_slots)
         self.views = tuple(view_of(intent, self._place) for intent in intents.in_force())
 
