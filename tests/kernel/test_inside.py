@@ -19,13 +19,14 @@ from tests.kernel.conftest import MakeCgroup, RunInside, remove_cgroup
 from tests.kernel.isolation_bed import NOW, WHY, Host, moment, ours_at
 from tests.kernel.netns import Netns
 from watchdog import clock
-from watchdog.actions import flow_facts, holding, inside, isolation
+from watchdog.actions import flow_facts, holding, inside, isolation, programs
 from watchdog.actions.reconcile import reconcile
 from watchdog.inspector import Inspector
 from watchdog.intents import Allowed, State
 from watchdog.kernel import cgroups, freezer, gate, slots, visitor
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers.base import FROZEN
+from watchdog.kernel.programs import GUARD_IN, GUARD_OUT
 from watchdog.kernel.slots import Counters, Traffic
 from watchdog.paths import catalogue, facts, probe
 from watchdog.paths.words import Need
@@ -292,6 +293,21 @@ def test_one_watcher_looks_and_the_others_see_that_it_has(host: Host, agent: Cgr
     assert host.place.intents.get(intent).state is State.ISOLATED
 
 
+def test_what_a_restart_leaves_is_the_keepers(host: Host, agent: Cgroup) -> None:
+    """systemd attaches what the drop-in names, and no more: nobody's doing, and no opening that is told."""
+    intent = host.isolate(agent).intent
+    slot = programs.recorded(intent.held_by, host.place)
+    gate.detach(agent, {slot.programs[each.name] for each in (GUARD_IN, GUARD_OUT)})
+    assert inside.verify_if_due(intent, host.place, clock.moment()) is None
+    assert host.place.intents.get(intent).inside is None
+    [repair] = reconcile(host.place, clock.moment(), patient=True)
+    assert repair.expected
+    assert inside.verify_if_due(intent, host.place, clock.moment()) is None
+    seen = host.place.intents.get(intent).inside
+    assert seen is not None
+    assert seen.passed
+
+
 KILLED = """
 import sys, time
 from watchdog.kernel import cgroups
@@ -323,6 +339,19 @@ def eventually() -> Callable[[Callable[[], bool]], None]:
             time.sleep(0.01)
 
     return wait
+
+
+def test_verify_tries_it_and_says_what_is_open_until_it_is_not(host: Host, agent: Cgroup) -> None:
+    target = ("--cgroup", str(agent.path))
+    assert host.mesh("isolate", *target, "--reason", "it lies").status == 0
+    opened(agent)
+    seen = host.mesh("verify", *target, "--inside", "--json")
+    assert seen.status == 1
+    assert "new raw socket: ICMP" in " ".join(seen.document["inside"]["wrong"])
+    assert "tried from inside, it got through: " in " ".join(seen.document["gaps"])
+    host.mesh("reconcile")
+    again = host.mesh("verify", *target, "--json")
+    assert (again.status, again.document["inside"]["passed"]) == (0, True)
 
 
 # doctor --coverage

@@ -94,8 +94,11 @@ OK, PARTIAL = 0, 4
 
 
 def is_whole(told: dict[str, Any]) -> bool:
-    """Whether all of ours is in force; the exit status says what is open to the agent nevertheless: it is root."""
+    """Whether all of ours is in force, and nothing was found open that ought to be stopped; the exit status says what
+    is open to the agent nevertheless: it is root."""
     is_open = any(path["coverage"] == "not covered" for path in told["paths"])
+    tried = told.get("inside") or {"passed": None}
+    assert tried["passed"] is not False, tried
     return (told["holds"], told["gaps"], told["exit"]) == (True, [], PARTIAL if is_open else OK)
 
 

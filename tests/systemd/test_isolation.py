@@ -209,7 +209,7 @@ def test_a_lost_journal_is_rebuilt_with_unit_and_peer(host: Mission) -> None:
     assert repair["target"] == "shield"
     assert host.document("release", "shield", *WHY)["exit"] == OK
     host.bed.systemctl("start", UNIT)
-    assert not is_cut_off(host)
+    wait_for(lambda: not is_cut_off(host), "it is cut off still")
 
 
 # After a reboot

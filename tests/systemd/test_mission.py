@@ -98,6 +98,8 @@ def cut_off(mission: Mission, starts: int) -> None:
     verified = mission.document("verify", "shield")
     assert is_whole(verified), verified
     assert verified["dropped"]["egress"]["packets"] > 0
+    inside = wait_for(lambda: mission.document("verify", "shield")["inside"], "no watcher tried it from inside")
+    assert (inside["passed"], inside["wrong"]) == (True, []), inside
     assert mission.heard("shield") == heard
     wait_for(
         lambda: mission.told("shield").count(("FIRING", "alert_architect", "CRITICAL")), "the architect was not told"

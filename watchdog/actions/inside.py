@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from watchdog import allowlist
-from watchdog.actions import isolation, programs, targets
+from watchdog.actions import holding, isolation, programs, targets
 from watchdog.actions.place import Place, glance
 from watchdog.actions.reconcile import Repair
 from watchdog.clock import Moment
@@ -32,8 +32,8 @@ from watchdog.paths.probe import Finding, Outcome
 from watchdog.paths.words import Coverage, Facts, Layer
 
 EVERY_S = 60.0
-DEADLINE_S = 4.0
-"""For one look, its processes started and gone again; seen: 0.4 s."""
+DEADLINE_S = 3.0
+"""For one look; then what does not answer is killed, which may take a moment more. Seen: 0.4 s for all of it."""
 
 FROZEN_NOW = "it is frozen: nothing in it runs"
 
@@ -54,31 +54,32 @@ def is_due(intent: Intent, at: Moment) -> bool:
     return age_s is None or age_s >= EVERY_S
 
 
-def look(intent: Intent, place: Place, at: Moment) -> Inside:
+def look(intent: Intent, place: Place, at: Moment, here: Sequence[Cgroup] | None = None) -> Inside:
     """Try everything that can be tried from inside, once, and compare it with what is meant to be covered.
 
-    Takes `DEADLINE_S` at most. That nothing could be tried is an answer, with its reason.
+    Takes `DEADLINE_S` at most. That nothing could be tried is an answer, with its reason. `here` is where it is known
+    to be; it is found out where it is not given.
     """
 
-    def wrong(found: Sequence[Finding], here: tuple[Cgroup, ...], at_home: bool) -> list[Finding]:
+    def wrong(found: Sequence[Finding], here: Sequence[Cgroup], at_home: bool) -> list[Finding]:
         target = targets.target_of(intent, programs.recorded(intent.held_by, place), place, here)
         allow = [each for each in intent.why.allow or () if each.until is None or not each.until.is_over(at)]
         return open_of(found, meant(sequence.standings(target), at_home=at_home), allow)
 
-    return _look(intent, place, at, wrong)
+    return _look(glance(intent.where, place.root) if here is None else here, place, at, wrong)
 
 
 def look_freed(intent: Intent, place: Place, at: Moment) -> Inside:
     """The same after a release: everything should get through."""
-    return _look(intent, place, at, lambda found, *_: [each for each in found if each.outcome is Outcome.STOPPED])
+    here = glance(intent.where, place.root)
+    return _look(here, place, at, lambda found, *_: [each for each in found if each.outcome is Outcome.STOPPED])
 
 
-Wrong = Callable[[Sequence[Finding], tuple[Cgroup, ...], bool], Sequence[Finding]]
+Wrong = Callable[[Sequence[Finding], Sequence[Cgroup], bool], Sequence[Finding]]
 """Which findings are otherwise than they should be, in these cgroups, tried where the agent is or not."""
 
 
-def _look(intent: Intent, place: Place, at: Moment, wrong: Wrong) -> Inside:
-    here = glance(intent.where, place.root)
+def _look(here: Sequence[Cgroup], place: Place, at: Moment, wrong: Wrong) -> Inside:
     if not here:
         return untried(at, "nothing of it runs: it has no cgroup now")
     began_s = time.monotonic()
@@ -100,11 +101,14 @@ def _findings(cgroup: Cgroup, place: Place) -> tuple[list[Finding], bool]:
     until_s = time.monotonic() + DEADLINE_S
     with locked(_lock(place), DEADLINE_S):
         netns = _netns(cgroup)
-        found = probe.probe_from_inside(cgroup, netns=netns, deadline_s=DEADLINE_S)
+        found = probe.probe_from_inside(cgroup, netns=netns, deadline_s=_left_s(until_s))
         if netns is None or _is_telling(found):
             return found, True
-        left_s = max(0.0, until_s - time.monotonic())
-        return probe.probe_from_inside(cgroup, deadline_s=left_s), False
+        return probe.probe_from_inside(cgroup, deadline_s=_left_s(until_s)), False
+
+
+def _left_s(until_s: float) -> float:
+    return max(0.0, until_s - time.monotonic())
 
 
 def _is_telling(found: Iterable[Finding]) -> bool:
@@ -177,9 +181,11 @@ def _told(at: Moment, found: Sequence[Finding], wrong: Iterable[Finding], took_s
 # What is found open is closed
 
 
-def verify(intent: Intent, place: Place, at: Moment) -> tuple[Intent, Repair | None]:
+def verify(
+    intent: Intent, place: Place, at: Moment, here: Sequence[Cgroup] | None = None
+) -> tuple[Intent, Repair | None]:
     """Look, close what is found open, and write down what was seen; what was done about it, where that is news."""
-    found = look(intent, place, at)
+    found = look(intent, place, at, here)
     if not found.wrong:
         return place.intents.note_inside(intent, found), None
     current, trouble = _put_back(intent, place, at)
@@ -251,7 +257,12 @@ def verify_if_due(intent: Intent, place: Place, at: Moment) -> Repair | None:
         return None
     try:
         with locked(place.run / "inside-watch.lock", 0.0):
-            current = place.intents.get(intent)
-            return verify(current, place, at)[1] if is_due(current, at) else None
+            with place.alone():  # and so not while a keeper is at work on it
+                current = place.intents.get(intent)
+                here = glance(current.where, place.root)
+                # A unit that was just restarted has not all of it yet: the keeper's, which is nobody's doing.
+                if not is_due(current, at) or holding.verify(current, place).restarted:
+                    return None
+            return verify(current, place, at, here)[1]
     except LockBusy:
         return None

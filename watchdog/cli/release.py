@@ -50,10 +50,10 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
         output.words(f"{intent.name} is released: {report.place_of(result)}", f"  {report.dropped_in_words(result)}")
         output.words(*(f"  {line}" for line in report.flows_in_words(result)))
         output.words(*(f"  but {gap}" for gap in result.gaps))
+        notices = tell(settings, place, intent, Action.ALERT, Severity.CRITICAL, reason, EventState.RESOLVED)
         freed = inside.look_freed(result.intent, place, clock.moment())
         result = replace(result, intent=replace(result.intent, inside=freed))
         output.words(*(f"  {line}" for line in report.inside_in_words(freed, report.FREE)))
-        notices = tell(settings, place, intent, Action.ALERT, Severity.CRITICAL, reason, EventState.RESOLVED)
     output.document("release", 1, report.facts_of(result) | {"reason": reason, "notices": notices})
     output.words(*(f"  {notice}" for notice in notices))
     return Exit.PARTIAL if result.gaps else Exit.OK

@@ -42,7 +42,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
         if intent is None:
             return _without_intent(output, name_of(wanted), locate.locate(wanted, settings, place).where, place)
         result = holding.verify(intent, place)
-        if from_inside:
+        if from_inside or (intent.inside is not None and intent.inside.wrong):  # who put it back since does not say
             found = inside.look(intent, place, clock.moment())
             result = replace(result, intent=place.intents.note_inside(intent, found))
         result = _with_inside(result)
