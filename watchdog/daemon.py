@@ -137,7 +137,10 @@ class Daemon:
             for repair in reconcile.reconcile(self.place, clock.moment()):
                 self._tell_repair(repair)
             self.keeper.sweep()
-            tc.load()  # now, not when a link appears
+            if self.place.intents.in_force():
+                tc.load()  # now, not when a link appears
+            else:
+                tc.check()
         except WatchdogError as error:
             self._announce("not-ready", f"this host cannot isolate now: {error.one_line()}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +16,7 @@ from watchdog.config import Config
 from watchdog.errors import WatchdogError
 from watchdog.host import systemd
 from watchdog.intents import Why
+from watchdog.kernel import tc
 from watchdog.mesh.coordinator import Coordinator, Order, Outcome
 from watchdog.paths.words import Coverage
 
@@ -40,6 +42,7 @@ class HostActions:
         if peer.unit is None and peer.restart is None:
             return Outcome(failed=True, detail="the configuration names neither a unit nor a restart command for it")
         result = restart(_restart_target(peer), self.settings.restart_timeout)
+        _get_ready()
         return Outcome(failed=not result.worked, detail=result.detail)
 
     def isolate(self, order: Order) -> Outcome:
@@ -90,6 +93,12 @@ class HostActions:
         peer = self.settings.peer(order.peer)
         assert peer is not None, "orders are given for configured peers only"
         return peer
+
+
+def _get_ready() -> None:
+    """An isolation may follow, in some minutes: what it imports is imported now."""
+    with suppress(WatchdogError):  # told when the watcher started
+        tc.load()
 
 
 def _restart_target(peer: config.Peer) -> RestartTarget:
