@@ -19,6 +19,7 @@ import msgspec
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.errors import JournalCorrupt
 from watchdog.journal import Journal
+from watchdog.moved import Moved
 
 NO_FACTS: Mapping[str, object] = MappingProxyType({})
 
@@ -57,6 +58,8 @@ class Where:
     unit: str = ""
     peer: str = ""
     """The configured peer; empty for a target that is none."""
+    moved: Moved | None = None
+    """Where its processes were before this cgroup was made for them; None where it was theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +274,9 @@ class Intents:
 
     def _audit(self, intent: Intent, at: datetime, facts: Mapping[str, object] = NO_FACTS) -> None:
         more: dict[str, object] = {"trouble": intent.trouble} if intent.trouble else {}
+        if intent.where.moved is not None:
+            more["moved_from"] = intent.where.moved.cgroup
+            more["moved_processes"] = [was.pid for was in intent.where.moved.processes]
         if intent.why.allow is not None:
             more["allow"] = [str(each) for each in intent.why.allow]
         self._journal.record(

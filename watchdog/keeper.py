@@ -131,4 +131,5 @@ def view_of(intent: Intent, place: Place) -> IsolationView:
         dropped=Dropped(dropped.ingress.packets, dropped.ingress.bytes, dropped.egress.packets, dropped.egress.bytes),
         drift="; ".join(result.gaps),
         paths=result.verdicts,
+        moved_from=intent.where.moved.cgroup if intent.where.moved else "",
     )

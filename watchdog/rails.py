@@ -14,6 +14,8 @@ class Facts:
     """What was found out about a target before it is isolated."""
 
     is_root_cgroup: bool = False
+    is_moved: bool = False
+    """It gets a cgroup of its own: what it holds is the agent's processes and nobody else."""
     holds_init: bool = False
     holds_self: bool = False
     """The very process that is asked to isolate it."""
@@ -60,7 +62,12 @@ def objections(facts: Facts) -> list[str]:
 
 def never(facts: Facts) -> list[str]:
     """What not even --force allows: it would take the host with it, and the way to undo it."""
-    return ["it is the root cgroup: the whole host would be cut off"] if facts.is_root_cgroup else []
+    found = ["it is the root cgroup: the whole host would be cut off"] if facts.is_root_cgroup else []
+    if facts.is_moved and facts.holds_init:
+        found.append("PID 1 and all that descends from it would be stopped and moved")
+    elif facts.is_moved and facts.holds_self:
+        found.append("this very process would be stopped and moved with it")
+    return found
 
 
 def _listed(strangers: Sequence[str]) -> str:

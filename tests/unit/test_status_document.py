@@ -76,6 +76,7 @@ GOLDEN = {
             "peer": "shield",
             "unit": "shield.service",
             "cgroup": "/sys/fs/cgroup/system.slice/shield.service",
+            "moved_from": None,
             "since": "2026-03-01T02:52:40.250000Z",
             "level": "network",
             "reason": "3 restarts did not help; still no answer within 5 s",

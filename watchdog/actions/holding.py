@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from watchdog.actions import allowing, drift, noted, programs, renamed, targets
+from watchdog.actions import allowing, drift, noted, programs, renamed, targets, whereabouts
 from watchdog.actions.place import Place, Sight, look
 from watchdog.host import processes, unit_filters
 from watchdog.intents import Intent, Where, With
@@ -76,8 +76,10 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     standings = [Standing(sequence.PACKETS.name, gaps=tuple(at_hooks)), *beyond] if stopped else []
     looked = facts.look(stopped, whose.look(target)) if stopped else None
     later = next_start(intent, place, sight)
-    idle = not there and (bool(later) or not intent.where.unit)
-    others = [IDLE] if idle and not later else []
+    ended = whereabouts.has_ended(intent.where, place.root)
+    idle = ended or (not there and (bool(later) or not intent.where.unit))
+    others = [whereabouts.ENDED if ended else IDLE] if idle and not later else []
+    others += whereabouts.gaps(intent.where, place.root)
     away = [f"{processes.describe(each.pid)} {drift.LEFT}" for each in noted.moved_out(intent, place, there)]
     others += away + _pins_gone(intent.held_by, place)
     if name := renamed.name_now(intent, place, sight):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from watchdog import clock
-from watchdog.actions import adopt, allowing, flow_facts, holding, noted, programs, renamed, targets
+from watchdog.actions import adopt, allowing, flow_facts, holding, moving, noted, programs, renamed, targets
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, glance, look
 from watchdog.errors import KernelRefused, WatchdogError
@@ -106,6 +106,7 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot:
     if slot is None:
         intent, slot = _with_programs(renamed.follow(intent, place, now), place, now)
     not_allowed = allowing.put_in_force(intent, slot)  # before anything is attached: what it lets pass never stops
+    intent = moving.move_in(intent, slot, place, now, step)
     seen = glance(intent.where, place.root)
     if moved := noted.moved_out(intent, place, seen):
         seen = seen or noted.made_again(intent, place)
@@ -175,7 +176,7 @@ def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_
     flows = flow_facts.of(intent, dropped, clock.moment())
     intent = place.intents.change(intent, State.RELEASING, now)
     step("intended")
-    _free(intent, place, step)
+    stays = _free(intent, place, step)
     facts: dict[str, object] = {"flows": flows} if flows else {}
     if dropped:
         facts["dropped_packets"] = dropped.ingress.packets + dropped.egress.packets
@@ -183,18 +184,21 @@ def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_
     intent = place.intents.change(intent, State.RELEASED, now, trouble="", facts=facts)
     noted.forget(intent, place)
     step("released")
-    return Result(intent, changed=True, holds=True, gaps=tuple(above), dropped=dropped, flows=flows)
+    return Result(intent, changed=True, holds=True, gaps=(*stays, *above), dropped=dropped, flows=flows)
 
 
 def finish_undo(intent: Intent, place: Place, now: datetime) -> None:
     """Take back what an isolation that failed had begun; also what a killed one left to do. With the lock held."""
-    _free(intent, place)
-    place.intents.change(intent, State.FAILED, now)
+    stays = _free(intent, place)
+    place.intents.change(intent, State.FAILED, now, trouble="; ".join([*filter(None, [intent.trouble]), *stays]))
     noted.forget(intent, place)
 
 
-def _free(intent: Intent, place: Place, step: Step = no_step) -> None:
-    """Take away what holds the target, the drop-in first, the packet hooks last; raises when something stays."""
+def _free(intent: Intent, place: Place, step: Step = no_step) -> list[str]:
+    """Take away what holds the target, the drop-in first, the packet hooks last; raises when something stays.
+
+    Processes that were moved go back at the very end; returns what of them could not, a sentence each.
+    """
     if intent.where.unit:
         unit_filters.remove_filters(intent.where.unit, base=place.drop_ins)
         step("unlasting")
@@ -212,6 +216,7 @@ def _free(intent: Intent, place: Place, step: Step = no_step) -> None:
         raise KernelRefused(
             f"{intent.name} is not free: {'; '.join(left)}", hint="run the release again; watchdog-mesh verify says why"
         )
+    return moving.move_back(intent.where, place, step)
 
 
 class _Found(Packets):
@@ -254,9 +259,9 @@ def wanted(intent: Intent, where: Where, why: Why) -> Intent:
 
 def _joined(known: Where, named: Where) -> Where:
     """What is known of a target, with what was named now: a cgroup may turn out to be a unit's, or a peer's."""
-    same = known.cgroup == named.cgroup and known.cgroup_id == named.cgroup_id
+    same = known.cgroup == named.cgroup and (known.moved or known.cgroup_id == named.cgroup_id)
     cgroup = known if same or not named.cgroup else named
-    return Where(cgroup.cgroup, cgroup.cgroup_id, named.unit or known.unit, named.peer or known.peer)
+    return replace(cgroup, unit=named.unit or known.unit, peer=named.peer or known.peer)
 
 
 def _longer(known: Why, asked: Why) -> Why:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchdog import config, rails
-from watchdog.actions import adopt
+from watchdog.actions import adopt, moving, whereabouts
 from watchdog.actions.place import Place, glance, look, unit_cgroup
 from watchdog.config import Config
 from watchdog.errors import Refused, UsageError
@@ -43,8 +43,16 @@ class Located:
     agent: frozenset[int] | None
 
 
-def locate(named: Named, settings: Config, place: Place) -> Located:
-    """Find the target on this host. Raises UsageError when there is none, or when it may be several."""
+def locate(named: Named, settings: Config, place: Place, *, adopt_it: bool = False) -> Located:
+    """Find the target on this host. Raises UsageError when there is none, or when it may be several.
+
+    With `adopt_it` one that shares its cgroup with strangers is where a cgroup is to be made for it.
+    """
+    found = _of_named(named, settings, place)
+    return replace(found, where=moving.apart(found.where, found.agent, place)) if adopt_it else found
+
+
+def _of_named(named: Named, settings: Config, place: Place) -> Located:
     if named.peer:
         return _of_peer(named.peer, settings, place)
     if named.unit:
@@ -53,7 +61,7 @@ def locate(named: Named, settings: Config, place: Place) -> Located:
         found = _of_processes(AgentSelector(pid=named.pid), "", place)
     else:
         found = _of_cgroup(Path(named.cgroup), "", place)
-    return replace(found, where=replace(found.where, peer=_peer_of(found.where, settings, place)))
+    return replace(found, where=replace(found.where, peer=_peer_of(found, settings, place)))
 
 
 def configured_peer(name: str, settings: Config) -> config.Peer:
@@ -79,20 +87,23 @@ def _of_peer(name: str, settings: Config, place: Place) -> Located:
     return _of_processes(selector_of(peer), peer.name, place)
 
 
-def _peer_of(where: Where, settings: Config, place: Place) -> str:
+def _peer_of(found: Located, settings: Config, place: Place) -> str:
     """The configured peer that was meant without its name: it is isolated as that peer, and every watcher knows."""
-    known = place.peers.get(where.unit, "") or place.peers.get(where.cgroup, "")
+    where = found.where
+    known = where.peer or place.peers.get(where.unit, "") or place.peers.get(where.cgroup, "")
     if known or not where.cgroup:
         return known
     by_process = [peer for peer in settings.peers if peer.selector and peer.selector[0] not in WHOLE_CGROUP]
-    return next((peer.name for peer in by_process if _runs_in(peer, where.cgroup, place)), "")
+    return next((peer.name for peer in by_process if _runs_in(peer, found, place)), "")
 
 
-def _runs_in(peer: config.Peer, cgroup: str, place: Place) -> bool:
+def _runs_in(peer: config.Peer, found: Located, place: Place) -> bool:
     try:
-        return _of_processes(selector_of(peer), peer.name, place).where.cgroup == cgroup
+        its = _of_processes(selector_of(peer), peer.name, place)
     except UsageError:
         return False  # it does not run, or not in one cgroup
+    same = found.agent is None or its.agent is None or bool(found.agent & its.agent)
+    return same and its.where.cgroup == found.where.cgroup
 
 
 def selector_of(peer: config.Peer) -> AgentSelector:
@@ -121,6 +132,8 @@ def _at(cgroup: Cgroup, peer: str) -> Where:
 
 def _of_processes(how: AgentSelector, peer: str, place: Place) -> Located:
     found = agents.find(how)
+    if (moved := whereabouts.known(found, place)) is not None:
+        return Located(replace(moved, peer=peer or moved.peer), None)
     places = {cgroups.of_pid(process.pid, place.root) for process in found}
     gone = [process for process in found if not processes.still_same(process)]
     if gone:
@@ -137,12 +150,12 @@ def check_rails(located: Located, settings: Config, place: Place, *, force: bool
     """Raises Refused with every reason that speaks against it; with `force` the reasons come back instead."""
     facts = facts_of(located, settings, place)
     if never := rails.never(facts):
-        raise Refused(f"{_name(located.where)} is not isolated: {'; '.join(never)}", hint="name a child cgroup of it")
+        hint = "name the process that is meant, and none above it" if facts.is_moved else "name a child cgroup of it"
+        raise Refused(f"{_name(located.where)} is not isolated: {'; '.join(never)}", hint=hint)
     found = rails.objections(facts)
     if found and not force:
-        raise Refused(
-            f"{_name(located.where)} is not isolated: {'; '.join(found)}", hint="if that is meant, say --force"
-        )
+        hint = "if that is meant, say --force" + ("; or move it out of there, with --adopt" if facts.strangers else "")
+        raise Refused(f"{_name(located.where)} is not isolated: {'; '.join(found)}", hint=hint)
     return found
 
 
@@ -150,16 +163,20 @@ def facts_of(located: Located, settings: Config, place: Place) -> rails.Facts:
     """What the rails ask about a target."""
     where, found = located.where, glance(located.where, place.root)
     inside = {pid for cgroup in found for pid in cgroups.processes(cgroup)}
+    strangers = inside - located.agent if located.agent is not None and where.moved is None else set()
+    if where.moved is not None:
+        inside = {process.pid for process in whereabouts.family(where, place.root)}
     others = [intent for intent in place.intents.in_force() if not _same(intent.where, where)]
     above = {parent.pid for parent in processes.ancestors(os.getpid())} - {INIT_PID}
     return rails.Facts(
         is_root_cgroup=any(cgroup.is_root for cgroup in found),
+        is_moved=where.moved is not None,
         holds_init=INIT_PID in inside,
         holds_self=os.getpid() in inside,
         holds_watcher=bool(inside & (published.pids(place.run) - {os.getpid()})),
         holds_caller=bool(inside & above),
         holds_sshd=any(processes.name_of(pid) in SSHD for pid in inside),
-        strangers=[_described(pid) for pid in sorted(inside - located.agent)] if located.agent is not None else [],
+        strangers=[_described(pid) for pid in sorted(strangers)],
         isolated_now=[intent.name for intent in others],
         max_isolated=settings.isolation.max_isolated,
         peers_left=_peers_left(where, {intent.where.peer for intent in others}, settings),

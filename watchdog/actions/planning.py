@@ -6,16 +6,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watchdog.actions import allowing, isolation, programs, targets
+from watchdog.actions import allowing, isolation, programs, targets, whereabouts
 from watchdog.actions.isolation import Rails, no_rails
 from watchdog.actions.place import Place, look
-from watchdog.host import unit_filters
+from watchdog.host import processes, unit_filters
 from watchdog.intents import State, Where, Why
 from watchdog.kernel import cgroups, common, gate
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers import sequence, whose
 from watchdog.kernel.layers.base import NETWORK, Target
+from watchdog.kernel.layers.base import Layer as Measure
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.programs import COMMON_SETS, GATE
 from watchdog.kernel.slots import Slot
@@ -48,6 +49,8 @@ class Plan:
     looked: Looked | None = None
     foreign: tuple[str, ...] = ()
     """Other tools' programs at the same hooks. They stay."""
+    moves: tuple[str, ...] = ()
+    """Processes that would be moved into a cgroup that would be made for them."""
 
     @property
     def name(self) -> str:
@@ -92,6 +95,8 @@ def plan(
 
 def _planned(where: Where, why: Why, place: Place, target: Target, *, ready: bool, changed: bool) -> Plan:
     steps = tuple(sequence.standings(target))
+    if where.moved is not None and not target.cgroups:
+        return _planned_move(where, why, target, place, ready=ready)
     looked = facts.look(target.cgroups, whose.look(target))
     will_hold = {Layer(each.layer) for each in steps if not each.not_applicable and not each.missing}
     drop_in = unit_filters.drop_in(where.unit, place.drop_ins) if where.unit else None
@@ -108,6 +113,19 @@ def _planned(where: Where, why: Why, place: Place, target: Target, *, ready: boo
         looked,
         tuple(other for cgroup in target.cgroups for other in _foreign(cgroup)),
     )
+
+
+def _planned_move(where: Where, why: Why, target: Target, place: Place, *, ready: bool) -> Plan:
+    """What is open to it is looked up once it is there: now it shares its cgroup."""
+    steps = (_step_of(layer, target) for layer in sequence.LAYERS)
+    moves = tuple(processes.describe(each.pid) for each in whereabouts.family(where, place.root))
+    return Plan(where, why, True, (), len(moves), tuple(steps), None, ready, moves=moves)
+
+
+def _step_of(layer: Measure, target: Target) -> Standing:
+    if not_applicable := layer.not_applicable(target) if layer is sequence.FREEZE else "":
+        return Standing(layer.name, not_applicable=not_applicable)
+    return Standing(layer.name, missing=layer.missing(target.common), gaps=("its cgroup is not made yet",))
 
 
 def _foreign(cgroup: Cgroup) -> list[str]:

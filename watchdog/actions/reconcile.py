@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from watchdog.actions import adopt, drift, holding, isolation, noted, programs, shadow, suspects
+from watchdog.actions import adopt, drift, holding, isolation, noted, programs, shadow, suspects, whereabouts
 from watchdog.actions.drift import NOTHING, Kind
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, look
@@ -172,6 +172,11 @@ def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], 
         isolation.finish_release(intent, place, at.utc)
         until = rfc3339(intent.why.until.utc)
         return Repair(intent.name, f"isolated until {until}", "released: its time is over")
+    if intent.state is State.ISOLATING and whereabouts.has_ended(intent.where, place.root):
+        isolation.finish_undo(intent, place, at.utc)
+        return Repair(
+            intent.name, "its isolation was cut short, and its processes have ended", "what was begun is undone"
+        )
     return _restore(intent, place, at, stopped, patient=patient)
 
 

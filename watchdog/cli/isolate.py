@@ -39,6 +39,9 @@ LONGEST_S = 365 * 24 * 3600.0
 @allow_options
 @click.option("--shadow", "as_shadow", is_flag=True, help="Count what would be dropped, and drop nothing.")
 @click.option("--level", type=click.Choice([NETWORK, FROZEN]), help="Cut off and running, or cut off and stopped.")
+@click.option(
+    "--adopt", "adopt_it", is_flag=True, help="Where it shares its cgroup, make one for it and move it there."
+)
 @paths_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what would hold then, and do nothing.")
 @click.option("--force", is_flag=True, help="Although a safety rail speaks against it.")
@@ -50,6 +53,7 @@ def verb(
     ttl: str | None,
     as_shadow: bool,
     level: str | None,
+    adopt_it: bool,
     dry_run: bool,
     all_paths: bool,
     force: bool,
@@ -64,13 +68,15 @@ def verb(
     stated(reason, "--reason")
     if as_shadow and dry_run:
         raise UsageError("--shadow and --dry-run exclude each other", hint="a shadow drops nothing either")
+    if as_shadow and adopt_it:
+        raise UsageError("--shadow and --adopt exclude each other", hint="a shadow changes nothing, and moves nobody")
     if incident is not None:
         stated(incident, "--incident")
     until = _until(given_span_s(ttl, "--ttl", LONGEST_S)) if ttl is not None else None
     need_root()
     settings = configured(config_path)
     with place_of(settings) as place:
-        located = locate.locate(wanted, settings, place)
+        located = locate.locate(wanted, settings, place, adopt_it=adopt_it)
         allowed = allow.of(located.where.peer, settings)
         why = Why(reason, incident or "", level or "", asdict(who()), until, allow=allowed)
         if as_shadow:
@@ -152,6 +158,7 @@ def _say(output: Output, result: Result) -> None:
         output.words(f"{name} is cut off in part: {report.place_of(result)}")
     else:
         output.words(f"{name} is isolated{frozen}: {report.place_of(result)}")
+    output.words(*(f"  {line}" for line in report.moved_in_words(result)))
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
     output.words(*(f"  {line}" for line in report.allowed_in_words(result)))
     if result.intent.why.until:

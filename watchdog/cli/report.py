@@ -10,7 +10,7 @@ from watchdog.actions import flow_facts
 from watchdog.actions.holding import Result
 from watchdog.actions.planning import Plan
 from watchdog.clock import rfc3339
-from watchdog.intents import Allowed, Inside
+from watchdog.intents import Allowed, Inside, Where
 from watchdog.kernel.layers.base import FROZEN
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.slots import Counters, Traffic
@@ -36,6 +36,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         "peer": intent.where.peer or None,
         "unit": intent.where.unit or None,
         "cgroup": intent.where.cgroup or None,
+        "moved": _moved(intent.where),
         "state": intent.state.value,
         "level": intent.why.level,
         "reason": intent.why.reason,
@@ -81,6 +82,26 @@ def inside_in_words(inside: Inside | None, right: str = STOPPED) -> list[str]:
     if inside.wrong:
         return [f"NOT as it should be, tried from inside ({when}): {right} but {', '.join(inside.wrong)}"]
     return [f"verified from inside ({when}): {inside.tried} tries, {inside.stopped} stopped: {right}"]
+
+
+def _moved(where: Where) -> dict[str, Any] | None:
+    """Who was moved into a cgroup that was made for it, and from where; null where the cgroup is the agent's own."""
+    moved = where.moved
+    if moved is None:
+        return None
+    return {
+        "from": moved.cgroup,
+        "processes": [was.pid for was in moved.processes],
+        "unclear": [was.pid for was in moved.unclear],
+    }
+
+
+def moved_in_words(result: Result) -> list[str]:
+    """Where its processes were before, for people."""
+    moved = result.intent.where.moved
+    if moved is None:
+        return []
+    return [f"moved there from {moved.cgroup}: {_processes(len(moved.processes))}; a release moves back"]
 
 
 def _agent(looked: Looked) -> dict[str, Any]:
@@ -153,6 +174,7 @@ def plan_facts_of(plan: Plan) -> dict[str, Any]:
         "allow": [_allowed(each) for each in why.allow or ()],
         "would_change": plan.changed,
         "cgroups": [str(cgroup.path) for cgroup in plan.cgroups],
+        "moved": _moved(where),
         "processes": plan.processes,
         "layers": [_layer(each) for each in plan.steps],
         "drop_in": str(plan.drop_in) if plan.drop_in else None,
@@ -166,10 +188,12 @@ def plan_facts_of(plan: Plan) -> dict[str, Any]:
 def plan_in_words(plan: Plan) -> list[str]:
     """What isolate would do, for people."""
     held = ", ".join(str(cgroup.path) for cgroup in plan.cgroups) or "no cgroup now: nothing of it runs"
+    held = plan.where.cgroup if plan.moves else held
     if not plan.changed:
         return [f"{plan.name} is isolated already, and nothing would be changed: {held}"]
     lines = [*(f"Although {objection} (--force)" for objection in plan.why.overruled)]
     lines += [f"{plan.name} would be isolated, and nothing was done: {held}, {_processes(plan.processes)}"]
+    lines += [f"  would be moved there: {each}" for each in plan.moves]
     lines += [] if plan.ready else ["  no programs wait for it: they would be built first, which takes seconds"]
     lines += [f"  {_step(each)}" for each in plan.steps]
     lines += [f"  unit: {plan.drop_in} would be written, and systemd would read it"] if plan.drop_in else []

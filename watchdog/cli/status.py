@@ -135,7 +135,7 @@ def _print(
         frozen = " and frozen" if view.level == FROZEN else ""
         output.words(
             f"ISOLATED {view.peer or where}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
-            f"  {where}",
+            f"  {where}{f', moved there from {view.moved_from}' if view.moved_from else ''}",
             f"  dropped: {counted(view.dropped.egress_packets, 'packet')} out, {view.dropped.ingress_packets:,} in",
         )
         say = report.paths_in_words if all_paths else report.paths_in_short

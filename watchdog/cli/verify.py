@@ -51,6 +51,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     whole = "holds in part" if result.is_partial else "holds"
     verdict = whole if result.holds else "DOES NOT HOLD"
     output.words(f"The isolation of {intent.name} {verdict}: {report.place_of(result)}")
+    output.words(*(f"  {line}" for line in report.moved_in_words(result)))
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
     output.words(
         *(f"  {line}" for line in report.inside_in_words(result.intent.inside)), f"  {report.dropped_in_words(result)}"

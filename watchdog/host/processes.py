@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
-PPID, STARTED = 1, 19
-"""Places of the fields ppid (4) and starttime (22) of /proc/PID/stat, counted after the command's name."""
+PPID, FLAGS, STARTED = 1, 6, 19
+"""Places of the fields ppid (4), flags (9) and starttime (22) of /proc/PID/stat, counted after the command's name."""
+PF_KTHREAD = 0x00200000
+"""<linux/sched.h>: a thread of the kernel's own."""
 DEAD = ("Z", "X")
 """States of a process that has ended: it runs nothing and waits to be reaped."""
 COMMAND_SHOWN = 60
@@ -32,9 +34,45 @@ class Process:
 def of_pid(pid: int) -> Process | None:
     """The running process with this number; None when there is none, or only a zombie."""
     fields = _stat(pid)
-    if fields is None or fields[0] in DEAD:
+    if fields is None or (fields[0] in DEAD and not _has_threads(pid)):
         return None
     return Process(pid, int(fields[STARTED]))
+
+
+def has_lost_leader(pid: int) -> bool:
+    """Whether its first thread has ended and others run: the kernel shows it as a zombie, without descriptors."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] in DEAD and _has_threads(pid)
+
+
+def running_thread(pid: int) -> int:
+    """Its first thread; another one where that has ended, which is in the cgroup that it ended in."""
+    if not has_lost_leader(pid):
+        return pid
+    threads = sorted(int(name) for name in os.listdir(PROC / str(pid) / "task"))  # noqa: PTH208 -- as below
+    return next((thread for thread in threads if (of := _stat(thread)) is not None and of[0] not in DEAD), pid)
+
+
+def _has_threads(pid: int) -> bool:
+    try:
+        return len(os.listdir(PROC / str(pid) / "task")) > 1  # noqa: PTH208 -- half the time
+    except OSError:
+        return False
+
+
+def is_init(pid: int) -> bool:
+    """Whether it is the init of its pid namespace, to which orphans go."""
+    try:
+        lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+    except GONE:
+        return False
+    return any(line.split()[-1] == "1" for line in lines if line.startswith("NSpid:"))
+
+
+def is_kernel_thread(pid: int) -> bool:
+    """Whether it is the kernel's own."""
+    fields = _stat(pid)
+    return fields is not None and bool(int(fields[FLAGS]) & PF_KTHREAD)
 
 
 def still_same(process: Process) -> bool:
@@ -91,19 +129,21 @@ def _parents(pid: int) -> Iterator[int]:
 
 def descendants(process: Process) -> list[Process]:
     """Its children, their children and so on. What was orphaned has another parent and is not among them."""
+    return [each for each in families([process]) if each.pid != process.pid]
+
+
+def families(of: Iterable[Process]) -> list[Process]:
+    """Those of them that still run, and all that descend from them, the oldest first."""
     children: dict[int, list[int]] = {}
     for pid in pids():
         if (fields := _stat(pid)) is not None:
             children.setdefault(int(fields[PPID]), []).append(pid)
-    if not still_same(process):
-        return []
-    return _running(_below(process.pid, children))
-
-
-def _below(pid: int, children: dict[int, list[int]]) -> Iterator[int]:
-    for child in children.get(pid, ()):
-        yield child
-        yield from _below(child, children)
+    found = dict.fromkeys(process.pid for process in of if still_same(process))
+    todo = list(found)
+    for pid in todo:
+        todo.extend(child for child in children.get(pid, ()) if child not in found)  # it grows while it is walked
+        found |= dict.fromkeys(children.get(pid, ()))
+    return sorted(_running(found), key=lambda process: (process.started_ticks, process.pid))
 
 
 def name_of(pid: int) -> str:

@@ -266,6 +266,11 @@ def processes(cgroup: Cgroup) -> set[int]:
     return {pid for each in tree(cgroup) for pid in _own_processes(each.path) - visitor.pids(each.path)}
 
 
+def own_processes(cgroup: Cgroup) -> set[int]:
+    """As `processes`, without those below it."""
+    return _own_processes(cgroup.path)
+
+
 def _own_processes(path: Path) -> set[int]:
     try:
         return {int(line) for line in (path / "cgroup.procs").read_text().split()}

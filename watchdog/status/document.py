@@ -72,6 +72,8 @@ class IsolationView:
     """What differs between the journal's intent and the kernel; empty when they agree."""
     paths: tuple[Verdict, ...] = ()
     """What holds of it, path by path; none while nothing of it runs."""
+    moved_from: str = ""
+    """The cgroup that its processes shared before this one was made for them; empty where it is their own."""
 
     @property
     def uncovered(self) -> tuple[Verdict, ...]:
@@ -214,6 +216,7 @@ def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
         "peer": isolation.peer,
         "unit": isolation.unit,
         "cgroup": isolation.cgroup,
+        "moved_from": isolation.moved_from or None,
         "since": rfc3339(isolation.since),
         "level": isolation.level,
         "reason": isolation.reason,

@@ -1,0 +1,97 @@
+"""Moving processes between cgroups, and the cgroup that is made for them.
+
+A process moves whole, with all its threads; a child is born where its parent is then, never between the two. Its
+sockets stay the old cgroup's. Moving one takes 0.02 ms, and one that is moved into a frozen cgroup stops there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+from watchdog.errors import KernelRefused
+from watchdog.kernel import cgroups
+from watchdog.kernel.cgroups import Cgroup, CgroupGone
+
+DOMAIN = "domain"
+"""The type of a cgroup that any process may be in, as almost all are."""
+
+EMPTY_TIMEOUT_S = 1.0
+"""Until what is ending in a cgroup has ended, so that it can be removed."""
+
+PROCS_FILE = "cgroup.procs"
+
+
+def make(parent: Cgroup, name: str) -> Cgroup:
+    """The cgroup of this name below `parent`, made now where it is not there.
+
+    Below, since that is always allowed: a cgroup with processes of its own cannot hand controllers to its children
+    (the "no internal processes" rule of cgroup v2), and the limits of `parent` go on to hold.
+    """
+    with cgroups.opened(parent) as fd:
+        try:
+            os.mkdir(name, dir_fd=fd)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise KernelRefused(f"no cgroup can be made in {parent.path}: {error.strerror}") from error
+    made = cgroups.resolve(parent.path / name, parent.root)
+    kind = (made.path / "cgroup.type").read_text().strip()
+    if kind != DOMAIN:
+        made.path.rmdir()
+        raise KernelRefused(
+            f"{parent.path} is divided by threads: a cgroup in it is {kind!r}", hint="isolate it whole, with --cgroup"
+        )
+    return made
+
+
+def put(pid: int, cgroup: Cgroup) -> bool:
+    """Move a process; False where it is gone. KernelRefused where it may not be moved."""
+    with cgroups.opened(cgroup) as folder:
+        try:
+            fd = os.open(PROCS_FILE, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
+        except OSError as error:
+            raise CgroupGone(f"the cgroup {cgroup.path} is gone") from error
+        try:
+            os.write(fd, str(pid).encode())
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                return False
+            if error.errno == errno.ENODEV:
+                raise CgroupGone(f"the cgroup {cgroup.path} is gone") from error
+            raise KernelRefused(f"process {pid} cannot be moved to {cgroup.path}: {error.strerror}") from error
+        finally:
+            os.close(fd)
+    return True
+
+
+def remove(top: Cgroup, timeout_s: float = EMPTY_TIMEOUT_S) -> bool:
+    """Remove a cgroup and those made in it, deepest first; False where something is in there still. One that is gone,
+    or another's by now, is fine."""
+    deadline_s = time.monotonic() + timeout_s
+    if not cgroups.exists(top):
+        return True
+    return all(_remove_one(each.path, deadline_s) for each in reversed(list(cgroups.tree(top))))
+
+
+def _remove_one(path: Path, deadline_s: float) -> bool:
+    while True:
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.005)
+        else:
+            return True
+
+
+def cgroups_processes(path: Path) -> bool:
+    try:
+        return "populated 1" in (path / "cgroup.events").read_text()
+    except OSError:
+        return False
