@@ -19,7 +19,7 @@ from tests.kernel.isolation_bed import NOW, WHY, Host, moment, ours_at
 from watchdog.actions import holding, isolation, locate, moving, whereabouts
 from watchdog.actions.isolation import Step, no_step
 from watchdog.actions.locate import Named
-from watchdog.actions.reconcile import reconcile
+from watchdog.actions.reconcile import Repair, reconcile
 from watchdog.config import without_file
 from watchdog.errors import KernelRefused, Refused, WatchdogError
 from watchdog.host import processes
@@ -75,6 +75,11 @@ def bed(host: Host, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside) -> Ite
     named.run(SLEEP)
     yield Bed(host, old, named, stranger)
     (old.path / "cgroup.kill").write_text("1")  # children, too: they have the pipes that the fixtures wait for
+
+
+def repaired(bed: Bed) -> list[Repair]:
+    """What a reconcile found of the bed's."""
+    return [each for each in reconcile(bed.host.place, moment()) if str(bed.old.path) in each.target]
 
 
 def place_of(pid: int, bed: Bed) -> Path:
@@ -321,7 +326,7 @@ def test_all_of_it_ends_while_isolated(bed: Bed) -> None:
     bed.agent.process.wait()
     while cgroups.processes(Cgroup(bed.new()[0], intent.where.cgroup_id, bed.old.root)):
         pass
-    assert reconcile(bed.host.place, moment()) == []
+    assert repaired(bed) == []
     seen = holding.verify(intent, bed.host.place)
     assert (seen.idle, seen.gaps) == (True, (whereabouts.ENDED,))
     assert bed.release() == ()
@@ -341,7 +346,7 @@ def test_one_that_was_taken_out_is_brought_back(bed: Bed) -> None:
     (bed.old.path / "cgroup.procs").write_text(str(bed.agent.pid))
     (said,) = holding.verify(intent, bed.host.place).gaps
     assert f"pid {bed.agent.pid} " in said
-    (repair,) = reconcile(bed.host.place, moment())
+    (repair,) = repaired(bed)
     assert (repair.failed, repair.done) == (False, "isolated again")
     assert place_of(bed.agent.pid, bed) == bed.new()[0]
     assert "frozen 0" in (bed.new()[0] / "cgroup.events").read_text()
@@ -359,6 +364,20 @@ def test_its_old_cgroup_is_gone(bed: Bed) -> None:
     assert f"the cgroup they were in, {bed.old.path}, is gone" in said
     assert place_of(bed.agent.pid, bed) == Path(intent.where.cgroup)
     assert (bed.host.attached(), bed.agent.outcome("dial(INET, 9)")) == ([], "ECONNREFUSED")
+
+
+def test_the_journal_is_lost(bed: Bed) -> None:
+    """The cgroup itself says where its processes were."""
+    intent = bed.adopt()
+    bed.host.close()
+    bed.host.state = bed.host.folder / "another"
+    (repair,) = repaired(bed)
+    assert "adopted as an isolation" in repair.done
+    (found,) = bed.host.place.intents.in_force()
+    assert (found.where.cgroup, found.where.moved is not None) == (intent.where.cgroup, True)
+    assert bed.release() == ()
+    assert place_of(bed.agent.pid, bed) == bed.old.path
+    assert nothing_left(bed)
 
 
 def test_another_boot(bed: Bed) -> None:
@@ -432,6 +451,8 @@ def test_the_command(bed: Bed) -> None:
     assert "moved there from" in bed.host.mesh("status").out
     back = bed.host.mesh("release", "--pid", str(bed.agent.pid), "--reason", "over")
     assert back.status == OK, back.err
+    assert f"moved back to {bed.old.path}, and the cgroup that was made is gone" in back.out
+    assert f"moved there from {bed.old.path}" in bed.host.mesh("history").out
     assert nothing_left(bed)
 
 

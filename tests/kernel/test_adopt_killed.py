@@ -11,7 +11,7 @@ from tests.kernel.agents import agent
 from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.dying import Count, DyingJournal, Work, killed_at_return, returns_of, survived
 from tests.kernel.isolation_bed import Host, moment
-from tests.kernel.test_adopt import CHILD, SLEEP, Bed, place_of
+from tests.kernel.test_adopt import CHILD, SLEEP, Bed, place_of, repaired
 from watchdog.actions import holding
 from watchdog.actions.isolation import Step, no_step
 from watchdog.actions.reconcile import reconcile
@@ -79,7 +79,7 @@ def as_meant(bed: Family) -> State | None:
     for intent in in_force:
         seen = holding.verify(intent, bed.host.place)
         assert (seen.holds, seen.gaps) == (True, ())
-    assert reconcile(bed.host.place, moment()) == []
+    assert repaired(bed) == []
     return in_force[0].state if in_force else None
 
 

@@ -16,10 +16,11 @@ from watchdog.actions.place import Place
 from watchdog.errors import WatchdogError
 from watchdog.host import systemd, unit_filters
 from watchdog.intents import Intent, State, Where, Why, With
-from watchdog.kernel import cgroups, gate, libbpf, slots
+from watchdog.kernel import cgroups, gate, libbpf, moves, slots
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import freeze
 from watchdog.kernel.layers.base import FROZEN, NETWORK
+from watchdog.moved import Moved
 
 REASON = "found cut off, and in no intent"
 UNPINNED = "adopted"
@@ -85,7 +86,9 @@ def _unpinned(found: Collection[int]) -> With:
 
 def _begin(where: Where, held: With, place: Place, now: datetime) -> Intent:
     peer = place.peers.get(where.unit, "") or place.peers.get(where.cgroup, "")
-    where = Where(where.cgroup, where.cgroup_id, where.unit, peer)
+    origin = moves.origin_of(_cgroup(where, place)) if where.cgroup else None
+    moved = Moved(str(origin.path), origin.inode, clock.boot_id()) if origin else None
+    where = Where(where.cgroup, where.cgroup_id, where.unit, peer, moved)
     level = FROZEN if where.cgroup and freeze.mark_of(_cgroup(where, place)) == FROZEN else NETWORK
     return place.intents.begin(where, Why(REASON, level=level), held, now, State.ISOLATED)
 

@@ -80,8 +80,10 @@ def move_in(intent: Intent, slot: Slot, place: Place, now: datetime, step: Step)
         return intent  # once isolated, what leaves is brought back as for every cgroup: watchdog.actions.noted
     new = whereabouts.there(intent.where, place.root)
     if new is None:
-        new = moves.make(Cgroup(Path(moved.cgroup), moved.cgroup_id, place.root), Path(intent.where.cgroup).name)
+        old = Cgroup(Path(moved.cgroup), moved.cgroup_id, place.root)
+        new = moves.make(old, Path(intent.where.cgroup).name)
         step("made")
+        moves.note_origin(new, old)
     if intent.where.cgroup_id != new.inode:
         intent = place.intents.change(intent, intent.state, now, where=replace(intent.where, cgroup_id=new.inode))
         step("noted")

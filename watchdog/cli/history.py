@@ -56,6 +56,8 @@ def _line(record: dict[str, Any]) -> str:
     """One record for people: the facts they ask for first; --json has them all."""
     whom = next((str(record[key]) for key in WHOM if record.get(key)), "")
     facts = [str(record[key]) for key in TOLD if record.get(key)]
+    if record.get("moved_from"):
+        facts.append(f"moved there from {record['moved_from']}")
     by = record.get("by")
     if isinstance(by, dict):
         by = f"{by.get('user', '')} (login {by['login']})" if by.get("login") else by.get("user")

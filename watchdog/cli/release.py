@@ -48,7 +48,7 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
         place.journal.record(clock.utc_now(), "release asked for", target=intent.name, reason=reason, by=asdict(who()))
         result = isolation.release(intent, place, clock.utc_now())
         output.words(f"{intent.name} is released: {report.place_of(result)}", f"  {report.dropped_in_words(result)}")
-        output.words(*(f"  {line}" for line in report.flows_in_words(result)))
+        output.words(*(f"  {line}" for line in [*report.moved_in_words(result), *report.flows_in_words(result)]))
         output.words(*(f"  but {gap}" for gap in result.gaps))
         notices = tell(settings, place, intent, Action.ALERT, Severity.CRITICAL, reason, EventState.RESOLVED)
         freed = inside.look_freed(result.intent, place, clock.moment())

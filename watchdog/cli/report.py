@@ -10,7 +10,7 @@ from watchdog.actions import flow_facts
 from watchdog.actions.holding import Result
 from watchdog.actions.planning import Plan
 from watchdog.clock import rfc3339
-from watchdog.intents import Allowed, Inside, Where
+from watchdog.intents import Allowed, Inside, State, Where
 from watchdog.kernel.layers.base import FROZEN
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.slots import Counters, Traffic
@@ -97,10 +97,12 @@ def _moved(where: Where) -> dict[str, Any] | None:
 
 
 def moved_in_words(result: Result) -> list[str]:
-    """Where its processes were before, for people."""
+    """Where its processes were before, or are again, for people."""
     moved = result.intent.where.moved
     if moved is None:
         return []
+    if result.intent.state is State.RELEASED:
+        return [] if result.gaps else [f"moved back to {moved.cgroup}, and the cgroup that was made is gone"]
     return [f"moved there from {moved.cgroup}: {_processes(len(moved.processes))}; a release moves back"]
 
 

@@ -23,6 +23,9 @@ EMPTY_TIMEOUT_S = 1.0
 
 PROCS_FILE = "cgroup.procs"
 
+ORIGIN = "trusted.watchdog-mesh.moved-from"
+"""The attribute of a cgroup that was made: id and path of the one that its processes were in. It outlives a journal."""
+
 
 def make(parent: Cgroup, name: str) -> Cgroup:
     """The cgroup of this name below `parent`, made now where it is not there.
@@ -45,6 +48,23 @@ def make(parent: Cgroup, name: str) -> Cgroup:
             f"{parent.path} is divided by threads: a cgroup in it is {kind!r}", hint="isolate it whole, with --cgroup"
         )
     return made
+
+
+def note_origin(made: Cgroup, old: Cgroup) -> None:
+    """Write where its processes were on a cgroup that was made."""
+    try:
+        os.setxattr(made.path, ORIGIN, b"%d %s" % (old.inode, os.fsencode(old.path)))
+    except OSError as error:
+        raise KernelRefused(f"cannot write an attribute of {made.path}: {error.strerror}") from error
+
+
+def origin_of(cgroup: Cgroup) -> Cgroup | None:
+    """Where the processes were that it was made for; None for every other cgroup."""
+    try:
+        inode, _, path = os.getxattr(cgroup.path, ORIGIN).partition(b" ")
+        return Cgroup(Path(os.fsdecode(path)), int(inode), cgroup.root)
+    except (OSError, ValueError):
+        return None
 
 
 def put(pid: int, cgroup: Cgroup) -> bool:

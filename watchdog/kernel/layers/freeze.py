@@ -81,8 +81,11 @@ def let_run(cgroup: Cgroup) -> None:
         return
     with suppress(CgroupGone):
         freezer.end(cgroup)
-    with suppress(FileNotFoundError):
+    try:
         os.removexattr(cgroup.path, MARK)
+    except OSError as error:
+        if error.errno not in _NO_MARK:  # another mesh's reconcile may have seen it, too
+            raise KernelRefused(f"cannot take the mark from {cgroup.path}: {error.strerror}") from error
 
 
 @contextmanager
