@@ -452,6 +452,7 @@ def test_the_command(bed: Bed) -> None:
     back = bed.host.mesh("release", "--pid", str(bed.agent.pid), "--reason", "over")
     assert back.status == OK, back.err
     assert f"moved back to {bed.old.path}, and the cgroup that was made is gone" in back.out
+    assert "verified from inside" in back.out
     assert f"moved there from {bed.old.path}" in bed.host.mesh("history").out
     assert nothing_left(bed)
 

@@ -111,6 +111,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "peer": None,
         "unit": None,
         "cgroup": str(agent.path),
+        "moved": None,
         "level": "network",
         "reason": "it lies",
         "incident": "INC-7",

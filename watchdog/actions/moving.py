@@ -157,6 +157,14 @@ def move_back(where: Where, place: Place, step: Step) -> list[str]:
     return [f"its processes stay in {new.path} ({stay}): {why or 'it cannot be removed'}"]
 
 
+def returned(intent: Intent, place: Place) -> Intent:
+    """After a release: the intent with its processes where they are again, for who wants to look at them there."""
+    where, moved = intent.where, intent.where.moved
+    if moved is None or moved.cgroup == str(place.root) or whereabouts.there(where, place.root) is not None:
+        return intent
+    return replace(intent, where=replace(where, cgroup=moved.cgroup, cgroup_id=moved.cgroup_id, moved=None))
+
+
 def _empty(where: Where, new: Cgroup, place: Place, step: Step) -> str:
     """Move everybody out; why not, if anybody stays."""
     moved = where.moved

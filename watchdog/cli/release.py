@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from watchdog import clock
-from watchdog.actions import adopt, inside, isolation, locate, shadow
+from watchdog.actions import adopt, inside, isolation, locate, moving, shadow
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place, look
 from watchdog.cli import report
@@ -51,7 +51,7 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
         output.words(*(f"  {line}" for line in [*report.moved_in_words(result), *report.flows_in_words(result)]))
         output.words(*(f"  but {gap}" for gap in result.gaps))
         notices = tell(settings, place, intent, Action.ALERT, Severity.CRITICAL, reason, EventState.RESOLVED)
-        freed = inside.look_freed(result.intent, place, clock.moment())
+        freed = inside.look_freed(moving.returned(result.intent, place), place, clock.moment())
         result = replace(result, intent=replace(result.intent, inside=freed))
         output.words(*(f"  {line}" for line in report.inside_in_words(freed, report.FREE)))
     output.document("release", 1, report.facts_of(result) | {"reason": reason, "notices": notices})
