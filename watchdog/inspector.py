@@ -49,6 +49,8 @@ class Inspector:
                 self.turn()
             except WatchdogError as error:
                 self._say_once(error.one_line())
+            except Exception:  # a mistake of ours does not end the looking
+                log.exception("trying the isolations from inside failed")
             else:
                 self._trouble = ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,8 @@ from watchdog.actions import inside
 from watchdog.cli import report
 from watchdog.clock import Moment
 from watchdog.intents import Allowed, Inside, Intent, State, Where, Why, With
-from watchdog.kernel import visitor
+from watchdog.kernel import memory, visitor
+from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.flows import Flow
 from watchdog.kernel.layers.sequence import LAYERS, Standing
 from watchdog.kernel.programs import Hook
@@ -122,6 +124,31 @@ def test_what_people_are_told(seen: Inside | None, said: str) -> None:
 )
 def test_what_passes(seen: Inside, passed: bool | None) -> None:
     assert seen.passed is passed
+
+
+@pytest.mark.parametrize(
+    ("limit", "current", "inactive", "is_short"),
+    [
+        ("max", 500, 0, False),
+        ("1000", 900, 0, False),
+        ("1000", 901, 0, True),
+        ("1000", 1000, 100, False),
+        ("1000", 1200, 0, True),
+        (None, 0, 0, False),
+    ],
+)
+@pytest.mark.parametrize("above", [False, True])
+def test_where_memory_is_short_nothing_is_tried(
+    tmp_path: Path, limit: str | None, current: int, inactive: int, is_short: bool, above: bool
+) -> None:
+    agent = tmp_path / "system.slice/agent.service"
+    agent.mkdir(parents=True)
+    if limit is not None:
+        limited = agent.parent if above else agent
+        (limited / "memory.max").write_text(f"{limit}\n")
+        (limited / "memory.current").write_text(f"{current}\n")
+        (limited / "memory.stat").write_text(f"anon 3\ninactive_file {inactive}\n")
+    assert bool(memory.shortage(Cgroup(agent, 7, tmp_path), 100)) is is_short
 
 
 def test_every_socket_that_waits_has_a_port_of_its_own() -> None:
