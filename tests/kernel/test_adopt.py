@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.agents import agent
-from tests.kernel.conftest import MakeCgroup, RunInside
+from tests.kernel.conftest import MakeCgroup, RunInside, remove_cgroup
 from tests.kernel.inside import Inside
 from tests.kernel.isolation_bed import NOW, WHY, Host, moment, ours_at
 from watchdog.actions import holding, isolation, locate, moving, whereabouts
@@ -277,6 +277,8 @@ def test_an_orphan_that_may_be_its_own_is_told(bed: Bed) -> None:
             os.kill(middle, signal.SIGUSR1)
             with Path(f"/proc/{bed.agent.pid}/fd/{pipe}").open() as read:
                 told.append(int(read.readline()))
+            while processes.of_pid(middle):  # until then the next scan finds it by its parent
+                pass
 
     intent = bed.adopt(at)
     (orphan,) = told
@@ -378,6 +380,25 @@ def test_the_journal_is_lost(bed: Bed) -> None:
     assert bed.release() == ()
     assert place_of(bed.agent.pid, bed) == bed.old.path
     assert nothing_left(bed)
+
+
+def test_from_the_root_cgroup(host: Host, run_in_cgroup: RunInside, v2_root: Path) -> None:
+    """Where everything is that nobody has put anywhere. What it made there is not dropped, and that is said."""
+    root = Cgroup(v2_root, v2_root.stat().st_ino, v2_root)
+    bed = Bed(host, root, agent(run_in_cgroup, root), agent(run_in_cgroup, root))
+    bed.agent.run("made = listening(INET, DGRAM)")
+    new = Path(bed.where().cgroup)
+    try:
+        intent = bed.adopt()
+        assert (Path(intent.where.cgroup), place_of(bed.agent.pid, bed)) == (new, new)
+        said = "; ".join(holding.verify(intent, host.place).gaps)
+        assert "made in the root cgroup, which is never touched" in said
+        assert bed.agent.outcome("socket.socket(INET, DGRAM).sendto(b'new', ('127.0.0.1', 9))") == "EPERM"
+        assert bed.release() == ()
+        assert place_of(bed.agent.pid, bed) == v2_root
+        assert not new.exists()
+    finally:
+        remove_cgroup(new)
 
 
 def test_another_boot(bed: Bed) -> None:

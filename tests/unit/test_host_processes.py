@@ -18,6 +18,13 @@ from watchdog.host.processes import Process
 SLEEPS = "print('ready', flush=True); import time; time.sleep(600)"
 FAMILY = "import os\nif os.fork() == 0: os.fork() or print('ready', flush=True)\nimport time; time.sleep(600)"
 
+LEADERLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+print('ready', flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
 
 @pytest.fixture
 def start() -> Iterator[Start]:
@@ -69,6 +76,31 @@ def test_descendants_over_two_generations(start: Start) -> None:
     child, grandchild = processes.descendants(top)
     assert [each.pid for each in processes.ancestors(grandchild.pid)][:2] == [child.pid, top.pid]
     assert processes.descendants(Process(top.pid, 0)) == []
+
+
+def test_families_of_several_are_told_once_and_the_oldest_first(start: Start) -> None:
+    top = process_of(start(sys.executable, "-c", FAMILY))
+    child, grandchild = processes.descendants(top)
+    assert processes.families([grandchild, top, child]) == [top, child, grandchild]
+    assert processes.families([Process(top.pid, 0), grandchild]) == [grandchild]
+
+
+def test_a_process_without_its_first_thread_runs(start: Start) -> None:
+    started = start(sys.executable, "-c", LEADERLESS)
+    while not processes.has_lost_leader(started.pid):
+        assert started.poll() is None
+    assert processes.of_pid(started.pid) is not None
+    thread = processes.running_thread(started.pid)
+    assert thread != started.pid
+    assert Path(f"/proc/{started.pid}/task/{thread}").exists()
+    assert processes.running_thread(os.getpid()) == os.getpid()
+
+
+def test_the_kernels_own_and_inits() -> None:
+    assert not processes.is_kernel_thread(os.getpid())
+    assert not processes.is_kernel_thread(2**22 + 1)
+    assert not processes.is_init(os.getpid())
+    assert processes.is_init(1)
 
 
 def test_the_cgroup_of_a_process() -> None:
