@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from watchdog.actions.ownership import Ownerships
 from watchdog.actions.place import Place, configured
 from watchdog.actions.reconcile import Repair
 from watchdog.config import Config, Peer
-from watchdog.errors import WatchdogError
+from watchdog.errors import JournalFailed, WatchdogError
 from watchdog.heartbeat import Pulse, read_key
 from watchdog.host import unit_filters
 from watchdog.host.readiness import KeepAlive, notify
@@ -134,8 +134,7 @@ class Daemon:
             builder.ensure_slots(self.place.pins, self.place.build_lock, READY_SLOTS)
             stale.prune_stale(self.place.pins, self.place.build_lock, keep=slots_in_use(self.place))
             self.outbox.prune(clock.utc_now() - EVENTS_KEPT)
-            for repair in reconcile.reconcile(self.place, clock.moment()):
-                self._tell_repair(repair)
+            self._restore()
             self.keeper.sweep()
             if self.place.intents.in_force():
                 tc.load()  # now, not when a link appears
@@ -149,10 +148,31 @@ class Daemon:
         self._keep_alive.turn(clock.now_s())
 
     def _publish(self) -> None:
+        self._mend_journal()
         try:
             published.publish(self.settings.paths.run, self.name, build(self.view()))
         except OSError as error:
             log.error("cannot write the status to %s: %s", self.settings.paths.run, error.strerror)
+
+    def _mend_journal(self) -> None:
+        """A journal damaged while it is used is kept and told of as one found so at the start.
+
+        What is cut off is adopted at once: in a new journal nobody is isolated, and watchers doubt themselves for two
+        rounds only.
+        """
+        if not self.place.journal.found_damaged:
+            return
+        told = journal.set_aside_if_damaged(self.settings.paths.state, clock.utc_now())
+        self.place.journal.found_damaged = False
+        if told:
+            with suppress(JournalFailed):  # that it was replaced is said once to each thread
+                self.place.journal.data_version()
+            self._announce("journal", told)
+            self._restore()
+
+    def _restore(self) -> None:
+        for repair in reconcile.reconcile(self.place, clock.moment()):
+            self._tell_repair(repair)
 
     def _log_and_send(self, escalation: Escalation) -> None:
         log.warning("%s %s %s: %s", escalation.severity, escalation.peer_name, escalation.action, escalation.reason)
@@ -191,7 +211,7 @@ def run(settings: Config, own: Peer | None) -> None:
     with ExitStack() as stack:
         stack.enter_context(published.only_one(settings.paths.run, settings.self_name))
         opened, trouble = stack.enter_context(opened_or_set_aside(settings.paths.state))
-        place = configured(settings, opened)
+        place = configured(settings, opened, own)
         daemon = Daemon(settings, own, place, trouble)
         daemon.start()
         stack.callback(daemon.stop)

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class Journal:
         self._local = threading.local()
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._in_memory = None if path else database.connect_in_memory()
+        self.found_damaged = False
+        """Whether somebody who used it came upon damage."""
         self._closed = False
         self._lock = threading.Lock()
 
@@ -128,10 +130,14 @@ class Journal:
     @contextmanager
     def _used(self) -> Iterator[Connection]:
         """This thread's connection, which nobody closes meanwhile; in memory it is one thread's at a time."""
-        with translated(self.path):
-            connection = self._connection()
-            with connection.lock:
-                yield connection
+        try:
+            with translated(self.path):
+                connection = self._connection()
+                with connection.lock:
+                    yield connection
+        except JournalCorrupt:
+            self.found_damaged = True
+            raise
 
     @contextmanager
     def transaction(self, *, flushed: bool = True) -> Iterator[sqlite3.Connection]:
@@ -240,11 +246,33 @@ def open_or_set_aside(state: Path, at: datetime) -> tuple[Journal, str]:
             try:
                 return Journal.open(state), ""
             except JournalCorrupt as error:
-                kept = set_aside(state, at)
-                found = error.message.partition(";")[0]
-                begun = Journal.open(state)
-                begun.record(at, SET_ASIDE, kept=str(kept), found=found)
-                return begun, f"{found}; it is kept as {kept}, and a new one was begun"
+                return _begun_anew(state, error.message.partition(";")[0], at)
+
+
+def set_aside_if_damaged(state: Path, at: datetime) -> str:
+    """What is to be told when the journal proves to be damaged, also deep inside: as above. Empty when it is whole."""
+    with _held(state):
+        if not (found := _damage(state)):
+            return ""
+        begun, told = _begun_anew(state, found, at)
+        begun.close()
+    return told
+
+
+def _damage(state: Path) -> str:
+    try:
+        with closing(Journal.open(state)) as opened:
+            problems = opened.damage()
+            return f"the journal {opened.path} is damaged ({problems[0]})" if problems else ""
+    except JournalCorrupt as error:
+        return error.message.partition(";")[0]
+
+
+def _begun_anew(state: Path, found: str, at: datetime) -> tuple[Journal, str]:
+    kept = set_aside(state, at)
+    begun = Journal.open(state)
+    begun.record(at, SET_ASIDE, kept=str(kept), found=found)
+    return begun, f"{found}; it is kept as {kept}, and a new one was begun"
 
 
 def set_aside(state: Path, at: datetime) -> Path:

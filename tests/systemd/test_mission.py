@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.systemd.mission_bed import AGENTS, INTERVAL_S, Mission, is_whole, wait_for, watcher
+from tests.systemd.mission_bed import AGENTS, INTERVAL_S, STATE, Mission, is_whole, wait_for, watcher
 from tests.systemd.testbed import Testbed
 
 pytestmark = pytest.mark.systemd
@@ -149,3 +149,25 @@ def nothing_was_doubled_or_forgotten(mission: Mission, starts: int) -> None:
     assert told["FIRING", "alert", "MEDIUM"] == 1
     assert mission.mesh("history", "--verify").returncode == 0
     assert mission.mesh("status").returncode == 0
+
+
+def test_a_journal_damaged_under_running_watchers_is_kept_told_of_and_begun_anew(mission: Mission) -> None:
+    """What is cut off stays so all the while, and can be let back afterwards."""
+    assert mission.document("isolate", "sidecar", "--reason", "drill")["holds"]
+    heard, told = mission.heard("sidecar"), len(mission.hooks())
+    spoil = f"dd if=/dev/urandom of=$(readlink -f {STATE}/journal.db) bs=4k count=30 conv=notrunc"
+    mission.bed.run(["sh", "-c", spoil])
+    wait_for(lambda: any("begun" in each for each in reasons(mission, told)), "nobody was told of it")
+    wait_for(lambda: mission.in_force() == [("sidecar", "isolated")], "what is cut off was not adopted")
+    kept = [path.name for path in (mission.bed.root / STATE.lstrip("/")).glob("journal.db.damaged-*")]
+    assert len(kept) == 1
+    assert mission.heard("sidecar") == heard
+    assert mission.orders("sidecar", "restart") == [], "nobody restarts what is isolated"
+    released = mission.document("release", "sidecar", "--reason", "the drill is over")
+    assert (released["exit"], released["changed"]) == (0, True)
+    wait_for(lambda: everybody_is_healthy(mission), "it is not healthy again")
+
+
+def reasons(mission: Mission, first: int) -> list[str]:
+    """Why the architect was told what came after the `first` events."""
+    return [hook["body"]["data"]["reason"] for hook in mission.hooks()[first:]]

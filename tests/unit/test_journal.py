@@ -24,6 +24,7 @@ from watchdog.journal import Journal
 from watchdog.mesh.local import LocalCoordinator
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+PAGE_BYTES = 4096
 INSERT = "INSERT INTO peer (name) VALUES (?)"
 
 
@@ -306,7 +307,7 @@ def garbage(file: Path) -> None:
 
 def torn(file: Path) -> None:
     whole = file.read_bytes()
-    file.write_bytes(whole[:4096] + os.urandom(2048))
+    file.write_bytes(whole[:PAGE_BYTES] + os.urandom(2048))
 
 
 def another_program_s(file: Path) -> None:
@@ -469,3 +470,35 @@ def test_the_coordinator_of_a_journal_in_memory_sees_what_is_changed_beside_it()
     assert one.version() == before, "nothing was changed"
     other.suspect("immune", "shield", 1, Moment(1.0, NOW, "boot"))
     assert one.version() != before
+
+
+def deep_inside(file: Path) -> None:
+    """What a bad sector does: the file opens, and a page in its middle does not read."""
+    with file.open("r+b") as pages:
+        for page in range(4, file.stat().st_size // PAGE_BYTES):
+            pages.seek(page * PAGE_BYTES)
+            pages.write(b"\xa5" * PAGE_BYTES)
+
+
+@pytest.mark.parametrize("damage", [garbage, torn, deep_inside])
+def test_what_is_damaged_while_it_is_used_is_found_kept_and_begun_anew_once(
+    state: Path, damage: Callable[[Path], None]
+) -> None:
+    with closing(Journal.open(state)) as journal:
+        for number in range(200):
+            journal.record(NOW, "before", number=number, filling="x" * 500)
+    file = (state / FILE_NAME).resolve()
+    damage(file)
+    left = file.read_bytes()
+    with closing(Journal(state / FILE_NAME)) as journal:
+        with pytest.raises(JournalCorrupt):
+            journal.trail()
+        assert journal.found_damaged
+        told = journals.set_aside_if_damaged(state, NOW)
+        assert "is damaged" in told
+        assert journals.set_aside_if_damaged(state, NOW) == "", "whoever comes second finds the new one"
+        with suppress(JournalFailed):
+            journal.trail()  # it was replaced, which is said once
+        assert [entry["kind"] for entry in journal.trail()] == [journals.SET_ASIDE]
+    (kept,) = state.glob("journal.db.damaged-*")
+    assert kept.read_bytes() == left

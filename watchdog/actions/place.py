@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watchdog.config import Config
+from watchdog.config import Config, Peer
 from watchdog.errors import HostCannot, SystemdFailed
 from watchdog.host import systemd, unit_filters
 from watchdog.host.systemd import UnitState
@@ -65,17 +65,21 @@ class Place:
             yield
 
 
-def configured(settings: Config, journal: Journal) -> Place:
-    """The place that a configuration names."""
-    peers = {systemd.normalise(peer.unit): peer.name for peer in settings.peers if peer.unit}
-    peers |= {str(peer.cgroup): peer.name for peer in settings.peers if peer.cgroup}
+def configured(settings: Config, journal: Journal, own: Peer | None = None) -> Place:
+    """The place that a configuration names; `own` is the agent of the watcher that asks, which is not its peer.
+
+    It is the others' peer: what is found cut off must have the name that they know it by.
+    """
+    agents = [*settings.peers, own] if own else settings.peers
+    peers = {systemd.normalise(peer.unit): peer.name for peer in agents if peer.unit}
+    peers |= {str(peer.cgroup): peer.name for peer in agents if peer.cgroup}
     return Place(
         journal,
         settings.paths.bpffs,
         settings.paths.run,
         peers=peers,
         host_links=settings.isolation.host_links,
-        host_ends={peer.name: peer.host_end for peer in settings.peers if peer.host_end},
+        host_ends={peer.name: peer.host_end for peer in agents if peer.host_end},
     )
 
 
