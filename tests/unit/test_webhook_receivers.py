@@ -58,10 +58,10 @@ def test_what_arrives() -> None:
         (answers(429, {"Retry-After": "17"}), Retry("HTTP 429", 17.0)),
         (answers(503, {"Retry-After": "Fri, 31 Dec 2199 23:59:59 GMT"}), Retry("HTTP 503", 3600.0)),
         (receivers.garbage, Retry("")),
-        (receivers.reset, Retry("reset the connection")),
-        (receivers.close, Retry("closed the connection without an answer")),
-        (receivers.hang, Retry(f"no answer within {TIMEOUT_S:g} s")),
-        (receivers.drip_headers, Retry(f"no answer within {TIMEOUT_S:g} s: it sent only part of one")),
+        (receivers.reset, Retry("reset the connection", reached=False)),
+        (receivers.close, Retry("closed the connection without an answer", reached=False)),
+        (receivers.hang, Retry(f"no answer within {TIMEOUT_S:g} s", reached=False)),
+        (receivers.drip_headers, Retry(f"no answer within {TIMEOUT_S:g} s: it sent only part of one", reached=False)),
     ],
 )
 def test_every_manner(manner: Manner, answer: Answer) -> None:
@@ -101,7 +101,7 @@ def test_nobody_there() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         receiver = Receiver("a", f"http://127.0.0.1:{taken.getsockname()[1]}/keep-me-out")
-        assert bounded_post(receiver) == Retry("connection refused")
+        assert bounded_post(receiver) == Retry("connection refused", reached=False)
 
 
 @pytest.mark.parametrize("url", ["http://a..b/keep-me-out", "http://[::zz]/keep-me-out", "ftp://a/keep-me-out"])
@@ -135,7 +135,7 @@ def test_tls_wrong(authority: Authority, tmp_path: Path) -> None:
         assert hook.received == []
     with Hook() as plain:
         answer = bounded_post(Receiver("a", plain.url.replace("http:", "https:"), ca_file=authority.cert))
-        assert answer == Retry("does not speak TLS")
+        assert answer == Retry("does not speak TLS", reached=False)
 
 
 def test_tls_system_authorities_do_not_trust_ours(authority: Authority) -> None:
