@@ -92,7 +92,7 @@ class Watcher:
         watched = Watched(endpoint)
         if saved is not None:
             watched.standing, watched.last_seen = saved.standing, saved.last_seen
-            watched.suspected = saved.standing.missed_count > 0
+            watched.suspected = True  # it may have been: the first good answer takes back what was said then
         self._records[peer] = self._coordinator.record(peer, at)
         self.peers[peer] = watched
 

@@ -21,6 +21,11 @@ from watchdog.ladder import Policy
 SCHEDULES = 2_000
 MOST_UNTIL_FOUND = 600
 JOBS = 2
+FAILED_ONCE = (
+    4402,  # a watcher that was killed never took back a suspicion of before
+    4045387,  # a late answer was counted, and the fresh one thrown away
+    7015590,  # a vote of before a restart said that it was in vain
+)
 SEED = 7
 INTERVAL_S = Policy().interval_s
 LATE_S = INTERVAL_S * 0.1 + Policy().timeout_s + 0.5
@@ -34,6 +39,11 @@ def test_nothing_happens_that_must_not() -> None:
     assert len(ran) == SCHEDULES
     assert sum(each.restarts for each in ran) > SCHEDULES, "schedules in which nothing happens prove nothing"
     assert sum(each.isolations for each in ran) > SCHEDULES / 2
+
+
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_a_schedule_that_once_found_a_fault_of_ours(seed: int) -> None:
+    run(seed, SharedJournal(None), Parts())
 
 
 @pytest.mark.parametrize("name", PLANTED)
