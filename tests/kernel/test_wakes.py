@@ -18,6 +18,7 @@ from watchdog.wakes import Wakes, paths_of
 pytestmark = pytest.mark.kernel
 
 LONG_S, SHORT_S = 60.0, 0.3
+TRIES = 5
 
 LIMITED = """
 import logging, sys, time
@@ -53,14 +54,19 @@ def waited_s(wakes: Wakes, timeout_s: float) -> float:
     return time.monotonic() - began_s
 
 
+def is_left_waiting(wakes: Wakes, scratch_cgroup: MakeCgroup) -> bool:
+    scratch_cgroup("other")
+    return waited_s(wakes, SHORT_S) >= SHORT_S
+
+
 def test_only_what_matters_ends_the_waiting(host: Host, wakes: Wakes, scratch_cgroup: MakeCgroup) -> None:
     agent = scratch_cgroup("agent")
     intent = host.isolate(agent).intent
     wakes.follow([intent])
     assert waited_s(wakes, LONG_S) < LONG_S  # it may have changed before it was followed
     wakes.follow([intent])
-    scratch_cgroup("other")
-    assert waited_s(wakes, SHORT_S) >= SHORT_S
+    # The host has news of its own, such as a mount table that changes: they may end one of these, and not all.
+    assert any(is_left_waiting(wakes, scratch_cgroup) for _ in range(TRIES))
     agent.path.rmdir()
     assert waited_s(wakes, LONG_S) < LONG_S
 
