@@ -19,11 +19,16 @@ _Static_assert(sizeof(struct wd_tc_cut_traffic) == 32, "tc_maps.py: CUT_FIELDS")
 /* By the isolation's number; user space makes the entry, so that a stale filter cannot fill the map. */
 BPF_TABLE("percpu_hash", __u32, struct wd_tc_cut_traffic, wd_tc_cut, WD_TC_CUTS);
 
+/* The isolation's number by its tag, the filter's classid. A program sees only the low 16 bits of a classid
+ * (struct qdisc_skb_cb has a u16), and isolations have larger numbers once a kernel has loaded 65,535 programs. */
+BPF_HASH(wd_tc_tag, __u32, __u32, WD_TC_CUTS);
+
 static inline __attribute__((always_inline)) struct wd_tc_cut_traffic *wd_tc_cut_of(struct __sk_buff *skb)
 {
-        __u32 isolation = skb->tc_classid; /* cls_bpf puts the filter's classid there before it runs us */
+        __u32 tag = skb->tc_classid; /* cls_bpf puts the filter's classid there before it runs us */
+        __u32 *isolation = wd_tc_tag.lookup(&tag);
 
-        return wd_tc_cut.lookup(&isolation);
+        return isolation ? wd_tc_cut.lookup(isolation) : NULL;
 }
 
 static inline __attribute__((always_inline)) int wd_tc_cut_off(struct __sk_buff *skb, struct wd_traffic *traffic)

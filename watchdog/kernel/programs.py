@@ -171,7 +171,7 @@ TC_DROP = ProgramSet(
         Program("wd_tc_drop_in", ProgramType.SCHED_CLS),
         Program("wd_tc_drop_out", ProgramType.SCHED_CLS),
     ),
-    maps=("wd_tc_cut",),
+    maps=("wd_tc_cut", "wd_tc_tag"),
 )
 
 COOKIES_MAP = "wd_cookies"

@@ -18,10 +18,13 @@ from watchdog.kernel.programs import TC_DROP, TC_EGRESS, Program, ProgramSet
 from watchdog.kernel.slots import TRAFFIC_FIELDS, Counters, Traffic
 
 CGROUPS_MAP, COOKIES_MAP, COUNT_MAP = TC_EGRESS.maps
-(CUT_MAP,) = TC_DROP.maps
+CUT_MAP, TAG_MAP = TC_DROP.maps
 
 CUT_FIELDS = 2 * TRAFFIC_FIELDS
 """struct wd_tc_cut_traffic in bpf/tc_drop.c: in, out."""
+
+MOST_TAG = 0xFFFF
+"""What a filter's program sees of its classid."""
 
 KEPT_EARLIER = 32
 """Cgroups and sockets of an isolation that are not there any more; both have ids that grow."""
@@ -56,6 +59,30 @@ def end(of: ProgramSet[Program], counter: str, isolation: int) -> None:
     for maps in _loaded(of):
         with libbpf.map_by_id(maps[counter]) as fd:
             libbpf.map_delete(fd, _ISOLATION.pack(isolation))
+
+
+def begin_cut(maps: Maps, isolation: int) -> None:
+    """Make the counter of an isolation that cuts host ends, and the tag that its filters have for a classid."""
+    begin(maps, CUT_MAP, isolation)
+    taken = _tags()
+    wanted = (tag for step in range(MOST_TAG) if (tag := (isolation + step) % MOST_TAG + 1) not in taken)
+    tag = tag_of(isolation) or next(wanted)
+    with libbpf.map_by_id(maps[TAG_MAP]) as fd:
+        libbpf.map_update(fd, _ISOLATION.pack(tag), _ISOLATION.pack(isolation))
+
+
+def tag_of(isolation: int) -> int:
+    """The classid of an isolation's filters at host ends, the same in every load of their programs; 0 where none."""
+    return next((tag for tag, owner in _tags().items() if owner == isolation), 0)
+
+
+def end_cut(isolation: int) -> None:
+    """Remove tag and counter, when no filter of the isolation is at a host end any more."""
+    if tag := tag_of(isolation):
+        for maps in _loaded(TC_DROP):
+            with libbpf.map_by_id(maps[TAG_MAP]) as fd:
+                libbpf.map_delete(fd, _ISOLATION.pack(tag))
+    end(TC_DROP, CUT_MAP, isolation)
 
 
 def enlist(maps: Maps, isolation: int, cgroup_ids: Collection[int], cookies: Collection[int] = ()) -> None:
@@ -126,6 +153,15 @@ def cut(isolation: int) -> Counters:
     return Counters(ingress=received, egress=sent)
 
 
+def _tags() -> dict[int, int]:
+    """Tag to isolation, of all loads."""
+    found: dict[int, int] = {}
+    for maps in _loaded(TC_DROP):
+        with libbpf.map_by_id(maps[TAG_MAP]) as fd:
+            found |= {_ISOLATION.unpack(tag)[0]: isolation for tag, isolation in _entries(fd, _ISOLATION.size)}
+    return found
+
+
 def _read(of: ProgramSet[Program], counter: str, isolation: int, fields: int) -> list[tuple[int, ...]]:
     values = []
     for maps in _loaded(of):
@@ -157,8 +193,9 @@ def _value_bytes(fields: int) -> int:
     return libbpf.possible_cpus() * fields * libbpf.VALUE_ALIGN_BYTES
 
 
-def _entries(fd: int) -> Iterator[tuple[bytes, int]]:
-    for key in libbpf.map_keys(fd, _ID.size):
+def _entries(fd: int, key_bytes: int = _ID.size) -> Iterator[tuple[bytes, int]]:
+    """Keys, and the isolation that each belongs to."""
+    for key in libbpf.map_keys(fd, key_bytes):
         value = libbpf.map_lookup(fd, key, _ISOLATION.size)
         if value is not None:
             yield key, _ISOLATION.unpack(value)[0]

@@ -53,7 +53,7 @@ class Filter:
     name: str = ""
     program_id: int = 0
     classid: int = 0
-    """Of ours: the isolation's number where a filter belongs to one; 0 where all share it."""
+    """Of ours: the isolation's tag where a filter belongs to one; 0 where all share it."""
 
     @property
     def is_ours(self) -> bool:

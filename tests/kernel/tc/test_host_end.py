@@ -6,6 +6,7 @@ import ctypes
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -16,10 +17,10 @@ from tests.kernel.tc.conftest import MakeTarget
 from tests.kernel.tc.worker import at_step, work
 from watchdog.errors import KernelRefused
 from watchdog.kernel import hooks, libbpf, netns, tc_maps, veth
-from watchdog.kernel.layers.base import Layer
+from watchdog.kernel.layers.base import Layer, Target
 from watchdog.kernel.layers.host_end import HostEnd
 from watchdog.kernel.layers.tc import NOT_ALLOWED, Tc
-from watchdog.kernel.programs import ALLOW_MAP, TC_DROP
+from watchdog.kernel.programs import ALLOW_MAP, INGRESS, TC_DROP
 from watchdog.kernel.tc_messages import Link
 from watchdog.kernel.veth import HOSTS_LINK
 
@@ -85,6 +86,32 @@ def test_what_goes_past_the_queueing_layer_and_what_left_the_cgroup(alone: Agent
     assert counted.bytes >= len(datagram)
     alone.process.move(scratch_cgroup("elsewhere").path)
     assert not alone.reaches_peer()
+
+
+@pytest.mark.parametrize("far_on", [0x10000, 0x10000 - 1])
+def test_isolations_whose_numbers_agree_in_16_bits_count_apart(agent: Agent, far_on: int) -> None:
+    """A program sees 16 bits of its filter's classid, and a host that runs for long has larger numbers."""
+    agent.alone()
+    first, second = agent.target, numbered(agent.target, agent.target.isolation_id + far_on)
+    try:
+        for each in (first, second):
+            tc_maps.begin_cut(each.common.maps, each.isolation_id)
+        LAYER.attach(second)
+        assert LAYER.gaps(second) == []
+        assert not agent.reaches_peer()
+        assert tc_maps.cut(second.isolation_id).egress.packets >= 1
+        assert tc_maps.cut(first.isolation_id).egress.packets == 0
+        LAYER.detach(first)
+        assert LAYER.gaps(second) == []
+    finally:
+        LAYER.detach(second)
+    assert agent.reaches_peer()
+
+
+def numbered(target: Target, isolation_id: int) -> Target:
+    """The same target for an isolation of another number."""
+    programs = {**target.slot.programs, INGRESS.name: isolation_id}
+    return replace(target, slot=replace(target.slot, programs=programs), allows=False)
 
 
 def mac_of(space: Netns, device: str) -> str:

@@ -55,7 +55,7 @@ class HostEnd:
             raise KernelRefused(reason)
         ends = _ends(target, reach)
         if ends.found:
-            tc_maps.begin(target.common.maps, tc_maps.CUT_MAP, target.isolation_id)
+            tc_maps.begin_cut(target.common.maps, target.isolation_id)
         covered = tc_links.Covered()
         for place, links in ends.by_place():
             covered += tc_links.cover(place, _wanted(target), links)
@@ -77,9 +77,9 @@ class HostEnd:
         """Open every end that was cut for this isolation, wherever it is now."""
         if not _is_cut(target):
             return
-        mine = (Handle.DROP, target.isolation_id)
+        mine = (Handle.DROP, tc_maps.tag_of(target.isolation_id))
         tc_links.uncover(lambda each: (each.handle, each.classid) == mine)
-        tc_maps.end(TC_DROP, tc_maps.CUT_MAP, target.isolation_id)
+        tc_maps.end_cut(target.isolation_id)
 
 
 def allows(target: Target) -> bool:
@@ -103,8 +103,9 @@ def _is_cut(target: Target) -> bool:
 
 
 def _wanted(target: Target) -> list[Filter]:
+    tag = tc_maps.tag_of(target.isolation_id)
     return [
-        Filter(hook, FIRST_PRIO, Handle.DROP, name=name, program_id=program_id, classid=target.isolation_id)
+        Filter(hook, FIRST_PRIO, Handle.DROP, name=name, program_id=program_id, classid=tag)
         for hook, name in _SIDES
         if (program_id := target.common.programs.get(name))
     ]
