@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -94,7 +95,6 @@ frames = socket.socket(PACKET, RAW, 0)
 fresh_xdp = [socket.socket(44, RAW, 0) for _ in range(9)]
 """
 )
-TUN_PREPARED = PREPARED + "os.mknod('tun_by_another_name', 0o20666, os.makedev(10, 200))"
 REFUSED_OPTIONS = [
     "frames.setsockopt(263, 20, 1)",
     "frames.setsockopt(263, 10, 1)",
@@ -113,7 +113,8 @@ LEFT_ALONE_BY_OPTIONS = [
 REFUSED_DEVICES = [
     "os.close(os.open('/dev/net/tun', os.O_RDWR))",
     "os.close(os.open('/dev/net/tun', os.O_RDONLY))",
-    "os.close(os.open('tun_by_another_name', os.O_RDWR))",
+    "os.close(os.open('../tun_by_another_name', os.O_RDWR))",
+    "os.close(os.open('../tun_by_another_name', os.O_RDONLY))",
 ]
 LEFT_ALONE_BY_DEVICES = [
     "os.close(os.open('/dev/null', os.O_RDWR))",
@@ -123,10 +124,13 @@ LEFT_ALONE_BY_DEVICES = [
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where any agent may bind sockets."""
+    """Where any agent may bind sockets, and open the TUN device: /dev/net/tun may be root's alone."""
     path = Path(f"/run/wd-test-{os.getpid()}-{tmp_path_factory.getbasetemp().name}")
     path.mkdir()
     path.chmod(0o777)
+    tun = path / "tun_by_another_name"
+    os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
+    tun.chmod(0o666)
     yield path
     shutil.rmtree(path)
 
@@ -137,8 +141,8 @@ CASES = [
     ("unix", ROOT, PREPARED, REFUSED_UNIX, LEFT_ALONE_BY_UNIX),
     ("unix", USER, PREPARED, REFUSED_UNIX, LEFT_ALONE_BY_UNIX),
     ("options", ROOT, PACKETS_PREPARED, REFUSED_OPTIONS, LEFT_ALONE_BY_OPTIONS),
-    ("devices", ROOT, TUN_PREPARED, REFUSED_DEVICES, LEFT_ALONE_BY_DEVICES),
-    ("devices", USER, PREPARED, REFUSED_DEVICES[:2], LEFT_ALONE_BY_DEVICES),
+    ("devices", ROOT, PREPARED, REFUSED_DEVICES, LEFT_ALONE_BY_DEVICES),
+    ("devices", USER, PREPARED, REFUSED_DEVICES[2:], LEFT_ALONE_BY_DEVICES),
 ]
 
 

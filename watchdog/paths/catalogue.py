@@ -28,7 +28,8 @@ _OUT, _IN = Direction.OUT, Direction.IN
 _OLD, _NEW, _MOVED, _PASSED = Made.BEFORE, Made.AFTER, Made.ELSEWHERE, Made.PASSED
 
 _RAW: dict[str, Any] = {"needs": Need.NET_RAW, "refused_with": frozenset({"EPERM"})}
-_ADMIN: dict[str, Any] = {"needs": Need.NET_ADMIN, "refused_with": frozenset({"EPERM"})}
+_ADMIN: dict[str, Any] = {"needs": Need.NET_ADMIN, "refused_with": frozenset({"EPERM", "EACCES"})}
+"""EACCES: /dev/net/tun is root's alone where no udev rule has opened it to everybody."""
 _SYSTEM: dict[str, Any] = {"needs": Need.SYS_ADMIN, "refused_with": frozenset({"EPERM", "EACCES"})}
 _LINKED: dict[str, Any] = {"holding": Holding.UNIX}
 _LEAVE: dict[str, Any] = {"needs": Need.CGROUP_WRITE, "refused_with": frozenset({"EACCES"})}
