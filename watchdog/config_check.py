@@ -91,7 +91,10 @@ def _peer(peer: Peer, at: str) -> list[str]:
         problems.append(f"{at}unit: want a unit's name, got {shown(peer.unit)}")
     if peer.host_end is not None and (not LINK.fullmatch(peer.host_end) or peer.host_end in NO_VETHS):
         problems.append(f"{at}host_end: want the name of a veth of this host, got {shown(peer.host_end)}")
-    problems += [f"{at}{key}: is empty" for key in ("command_line", "agent") if getattr(peer, key) == ""]
+    problems += [f"{at}agent: is empty"] if peer.agent == "" else []
+    problems += _pattern(peer.command_line, f"{at}command_line") if peer.command_line is not None else []
+    if peer.cgroup is not None and ".." in peer.cgroup.parts:
+        problems.append(f"{at}cgroup: want the cgroup's path without .., got {peer.cgroup}")
     if peer.restart is not None and not (peer.restart and peer.restart[0].startswith("/")):
         problems.append(f"{at}restart: want a list that begins with an absolute path, got {shown(peer.restart)}")
     if (peer.client_cert is None) != (peer.client_key is None):
@@ -140,6 +143,17 @@ def _url(url: str, at: str) -> list[str]:
     if not usable or any(character.isspace() for character in url):
         return [f"{at}: want {wanted}, got {shown(url)}"]
     return [f"{at}: want no user name or password in it"] if parts.username or parts.password else []
+
+
+def _pattern(pattern: str, at: str) -> list[str]:
+    """As host/agents.py uses it."""
+    if not pattern:
+        return [f"{at}: is empty"]
+    try:
+        matches_all = re.compile(pattern).search("") is not None
+    except re.error as error:
+        return [f"{at}: want a regular expression, got {shown(pattern)}: {error}"]
+    return [f"{at}: {shown(pattern)} matches every process"] if matches_all else []
 
 
 def _file(path: Path | None, at: str, *, secret: bool = False) -> list[str]:

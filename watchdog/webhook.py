@@ -48,6 +48,8 @@ SAID_LIMIT = 80
 RETRY_AFTER_LIMIT_S = 3600.0
 """Longer than this no receiver silences us, whatever it asks for."""
 SECRET_PREFIX = b"whsec_"
+SECRET_MIN_BYTES = 24
+"""Standard Webhooks 1.0.0: between 24 and 64 random bytes."""
 ASKS_FOR_PATIENCE = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -217,8 +219,11 @@ def parse_secret(content: bytes, at: str) -> bytes:
             secret = base64.b64decode(secret.removeprefix(SECRET_PREFIX).strip(), validate=True)
         except binascii.Error as error:
             raise ConfigurationError(f"{at}: want base64 after whsec_: {error}") from error
-    if not secret:
-        raise ConfigurationError(f"{at}: the secret is empty", hint="make one: openssl rand -hex -out FILE 32")
+    if len(secret) < SECRET_MIN_BYTES:
+        raise ConfigurationError(
+            f"{at}: the secret has {len(secret)} bytes, at least {SECRET_MIN_BYTES} are wanted",
+            hint="make one: openssl rand -hex -out FILE 32",
+        )
     return secret
 
 

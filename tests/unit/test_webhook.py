@@ -148,18 +148,21 @@ def test_verify_whatever_the_case_of_the_names() -> None:
 @pytest.mark.parametrize(
     ("content", "secret"),
     [
-        (b"plain\n", b"plain"),
-        (b"plain\r\n", b"plain"),
-        (b"\x00\xff\n\n", b"\x00\xff\n"),
-        (b"whsec_cGxhaW4=\n", b"plain"),
-        (b" spaces count ", b" spaces count "),
+        (NEW + b"\n", NEW),
+        (NEW + b"\r\n", NEW),
+        (b"\x00\xff" + NEW + b"\n\n", b"\x00\xff" + NEW + b"\n"),
+        (b"whsec_bmV3IHNlY3JldCBvZiAyNCBieXRlcy4u\n", NEW),
+        (b" spaces count, all 24 of ", b" spaces count, all 24 of "),
     ],
 )
 def test_secrets(content: bytes, secret: bytes) -> None:
     assert parse_secret(content, "here") == secret
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"whsec_", b"whsec_not base64!", b"whsec_abc"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"whsec_", b"whsec_not base64!", b"whsec_abc", NEW[:23] + b"\n", b"whsec_cGxhaW4="],
+)
 def test_no_secrets(content: bytes) -> None:
     with pytest.raises(ConfigurationError, match="here"):
         parse_secret(content, "here")

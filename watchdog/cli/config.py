@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from watchdog import config
+from watchdog import config, config_files
 from watchdog.cli.app import common
 from watchdog.cli.output import Output
 from watchdog.errors import ConfigurationError, Exit
@@ -28,6 +28,8 @@ def check(config_path: Path | None, as_json: bool, own: str | None) -> int:
         loaded = config.load(path)
         if own is not None:
             loaded = config.for_watcher(loaded, own)
+        if found := config_files.problems(loaded):
+            raise ConfigurationError(f"{path} names what cannot be used", problems=found)
     except ConfigurationError as error:
         problems = error.problems or (error.one_line(),)
         output.words(*(f"{path}: {problem}" for problem in error.problems), *([] if error.problems else problems))

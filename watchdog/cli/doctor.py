@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from watchdog import config
+from watchdog import config, config_files
 from watchdog.actions import programs, targets
 from watchdog.actions.place import Place
 from watchdog.cli.app import common, configured, need_root, place_of
@@ -147,7 +147,15 @@ def _other_checks(settings: Config, path: Path) -> list[Check]:
         checks.append(Check("lasting filters", ok=bool(lasting), detail=lasting.detail))
     if not path.exists():
         return [*checks, Check("configuration", ok=False, detail=f"there is none at {path}", remedy=WRITE_ONE)]
-    checks.append(Check("configuration", ok=True, detail=f"{path}: {counted(len(settings.peers), 'peer')}"))
+    unusable = "; ".join(config_files.problems(settings))
+    checks.append(
+        Check(
+            "configuration",
+            ok=not unusable,
+            detail=unusable or f"{path}: {counted(len(settings.peers), 'peer')}",
+            remedy=f"watchdog-mesh config check --config {path}" if unusable else "",
+        )
+    )
     return checks + [check for peer in settings.peers if (check := _peer_check(peer, bool(running))) is not None]
 
 

@@ -1,0 +1,67 @@
+"""What a configuration names is read as its users read it: a file that is there may still be of no use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.certificates import Authority
+from watchdog import config_files
+from watchdog.config import parse
+
+SHIELD = '[[peer]]\nname = "shield"\nendpoint = "https://127.0.0.1:9103/healthz"\n'
+ARCHITECT = '[[webhook]]\nname = "architect"\nurl = "https://soc.example/hook"\n'
+
+
+def problems(text: str, folder: Path) -> list[str]:
+    return config_files.problems(parse(text, folder / "config.toml", {}))
+
+
+def written(folder: Path, content: bytes) -> Path:
+    path = folder / "file"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("table", "setting", "content", "wanted"),
+    [
+        (SHIELD, "key_file", b"short", "has 5 bytes, at least 16 are wanted"),
+        (SHIELD, "ca_file", b"bare words", "cannot use the TLS files"),
+        (ARCHITECT, "secret_file", b"whsec_%%%", "want base64 after whsec_"),
+        (ARCHITECT, "secret_file", b"short", "has 5 bytes, at least 24 are wanted"),
+        (ARCHITECT, "previous_secret_file", b"short", "has 5 bytes, at least 24 are wanted"),
+        (ARCHITECT, "ca_file", b"bare words", "cannot use the TLS files"),
+    ],
+)
+def test_a_file_of_no_use(tmp_path: Path, table: str, setting: str, content: bytes, wanted: str) -> None:
+    line = f'{setting} = "{written(tmp_path, content)}"\n'
+    [problem] = problems(f"{SHIELD}{line}" if table is SHIELD else f"{SHIELD}{ARCHITECT}{line}", tmp_path)
+    who = "peer 'shield'" if table is SHIELD else "webhook 'architect'"
+    assert problem.startswith(f"{who}.{setting}: ")
+    assert wanted in problem
+    assert content.decode() not in problem
+
+
+def test_a_client_certificate_of_no_use(tmp_path: Path) -> None:
+    path = written(tmp_path, b"neither")
+    [problem] = problems(f'{SHIELD}client_cert = "{path}"\nclient_key = "{path}"\n', tmp_path)
+    assert problem.startswith("peer 'shield'.client_cert: cannot use the TLS files")
+
+
+def test_files_that_can_be_used(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ours")
+    watcher = authority.issue("watcher")
+    watcher.key.chmod(0o600)
+    secret = written(tmp_path, b"a" * 24)
+    tls = f'ca_file = "{authority.cert}"\nclient_cert = "{watcher.cert}"\nclient_key = "{watcher.key}"\n'
+    peer = f'{SHIELD}key_file = "{secret}"\n{tls}status_listen = "localhost:9471"\n'
+    assert problems(f'{peer}{ARCHITECT}secret_file = "{secret}"\nca_file = "{authority.cert}"\n', tmp_path) == []
+
+
+@pytest.mark.parametrize("listen", ["256.0.0.1:80", "::1:80", "[::1:80"])
+def test_an_address_that_is_none(tmp_path: Path, listen: str) -> None:
+    [problem] = problems(f'{SHIELD}[status]\nlisten = "{listen}"\n', tmp_path)
+    assert problem.startswith("status.listen: ")
