@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -171,3 +173,19 @@ def test_freezing_what_is_gone(scratch_cgroup: MakeCgroup) -> None:
     for act in (freezer.freeze, freezer.thaw, freezer.is_frozen):
         with pytest.raises(CgroupGone):
             act(cgroup)
+
+
+def test_a_cgroup_is_found_by_its_id_and_is_none_once_it_is_gone(scratch_cgroup: MakeCgroup) -> None:
+    cgroup = scratch_cgroup()
+    assert cgroups.by_id(cgroup.inode, cgroup.root) == cgroup
+    cgroup.path.rmdir()
+    assert cgroups.by_id(cgroup.inode, cgroup.root) is None
+
+
+def test_what_may_not_be_looked_up_is_not_taken_for_gone(scratch_cgroup: MakeCgroup) -> None:
+    cgroup = scratch_cgroup()
+    ask = f"from watchdog.kernel import cgroups; cgroups.by_id({cgroup.inode}, cgroups.find_v2_root())"
+    command = ["setpriv", "--bounding-set=-dac_read_search", sys.executable, "-c", ask]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"HostCannot: cannot look up the cgroup with the id {cgroup.inode}: Operation not permitted" in done.stderr

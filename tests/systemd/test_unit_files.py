@@ -50,6 +50,7 @@ os.close(os.pidfd_open(pid))
 (cgroup.path / "cgroup.freeze").write_text("1")
 (cgroup.path / "cgroup.freeze").write_text("0")
 again = cgroups.resolve_relative("/system.slice/{AGENT}")
+assert cgroups.by_id(again.inode, again.root) == again
 findings = probe.probe_from_inside(again, netns=Path(f"/proc/{{pid}}/ns/net"))
 told = {{each.path: [each.outcome, each.detail] for each in findings}}
 Path("/var/lib/watchdog-mesh/inside").write_text(json.dumps([told, facts.has_vsock()]))

@@ -181,12 +181,21 @@ def _known(path: str, root: Path) -> Cgroup | None:
 
 
 def by_id(cgroup_id: int, root: Path) -> Cgroup | None:
-    """The cgroup of an id, wherever it is; None where it is gone, or outside what is mounted at `root`."""
+    """The cgroup of an id, wherever it is; None where it is gone, or outside what is mounted at `root`.
+
+    HostCannot where this process may not ask: what cannot be looked up must not be taken for gone.
+    """
     handle = _KernfsHandle(ctypes.sizeof(ctypes.c_uint64), FILEID_KERNFS, cgroup_id)
     with _opened_root(root) as mount_fd:
         fd = ctypes.CDLL(None, use_errno=True).open_by_handle_at(mount_fd, ctypes.byref(handle), os.O_RDONLY)
         if fd < 0:
-            return None
+            code = ctypes.get_errno()
+            if code in (errno.ESTALE, errno.ENOENT):
+                return None
+            raise HostCannot(
+                f"cannot look up the cgroup with the id {cgroup_id}: {os.strerror(code)}",
+                hint="give this process CAP_DAC_READ_SEARCH and the call open_by_handle_at",
+            )
         try:
             path = Path(f"/proc/self/fd/{fd}").readlink()
         finally:
