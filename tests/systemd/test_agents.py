@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.systemd.testbed import Testbed
+from watchdog.actions.ownership import Ownerships
 from watchdog.actions.restart import RestartTarget, restart
+from watchdog.config import parse
 from watchdog.errors import UsageError
 from watchdog.host.agents import AgentSelector, find
 from watchdog.host.ports import Owner, owner_in_cgroup
+from watchdog.probe import Ownership, OwnerVerdict, Target
 
 pytestmark = pytest.mark.systemd
 
@@ -65,6 +69,44 @@ def test_the_port_is_answered_from_the_unit_or_by_a_squatter(testbed: Testbed) -
             assert "http.server" in check.detail
         finally:
             testbed.kill(squatter)
+
+
+def whose_answer(unit: str = UNIT, address: str | None = None) -> OwnerVerdict | None:
+    """As a watcher of that unit asks after a heartbeat."""
+    endpoint = f"http://localhost:{PORT}/"
+    text = f'[[peer]]\nname = "agent"\nendpoint = "{endpoint}"\nunit = "{unit}"\n'
+    return Ownerships(parse(text, Path("config.toml"), {})).check(Target("agent", endpoint), address)
+
+
+def test_whoever_answers_for_a_unit_that_is_dead_is_a_squatter(testbed: Testbed) -> None:
+    start(testbed)
+    alive = testbed.call(whose_answer)
+    assert alive is not None
+    assert alive.ownership is Ownership.INSIDE
+    testbed.systemctl("stop", UNIT)
+    assert testbed.call(whose_answer) is None, "nobody answers"
+    with testbed.popen(SERVER.split(), stdout=-3, stderr=-3) as squatter:
+        try:
+            wait_for_port(testbed)
+            found = testbed.call(whose_answer)
+            assert found is not None
+            assert found.ownership is Ownership.OUTSIDE
+            assert "http.server" in found.detail
+            assert found.detail.endswith(f"{UNIT} has no process")
+            assert testbed.call(whose_answer, "wd-none.service") is None, "a unit that never was is a slip"
+            elsewhere = testbed.call(whose_answer, address="::1")
+            assert elsewhere is None, "what was heard came from where nobody listens now"
+        finally:
+            testbed.kill(squatter)
+
+
+def test_systemd_that_waits_with_the_socket_of_a_unit_is_no_squatter(testbed: Testbed) -> None:
+    testbed.unit("wd-agent.socket", f"[Socket]\nListenStream=127.0.0.1:{PORT}\n")
+    try:
+        testbed.systemctl("start", "wd-agent.socket")
+        assert testbed.call(whose_answer) is None
+    finally:
+        testbed.remove_unit("wd-agent.socket")
 
 
 def test_a_socket_that_systemd_passed_on_is_inside(testbed: Testbed) -> None:

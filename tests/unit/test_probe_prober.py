@@ -62,7 +62,7 @@ def test_a_key_is_not_shown() -> None:
     ],
 )
 def test_who_owns_the_port(owner: OwnerVerdict | None, healthy: bool, detail: str) -> None:
-    with hostile.peer(hostile.healthy) as peer, Prober(1, owner_check=lambda _: owner) as prober:
+    with hostile.peer(hostile.healthy) as peer, Prober(1, owner_check=lambda *_: owner) as prober:
         beat = prober.probe(Target("shield", peer.url, TIMEOUT_S))
     assert (beat.healthy, beat.impostor, beat.detail) == (healthy, not healthy, detail)
 
@@ -72,9 +72,25 @@ def test_who_owns_the_port(owner: OwnerVerdict | None, healthy: bool, detail: st
 )
 def test_a_squatter_is_found_whatever_it_answers(behaviour: hostile.Behaviour) -> None:
     owner = OwnerVerdict(Ownership.OUTSIDE, "port 9103 is owned by pid 7")
-    with hostile.peer(behaviour) as peer, Prober(1, owner_check=lambda _: owner) as prober:
+    with hostile.peer(behaviour) as peer, Prober(1, owner_check=lambda *_: owner) as prober:
         beat = prober.probe(Target("shield", peer.url, TIMEOUT_S))
     assert (beat.healthy, beat.impostor, beat.detail) == (False, True, "port 9103 is owned by pid 7")
+
+
+def test_the_owner_is_asked_for_the_address_that_was_heard() -> None:
+    """A name has several addresses, and who answers at one need not be who listens at the other."""
+    asked: list[str | None] = []
+
+    def note(_: Target, address: str | None) -> None:
+        asked.append(address)
+
+    with hostile.peer(hostile.healthy) as peer, Prober(1, owner_check=note) as prober:
+        target = Target("shield", peer.url.replace("127.0.0.1", "localhost"), TIMEOUT_S)
+        assert [prober.probe(target).healthy for _ in range(2)] == [True, True]
+    assert asked == ["127.0.0.1"] * 2
+    with Prober(1, owner_check=note) as prober:
+        assert not prober.probe(target).healthy
+    assert asked[2:] == [None], "nobody was heard"
 
 
 def test_a_squatter_without_the_key() -> None:

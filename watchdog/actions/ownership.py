@@ -7,11 +7,13 @@ from urllib.parse import urlsplit
 
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
-from watchdog.host import ports, systemd
+from watchdog.host import ports, processes, systemd
 from watchdog.probe.target import Ownership, OwnerVerdict, Target
 
 QUERY_TIMEOUT_S = 2.0
 LOCALHOST = "127.0.0.1"
+SYSTEMD_PID = 1
+"""It holds the socket of a unit that is to be started by a connection."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -22,30 +24,46 @@ class Ownerships:
         self._units = {peer.name: peer.unit for peer in settings.peers if peer.unit}
         self._cgroups: dict[str, str] = {}
 
-    def check(self, target: Target) -> OwnerVerdict | None:
-        """None where there is nothing to compare with: no unit, another host, a name instead of an address."""
-        unit, address = self._units.get(target.name), numeric_host(target.endpoint)
+    def check(self, target: Target, address: str | None) -> OwnerVerdict | None:
+        """Whose the socket at that address is, or at the endpoint's own where nothing was asked.
+
+        None where there is nothing to compare with: no unit, another host, a name that stands for nobody knows whom.
+        """
+        unit, address = self._units.get(target.name), address or numeric_host(target.endpoint)
         if unit is None or address is None:
             return None
-        found = self._compare(target, address, self._cgroup(unit, anew=False))
-        if found is not None and found.ownership is Ownership.OUTSIDE:
-            found = self._compare(target, address, self._cgroup(unit, anew=True))
-        return found
+        if known := self._cgroups.get(unit):
+            found = _compare(target, address, known)
+            if found.ownership is not Ownership.OUTSIDE:
+                return found
+        cgroup = self._ask(unit)
+        if cgroup:
+            return _compare(target, address, cgroup)
+        return None if cgroup is None else self._in_place_of_the_dead(unit, target, address)
 
-    @staticmethod
-    def _compare(target: Target, address: str, cgroup: str) -> OwnerVerdict | None:
-        if not cgroup:
+    def _in_place_of_the_dead(self, unit: str, target: Target, address: str) -> OwnerVerdict | None:
+        """A unit without processes answers nobody: whoever does is not it."""
+        found = {pid for pid in ports.listener(port_of(target.endpoint), address) if pid != SYSTEMD_PID}
+        if not found or self._ask(unit) != "":  # it has come up meanwhile
             return None
-        owner = ports.owner_in_cgroup(port_of(target.endpoint), address, cgroup)
-        return OwnerVerdict(Ownership(owner.owner.value), owner.detail)
+        listed = "; ".join(processes.describe(pid) for pid in sorted(found)[: ports.DESCRIBED])
+        at = f"{address}:{port_of(target.endpoint)}"
+        return OwnerVerdict(Ownership.OUTSIDE, f"{at} is answered by {listed}, and {unit} has no process")
 
-    def _cgroup(self, unit: str, *, anew: bool) -> str:
-        if anew or not self._cgroups.get(unit):
-            try:
-                self._cgroups[unit] = systemd.query(unit, QUERY_TIMEOUT_S).control_group
-            except WatchdogError:
-                return ""  # nobody is accused on the word of a systemd that does not answer
-        return self._cgroups[unit]
+    def _ask(self, unit: str) -> str | None:
+        """The unit's cgroup; "" while it has no process. None where systemd does not say, or knows no such unit:
+        nobody is accused on the word of a systemd that does not answer."""
+        try:
+            state = systemd.query(unit, QUERY_TIMEOUT_S)
+        except WatchdogError:
+            return None
+        self._cgroups[unit] = state.control_group
+        return None if state.load_state == "not-found" else state.control_group
+
+
+def _compare(target: Target, address: str, cgroup: str) -> OwnerVerdict:
+    owner = ports.owner_in_cgroup(port_of(target.endpoint), address, cgroup)
+    return OwnerVerdict(Ownership(owner.owner.value), owner.detail)
 
 
 def numeric_host(endpoint: str) -> str | None:

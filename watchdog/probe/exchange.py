@@ -76,6 +76,8 @@ class Exchange:
     waiting_for: str = ""
     """What the peer has not done yet, when the deadline passes in the middle of something."""
     sent_at_s: float | None = None
+    address: str | None = None
+    """The numeric one that was asked, once a connection to it was used: a name may have several."""
 
     def __post_init__(self) -> None:
         self.deadline_s = time.monotonic() + self.timeout_s
@@ -165,12 +167,19 @@ class BoundedSocket(socket.socket):
         self.settimeout(exchange.left_s())
         if exchange.sent_at_s is None:
             exchange.sent_at_s = time.monotonic()
+            exchange.address = self._peer_address()
         try:
             super().sendall(data, flags)
         except (BrokenPipeError, ConnectionResetError):
             pass
         except OSError as error:
             raise _missed(exchange, error) from error
+
+    def _peer_address(self) -> str | None:
+        try:
+            return str(self.getpeername()[0])
+        except OSError:  # a kept connection that was reset meanwhile
+            return None
 
 
 def _missed(exchange: Exchange, error: OSError) -> Missed:

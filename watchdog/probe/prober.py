@@ -62,10 +62,11 @@ class Prober:
         readable certificate or of a usable URL: no word on the peer. What the owner check raises passes.
         """
         nonce = secrets.token_hex(NONCE_BYTES) if target.key is not None else None
+        exchange = Exchange(target.timeout_s, self._resolver)
         try:
-            reply, response_time_ms = self._ask(target, nonce)
+            reply, response_time_ms = self._ask(exchange, target, nonce)
         except Missed as missed:
-            verdict = self._check_owner(target, Verdict(False, str(missed)))
+            verdict = self._check_owner(target, exchange, Verdict(False, str(missed)))
             return Heartbeat(target.name, healthy=False, detail=verdict.detail, impostor=verdict.impostor)
         expected = Expected(
             target.agent or target.name,
@@ -76,7 +77,7 @@ class Prober:
         )
         answered = reply.status == HTTPStatus.OK
         verdict = self._judge(target, reply, expected) if answered else Verdict(False, _refusal(reply, expected))
-        verdict = self._check_owner(target, verdict)
+        verdict = self._check_owner(target, exchange, verdict)
         return Heartbeat(
             target.name,
             healthy=verdict.healthy,
@@ -86,13 +87,12 @@ class Prober:
             impostor=verdict.impostor,
         )
 
-    def _ask(self, target: Target, nonce: str | None) -> tuple[Reply, float | None]:
+    def _ask(self, exchange: Exchange, target: Target, nonce: str | None) -> tuple[Reply, float | None]:
         """What came back and how many milliseconds it took. Raises Missed."""
         request = self._request(target)
         if nonce is not None:
             request = request.copy()
             request.headers[NONCE_HEADER] = nonce
-        exchange = Exchange(target.timeout_s, self._resolver)
         begin(exchange)
         try:
             reply = self._fetch(exchange, request, target)
@@ -127,9 +127,11 @@ class Prober:
             self._progress[target] = verdict.progress
             return verdict
 
-    def _check_owner(self, target: Target, verdict: Verdict) -> Verdict:
+    def _check_owner(self, target: Target, exchange: Exchange, verdict: Verdict) -> Verdict:
         """Whatever it answered, and when it was silent too: a squatter that hangs is no reason to restart the peer."""
-        owner = self._owner_check(target) if self._owner_check is not None and not verdict.impostor else None
+        if self._owner_check is None or verdict.impostor:
+            return verdict
+        owner = self._owner_check(target, exchange.address)
         if owner is None or owner.ownership is not Ownership.OUTSIDE:
             return verdict
         return Verdict(False, owner.detail or "its port is owned by somebody else", impostor=True)

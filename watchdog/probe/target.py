@@ -73,5 +73,6 @@ class OwnerVerdict:
     detail: str = ""
 
 
-OwnerCheck = Callable[[Target], OwnerVerdict | None]
-"""Asked after every probe; None and UNKNOWN say nothing. It must not take long: it has no deadline."""
+OwnerCheck = Callable[[Target, str | None], OwnerVerdict | None]
+"""Asked after every probe, with the numeric address that was asked where there was a connection; None and UNKNOWN say
+nothing. It must not take long: it has no deadline."""
