@@ -20,7 +20,7 @@ from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
 from tests.kernel.inside import Inside
 from tests.kernel.netns import Netns
 from watchdog.errors import KernelRefused
-from watchdog.kernel import elsewhere, freezer, hooks
+from watchdog.kernel import elsewhere, freezer, hooks, sockets
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers import freeze, sequence
@@ -371,3 +371,18 @@ def test_a_rescan_finds_what_came_and_is_cheap_when_nothing_did(bed: Bed, target
     assert sequence.rescan(target) == []
     assert target.known == known
     assert len(hooks.placed(bed.elsewhere, list(Hook))) == 3
+
+
+def test_sockets_that_were_closed_are_forgotten(
+    scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside, target_of: TargetOf
+) -> None:
+    """An agent that opens and closes sockets without end must not fill a watcher's memory."""
+    target = target_of(scratch_cgroup())
+    inside = run_in_cgroup(target.cgroups[0])
+    known: sockets.Known = {}
+    for _ in range(3):
+        inside.run("kept = [socket.socket() for _ in range(50)]")
+        assert len(sockets.scan(target.cgroups, known).sockets) == 50
+        assert len(known) == 50
+    inside.run("kept.clear()")
+    assert sockets.scan(target.cgroups, known).sockets == known == {}

@@ -68,10 +68,12 @@ def note(intent: Intent, place: Place, inside: Iterable[Cgroup], unit: UnitState
 
 def covered_of(intent: Intent, place: Place) -> dict[str, set[tuple[int, int]]]:
     """The links that were seen with filters of ours: for the layers to keep, so that they know a new link."""
-    if intent.id not in place.covered:
+    kept = place.covered.get(intent.id)
+    if kept is None:
         noted = read(intent, place)
-        place.covered[intent.id] = {layer: set(links) for layer, links in noted.covered.items()} if noted else {}
-    return place.covered[intent.id]
+        before = {layer: set(links) for layer, links in noted.covered.items()} if noted else {}
+        kept = place.covered.setdefault(intent.id, before)
+    return kept
 
 
 def forget(intent: Intent, place: Place) -> None:

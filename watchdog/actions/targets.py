@@ -85,6 +85,6 @@ def _known(intent: Intent, place: Place) -> Known:
     """What this process knows of the isolation's sockets; nothing, once another isolation has begun or ended: whose
     a socket is was asked while that one's programs answered too."""
     round_of = frozenset(each.id for each in place.intents.in_force())
-    for stale in [key for key in place.known if key[1] != round_of]:
-        del place.known[stale]
+    for stale in [key for key in list(place.known) if key[1] != round_of]:
+        place.known.pop(stale, None)  # another thread of this watcher may be here, too
     return place.known.setdefault((intent.id, round_of), {})

@@ -94,6 +94,7 @@ def scan(targets: Sequence[Cgroup], known: Known | None = None) -> Scan:
     """Look at every process in the cgroups and below. Processes, threads and sockets that go midway are left out.
 
     wd_whose has to be attached to the cgroups, else every socket is said to be from elsewhere; give no `known` then.
+    What was closed since is not known any more: an agent that opens sockets without end must not fill our memory.
     """
     known = {} if known is None else known
     found = Scan()
@@ -103,6 +104,8 @@ def scan(targets: Sequence[Cgroup], known: Known | None = None) -> Scan:
             continue
         for thread in _tables(pid, found):
             _scan_table(pid, thread, known, found)
+    for closed in known.keys() - found.sockets.keys():
+        known.pop(closed, None)  # another thread may look, too
     return found
 
 
