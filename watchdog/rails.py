@@ -1,4 +1,4 @@
-"""The safety rails: what is refused without --force, as pure rules over what was found out (DESIGN: decision 9)."""
+"""The safety rails: what is refused without --force, as pure rules over what was found out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST_NAMED = 8
-"""Strangers named in a refusal; the rest are counted."""
+"""Processes named in a refusal; the rest are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Facts:
     holds_sshd: bool = False
     strangers: Sequence[str] = ()
     """Processes in the cgroup that are not the agent's, described."""
+    elsewhere: Sequence[str] = ()
+    """Processes of the agent in other cgroups, described."""
     isolated_now: Sequence[str] = ()
     """Other targets that are isolated."""
     max_isolated: int = 1
@@ -50,12 +52,14 @@ def objections(facts: Facts) -> list[str]:
         found.append("it holds sshd: the way into this host would be cut")
     if facts.strangers:
         found.append(f"it holds processes that are not the agent's: {_listed(facts.strangers)}")
+    if facts.elsewhere:
+        found.append(f"processes of it are in other cgroups, and would not be cut off: {_listed(facts.elsewhere)}")
     if facts.peers_left == 0:
         found.append("it is the last peer that is still on the network")
     if len(facts.isolated_now) >= facts.max_isolated:
         found.append(
-            f"{len(facts.isolated_now)} of at most {facts.max_isolated} are isolated already: "
-            f"{', '.join(facts.isolated_now)}"
+            f"the limit max_isolated = {facts.max_isolated} is reached: {', '.join(facts.isolated_now)} "
+            f"{'is' if len(facts.isolated_now) == 1 else 'are'} isolated"
         )
     return found
 
@@ -70,7 +74,7 @@ def never(facts: Facts) -> list[str]:
     return found
 
 
-def _listed(strangers: Sequence[str]) -> str:
-    named = "; ".join(strangers[:MOST_NAMED])
-    more = len(strangers) - MOST_NAMED
+def _listed(described: Sequence[str]) -> str:
+    named = "; ".join(described[:MOST_NAMED])
+    more = len(described) - MOST_NAMED
     return f"{named}; and {more} more" if more > 0 else named

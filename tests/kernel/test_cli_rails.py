@@ -160,6 +160,38 @@ def test_children_of_the_named_process_are_the_agent(host: Host, agent: Cgroup, 
     assert host.mesh("isolate", "--pid", str(parent.pid), "--reason", "drill").status == PARTIAL
 
 
+def test_children_that_are_born_while_it_is_looked_at_are_the_agent(host: Host, agent: Cgroup) -> None:
+    """An agent that forks without end cannot keep itself from being isolated by that."""
+    forks = (
+        "import os, signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n    os.fork() or os._exit(0)"
+    )
+    process = subprocess.Popen([*inside(agent), sys.executable, "-c", forks])
+    try:
+        words = ["isolate", "--pid", str(process.pid), "--reason", "drill", "--dry-run"]
+        said = {host.mesh(*words).status for _ in range(5)}
+    finally:
+        process.kill()
+        process.wait()
+    assert said == {OK}
+
+
+def test_a_child_in_another_cgroup_would_go_on(
+    host: Host, agent: Cgroup, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside
+) -> None:
+    parent, elsewhere = run_in_cgroup(agent), scratch_cgroup("elsewhere")
+    child = parent.run("import subprocess; child = subprocess.Popen(['sleep', '60'], stdin=-3, stdout=-3); child.pid")
+    (elsewhere.path / "cgroup.procs").write_text(str(child))
+    words = ["isolate", "--pid", str(parent.pid), "--reason", "drill"]
+    no = host.mesh(*words)
+    assert (no.status, ours_at(agent)) == (REFUSED, [])
+    assert f"processes of it are in other cgroups, and would not be cut off: pid {child} sleep 60" in no.err
+    assert "with --adopt" in no.err
+    assert host.mesh(*words, "--adopt").status == PARTIAL
+    assert Path(f"/proc/{child}/cgroup").read_text() == Path(f"/proc/{parent.pid}/cgroup").read_text()
+    assert host.mesh("release", "--pid", str(parent.pid), "--reason", "drill").status == OK
+    assert Path(f"/proc/{child}/cgroup").read_text().endswith(f"{elsewhere.relative()}\n")
+
+
 def test_processes_that_cannot_be_seen_are_strangers(
     host: Host, agent: Cgroup, scratch_cgroup: MakeCgroup, start_in: Callable[..., object]
 ) -> None:
@@ -178,9 +210,9 @@ def test_more_than_the_budget(host: Host, scratch_cgroup: MakeCgroup) -> None:
     words = ["isolate", "--cgroup", str(second.path), "--reason", "drill"]
     no = host.mesh(*words)
     assert (no.status, ours_at(second)) == (REFUSED, [])
-    assert f"1 of at most 1 are isolated already: {first.path}" in no.err
+    assert f"the limit max_isolated = 1 is reached: {first.path} is isolated" in no.err
     yes = host.mesh(*words, "--force", "--json").document
-    assert yes["overruled"] == [f"1 of at most 1 are isolated already: {first.path}"]
+    assert yes["overruled"] == [f"the limit max_isolated = 1 is reached: {first.path} is isolated"]
 
 
 def test_what_is_isolated_itself_takes_nothing_of_the_budget(host: Host, agent: Cgroup) -> None:
@@ -207,6 +239,6 @@ def test_every_objection_is_told_at_once(host: Host, agent: Cgroup, scratch_cgro
     host.isolate(scratch_cgroup("other"))
     no = host.mesh("isolate", "--cgroup", agent.path, "--reason", "drill", prefix=inside(agent))
     assert no.status == REFUSED
-    for objection in ("this very process", "1 of at most 1 are isolated already"):
+    for objection in ("this very process", "the limit max_isolated = 1 is reached"):
         assert objection in no.err
     assert os.linesep not in no.err.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -154,7 +155,8 @@ def check_rails(located: Located, settings: Config, place: Place, *, force: bool
         raise Refused(f"{_name(located.where)} is not isolated: {'; '.join(never)}", hint=hint)
     found = rails.objections(facts)
     if found and not force:
-        hint = "if that is meant, say --force" + ("; or move it out of there, with --adopt" if facts.strangers else "")
+        apart = facts.strangers or facts.elsewhere
+        hint = "if that is meant, say --force" + ("; or have a cgroup made for it, with --adopt" if apart else "")
         raise Refused(f"{_name(located.where)} is not isolated: {'; '.join(found)}", hint=hint)
     return found
 
@@ -163,7 +165,10 @@ def facts_of(located: Located, settings: Config, place: Place) -> rails.Facts:
     """What the rails ask about a target."""
     where, found = located.where, glance(located.where, place.root)
     inside = {pid for cgroup in found for pid in cgroups.processes(cgroup)}
-    strangers = inside - located.agent if located.agent is not None and where.moved is None else set()
+    strangers: set[int] = set()
+    elsewhere: list[int] = []
+    if located.agent is not None and where.moved is None:
+        strangers, elsewhere = _strangers(inside, located.agent), _elsewhere(located.agent, found, place)
     if where.moved is not None:
         inside = {process.pid for process in whereabouts.family(where, place.root)}
     others = [intent for intent in place.intents.in_force() if not _same(intent.where, where)]
@@ -177,10 +182,24 @@ def facts_of(located: Located, settings: Config, place: Place) -> rails.Facts:
         holds_caller=bool(inside & above),
         holds_sshd=any(processes.name_of(pid) in SSHD for pid in inside),
         strangers=[_described(pid) for pid in sorted(strangers)],
+        elsewhere=[_described(pid) for pid in elsewhere],
         isolated_now=[intent.name for intent in others],
         max_isolated=settings.isolation.max_isolated,
         peers_left=_peers_left(where, {intent.where.peer for intent in others}, settings),
     )
+
+
+def _strangers(inside: Collection[int], agent: frozenset[int]) -> set[int]:
+    """Those that are not the agent's, nor were born of it since it was looked at, and have not ended."""
+    others = set(inside) - agent
+    born = {pid for pid in others if not agent.isdisjoint(parent.pid for parent in processes.ancestors(pid))}
+    return {pid for pid in others - born if pid == cgroups.OTHER_NAMESPACE or processes.of_pid(pid) is not None}
+
+
+def _elsewhere(agent: Collection[int], found: Collection[Cgroup], place: Place) -> list[int]:
+    """The agent's own that are in none of its cgroups."""
+    places = {each.pid: whereabouts.place_of(each, place.root) for each in whereabouts.running(agent)}
+    return [pid for pid, at in places.items() if at and not any(cgroup.contains(at) for cgroup in found)]
 
 
 def _same(one: Where, other: Where) -> bool:

@@ -64,7 +64,8 @@ def apart(where: Where, agent: frozenset[int] | None, place: Place) -> Where:
     if not tree:
         raise UsageError("it has ended, or is the kernel's own: there is nothing to move")
     old = Cgroup(Path(where.cgroup), where.cgroup_id, place.root)
-    if cgroups.processes(old) <= agent and not old.is_root:
+    inside = cgroups.processes(old)
+    if inside <= agent and inside.issuperset(process.pid for process in tree) and not old.is_root:
         return where
     top = min(tree, key=lambda process: (process.started_ticks, process.pid))
     path = old.path / f"{PREFIX}{top.pid}-{top.started_ticks}"
