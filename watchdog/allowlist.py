@@ -8,7 +8,8 @@
     [2001:db8::/32]:443/tcp
     192.0.2.10/32:443/tcp@15m      for a time, after which the kernel drops again by itself
 
-The agent may begin connections to what is listed, and gets the answers. Nobody there may begin one to the agent.
+The agent may begin connections to what is listed, and gets the answers. Nobody there may begin a TCP connection to the
+agent. UDP and ICMP have no beginning: what comes from there, and from that port where one is named, gets in.
 """
 
 from __future__ import annotations
