@@ -1,4 +1,4 @@
-"""The only place that reads clocks.
+"""The clocks that beliefs and records rest on; who only waits for a moment reads the monotonic clock himself.
 
 Durations and ages: CLOCK_BOOTTIME, in seconds. Every process of a host shares it, no clock step moves it and it
 counts a suspend. It begins anew with every boot, so what is kept over a reboot is kept with the boot's id.

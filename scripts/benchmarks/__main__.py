@@ -30,7 +30,8 @@ def main() -> None:
 
 def machine() -> str:
     """What it was measured on."""
-    return f"Linux {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}."
+    release = ".".join(platform.release().split(".")[:2])
+    return f"Linux {release}, {os.cpu_count()} cores, Python {platform.python_version()}."
 
 
 if __name__ == "__main__":

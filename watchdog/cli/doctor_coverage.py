@@ -16,7 +16,6 @@ from watchdog.paths.words import Coverage
 
 HEADER = ("PATH", "WHO", "BEFORE", "DURING", "AFTER", "VERDICT", "", "WHAT IT IS")
 DISAGREES = "DISAGREES"
-LINE_CHARS = 160
 
 
 def run(output: Output, place: Place) -> int:
@@ -31,7 +30,7 @@ def run(output: Output, place: Place) -> int:
         "doctor-coverage", 1, {"agrees": not wrong, "missing": missing, "rows": [_facts(row) for row in rows]}
     )
     if not output.as_json:
-        table([_cells(row) for row in rows], HEADER, LINE_CHARS)
+        table([_cells(row) for row in rows], HEADER)
     output.words(*(f"this kernel lacks the layer {name}: {why}" for name, why in missing.items()))
     output.words(*(f"{row.path} {row.title}, as {row.who}: {row.disagreement}" for row in wrong))
     output.words(_tally(rows), "What was seen is what is said." if not wrong else "What was seen is NOT what is said.")

@@ -7,12 +7,14 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
-from typing import Any
+from typing import Any, TextIO
 
 from watchdog.errors import ConfigurationError, WatchdogError
 
 SCHEMA_PREFIX = "watchdog-mesh"
 INDENT = 4
+PIPED_CHARS = 4096
+"""More than any row has: rich breaks at 80 where there is no terminal."""
 
 
 class Output:
@@ -23,9 +25,8 @@ class Output:
 
     def words(self, *lines: str) -> None:
         """Lines for people, on a terminal broken between words; nothing with --json."""
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for line in () if self.as_json else lines:
-            print(one_line(line) if columns is None else broken(one_line(line), columns))
+            print(_fitted(line, sys.stdout))
 
     def document(self, kind: str, version: int, facts: Mapping[str, Any]) -> None:
         """The JSON document of one kind; nothing without --json."""
@@ -44,12 +45,18 @@ class Output:
                 facts["problems"] = list(error.problems)
             self.document("error", 1, facts)
         else:
-            print(f"watchdog-mesh: {one_line(error.one_line())}", file=sys.stderr)
+            print(_fitted(f"watchdog-mesh: {error.one_line()}", sys.stderr), file=sys.stderr)
 
 
 def one_line(text: str) -> str:
     """Text as one line of printable characters: what peers and units say must not steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _fitted(line: str, stream: TextIO) -> str:
+    """For a terminal broken between words, for a pipe as it is."""
+    plain = one_line(line)
+    return broken(plain, shutil.get_terminal_size().columns) if stream.isatty() else plain
 
 
 def broken(line: str, columns: int) -> str:
@@ -59,8 +66,8 @@ def broken(line: str, columns: int) -> str:
     return "\n".join(wrapped)
 
 
-def table(rows: Sequence[Sequence[str]], header: Sequence[str], piped_chars: int | None = None) -> None:
-    """A table on a terminal, or plain aligned columns into a pipe, as wide as a line of it may be there."""
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
+    """A table that fits the terminal; in a pipe a line for each row, however long, for grep to find."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -72,7 +79,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str], piped_chars: int
     for row in rows:
         shown.add_row(*(Text(one_line(cell), style=STYLES.get(cell, "")) for cell in row))
     piped = not sys.stdout.isatty()
-    Console(highlight=False, soft_wrap=piped, width=piped_chars if piped else None).print(shown)
+    Console(highlight=False, soft_wrap=piped, width=PIPED_CHARS if piped else None).print(shown)
 
 
 STYLES = {

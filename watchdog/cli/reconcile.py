@@ -19,7 +19,7 @@ from watchdog.journal import Journal
 
 @click.command()
 @common
-@click.option("--boot", is_flag=True, help="At boot, before the agents: say less, and never fail the boot.")
+@click.option("--boot", is_flag=True, help="At boot: bar isolated units until they are isolated; say nothing if none.")
 @click.option("--set-aside-journal", is_flag=True, help="Keep a damaged journal beside, and rebuild from the kernel.")
 def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal: bool) -> int:
     """Carry every intent in the journal to its end, and adopt what the kernel has and no intent explains."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from watchdog import clock
 from watchdog.errors import UsageError
 from watchdog.host import listeners, ports, processes, systemd
 from watchdog.host.processes import Process, describe
@@ -157,8 +157,8 @@ def _of_pid_file(path: Path) -> Process:
     if not first.isascii() or not first.isdecimal():
         raise UsageError(f"the pid file {path} holds no process number: {first[:PID_FILE_LIMIT_BYTES]!r}")
     process = _of_pid(int(first), f", though the pid file {path} names it")
-    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - process.started_s()
-    if age_s < time.time() - written_s - STALE_SLACK_S:
+    age_s = clock.now_s() - process.started_s()
+    if age_s < clock.utc_now().timestamp() - written_s - STALE_SLACK_S:
         raise UsageError(
             f"the pid file {path} is stale: {describe(process.pid)} was started after it was written",
             hint="remove the file and restart the agent",
