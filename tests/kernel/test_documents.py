@@ -37,6 +37,7 @@ COMMANDS = (
     ("history", "--verify"),
     ("doctor",),
     ("doctor", "--coverage"),
+    ("drill",),
     ("silence", "shield", "--for", "5m", *WHY),
     ("silence", "shield", "--end"),
     ("reconcile",),

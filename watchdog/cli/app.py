@@ -27,6 +27,7 @@ VERBS = {
     "isolate": "cut one agent off the network, in the kernel",
     "release": "let an isolated agent back",
     "verify": "ask the kernel whether an isolation holds",
+    "drill": "isolate and release a stand-in, the whole path",
     "silence": "let nothing act on a peer for a time",
     "history": "what was ordered, done and seen",
     "doctor": "what this host can do, and what to do about what is missing",

@@ -31,7 +31,7 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 SLICE = ".slice"
 
-SELFTEST_PREFIX, BED_PREFIX = "watchdog-selftest-", "watchdog-paths-"
+SELFTEST_PREFIX, BED_PREFIX, DRILL_PREFIX = "watchdog-selftest-", "watchdog-paths-", "watchdog-drill-"
 """How the names of our own scratch cgroups begin; in a bed there are more below. What a killed process left of them is
 no agent's, and the next one clears it away."""
 

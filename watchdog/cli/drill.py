@@ -1,0 +1,34 @@
+"""`drill`: isolate and release a stand-in for an agent, the whole path on this host."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from watchdog.actions import drill
+from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.output import Output, table
+from watchdog.errors import Exit
+
+
+@click.command()
+@common
+def verb(config_path: Path | None, as_json: bool) -> int:
+    """Isolate a stand-in for an agent, see that it is cut off, release it, and see that it is free.
+
+    The stand-in is a sleeping process in a cgroup of its own: no agent is touched, and no receiver is told. Journal,
+    kernel and verdicts are those of a real isolation; while it lasts, about two seconds, it counts for max_isolated.
+    """
+    output = Output(as_json=as_json)
+    need_root()
+    with place_of(configured(config_path)) as place:
+        steps = drill.drill(place)
+    passed = all(step.ok for step in steps)
+    output.document("drill", 1, {"passed": passed, "steps": [asdict(step) for step in steps]})
+    if not as_json:
+        rows = [("PASS" if step.ok else "FAIL", step.name, f"{step.took_s:.2f} s", step.detail) for step in steps]
+        table(rows, ("", "STEP", "TOOK", "SEEN"))
+        output.words("The drill went as it should." if passed else "The drill FAILED; watchdog-mesh doctor says more.")
+    return Exit.OK if passed else Exit.FAILED
