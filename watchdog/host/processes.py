@@ -33,7 +33,10 @@ class Process:
 
 def of_pid(pid: int) -> Process | None:
     """The running process with this number; None when there is none, or only a zombie."""
-    fields = _stat(pid)
+    return _running_one(pid, _stat(pid))
+
+
+def _running_one(pid: int, fields: list[str] | None) -> Process | None:
     if fields is None or (fields[0] in DEAD and not _has_threads(pid)):
         return None
     return Process(pid, int(fields[STARTED]))
@@ -83,7 +86,8 @@ def still_same(process: Process) -> bool:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat after the command's name, which may hold blanks and brackets itself."""
     try:
-        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+        with open(f"{PROC}/{pid}/stat", errors="replace") as file:  # noqa: PTH123 -- a third of the time
+            text = file.read()
     except GONE:
         return None
     return text.rpartition(")")[2].split()
@@ -119,12 +123,15 @@ def _running(numbers: Iterable[int]) -> list[Process]:
 
 def ancestors(pid: int) -> list[Process]:
     """Its parent, the parent's parent and so on, up to PID 1."""
-    return _running(_parents(pid))
+    return list(_ancestors(pid))
 
 
-def _parents(pid: int) -> Iterator[int]:
-    while (fields := _stat(pid)) is not None and (pid := int(fields[PPID])) > 0:
-        yield pid
+def _ancestors(pid: int) -> Iterator[Process]:
+    fields = _stat(pid)
+    while fields is not None and (pid := int(fields[PPID])) > 0:
+        fields = _stat(pid)
+        if (process := _running_one(pid, fields)) is not None:
+            yield process
 
 
 def descendants(process: Process) -> list[Process]:

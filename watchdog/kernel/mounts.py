@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+FS_MAGIC = {0xCAFE4A11: "bpf", 0x62656572: "sysfs"}
+"""<uapi/linux/magic.h>: BPF_FS_MAGIC, SYSFS_MAGIC."""
+STATFS_BYTES = 256
+"""More than any struct statfs has; f_type, a long, comes first."""
 MOUNTINFO = Path("/proc/self/mountinfo")
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -46,7 +52,15 @@ def read_mounts() -> list[Mount]:
     return parse_mountinfo(MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape"))
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def fs_type_of(path: Path) -> str:
-    """The kind of file system an existing path is on; "" where the table does not say (btrfs subvolumes)."""
-    device = path.stat().st_dev
-    return next((mount.fs_type for mount in reversed(read_mounts()) if mount.device == device), "")
+    """ "bpf" or "sysfs" where an existing path is on one, else "". Asks statfs(2): the mount table takes 0.3 ms."""
+    buffer = ctypes.create_string_buffer(STATFS_BYTES)
+    if _libc().statfs(os.fsencode(path), buffer) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(path))
+    return FS_MAGIC.get(ctypes.c_ulong.from_buffer(buffer).value, "")
