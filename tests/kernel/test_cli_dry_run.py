@@ -64,6 +64,7 @@ def test_without_ready_programs_it_says_so_and_builds_none(
     nowhere = {"WATCHDOG_MESH_BPFFS_DIR": str(host.folder / "none")}
     said = host.mesh("isolate", "--cgroup", cgroup.path, "--reason", "drill", "--dry-run", env=nowhere)
     assert (said.status, "no programs wait for it" in said.out) == (OK, True)
+    assert "calls: would be put in force, if the kernel takes its programs" in said.out
     assert not (host.folder / "none").exists()
     assert ours_at(cgroup) == []
 

@@ -24,7 +24,7 @@ from watchdog.paths import catalogue, facts
 from watchdog.paths.facts import Looked
 from watchdog.paths.words import Layer, Verdict
 
-NOT_BUILT = "its programs are not built yet: isolate builds them first, which takes seconds"
+NOT_BUILT = "they are not built yet; isolate does that first, which takes seconds"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ LONGEST_S = 365 * 24 * 3600.0
 )
 @paths_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what would hold then, and do nothing.")
-@click.option("--force", is_flag=True, help="Although a safety rail speaks against it.")
+@click.option("--force", is_flag=True, help="Do it even if a safety rail refuses.")
 def verb(
     config_path: Path | None,
     as_json: bool,

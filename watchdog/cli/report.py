@@ -8,7 +8,7 @@ from typing import Any
 
 from watchdog.actions import flow_facts
 from watchdog.actions.holding import Result
-from watchdog.actions.planning import Plan
+from watchdog.actions.planning import NOT_BUILT, Plan
 from watchdog.clock import rfc3339
 from watchdog.intents import Allowed, Inside, State, Where
 from watchdog.kernel.layers.base import FROZEN
@@ -211,10 +211,12 @@ def _processes(count: int) -> str:
 def _step(standing: Standing) -> str:
     if standing.not_applicable:
         return f"{standing.layer}: not needed: {standing.not_applicable}"
+    if standing.missing == NOT_BUILT:
+        return f"{standing.layer}: would be put in force, if the kernel takes its programs: {NOT_BUILT}"
     if standing.missing:
         return f"{standing.layer}: not possible: {standing.missing}"
     if standing.gaps:
-        return f"{standing.layer}: would be put in force, as now {'; '.join(standing.gaps)}"
+        return f"{standing.layer}: would be put in force (now: {'; '.join(standing.gaps)})"
     return f"{standing.layer}: nothing to do"
 
 
