@@ -26,15 +26,17 @@ class Exit(IntEnum):
 class WatchdogError(Exception):
     """An error an operator can act on.
 
-    `message` names the thing and the reason; `hint` says what to do next and may be empty.
+    `message` names the thing and the reason; `hint` says what to do next and may be empty. `kind` is the same for the
+    same trouble whatever pids and names are in its words; without one it is the error's class.
     """
 
     exit_status: ClassVar[Exit] = Exit.FAILED
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", kind: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.kind = kind or type(self).__name__
 
     def one_line(self) -> str:
         """The message and what to do next, as one line."""

@@ -71,7 +71,7 @@ class Herald:
             severity = Severity.CRITICAL if order.action is Action.ISOLATE else Severity.HIGH
             self._of_order(order, order.action, severity, order.reason, "ordered", at)
 
-    def ended(self, order: Order, outcome: str, at: Moment, *, failed: bool) -> None:
+    def ended(self, order: Order, outcome: str, at: Moment, *, failed: bool, kind: str = "") -> None:
         """An order was carried out, or failed: no news once the trouble is over, as nothing would end that alarm."""
         self._note_end(order, f"{order.action} {'failed' if failed else 'done'}", outcome, at)
         record = self._coordinator.record(order.peer, at)
@@ -82,8 +82,10 @@ class Herald:
                 self._of_order(order, Action.ALERT, Severity.HIGH, f"restart failed: {outcome}", "failed", at)
         elif failed:
             reason = f"isolation failed: {outcome}"
-            # Not by its token: it is tried at every miss, and said again only when something else is wrong.
-            self._emit(order.peer, order.episode, Action.ALERT, Severity.CRITICAL, reason, reason, at)
+            # Not by its token: it is tried at every miss, and said again only when something else is wrong. Nor by its
+            # words: the same trouble may name another pid each time.
+            what = f"{order.action}/failed/{kind}"
+            self._emit(order.peer, order.episode, Action.ALERT, Severity.CRITICAL, reason, what, at)
         else:
             self._of_order(order, Action.ALERT_ARCHITECT, Severity.CRITICAL, outcome, "isolated", at)
 

@@ -224,7 +224,7 @@ class Loop:
 
     def _settle(self, order: Order, outcome: Outcome, at: Moment) -> None:
         if outcome.begun:
-            self._watcher.settle(order, at, failed=outcome.failed, outcome=outcome.detail)
+            self._watcher.settle(order, at, failed=outcome.failed, outcome=outcome.detail, kind=outcome.kind)
         else:
             self._watcher.drop(order, outcome.detail, at)
         self._hands.show(order.peer)
@@ -266,10 +266,11 @@ class Loop:
             late = Outcome(failed=True, detail="this watcher is stopping", begun=False)
             outcome = late if self.stopping else self._hands.carry_out(order)
         except WatchdogError as error:
-            outcome = Outcome(failed=True, detail=error.one_line())
+            outcome = Outcome(failed=True, detail=error.one_line(), kind=error.kind)
         except Exception as error:  # actions may be anybody's code, and an order must end
             log.exception("carrying out %s of %s failed", order.action, order.peer)
-            outcome = Outcome(failed=True, detail=f"{type(error).__name__}: {error}")
+            kind = type(error).__name__
+            outcome = Outcome(failed=True, detail=f"{kind}: {error}", kind=kind)
         self._inbox.put(lambda at: self._settle(order, outcome, at))
 
 

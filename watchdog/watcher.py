@@ -206,11 +206,11 @@ class Watcher:
             self._learn(order.peer, at)
         self.peers[order.peer].unsaved = False
 
-    def settle(self, order: Order, at: Moment, *, failed: bool, outcome: str) -> None:
-        """An order ended: journal it and tell people."""
+    def settle(self, order: Order, at: Moment, *, failed: bool, outcome: str, kind: str = "") -> None:
+        """An order ended: journal it and tell people, once of each kind of failure."""
         with self._journal.transaction():
             if self._coordinator.finish(order.token, at, failed=failed, outcome=outcome):
-                self._herald.ended(order, outcome, at, failed=failed)
+                self._herald.ended(order, outcome, at, failed=failed, kind=kind)
             self._learn(order.peer, at)
         self.peers[order.peer].unsaved = False
         self.total_restarts += order.action is Action.RESTART

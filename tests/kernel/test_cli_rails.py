@@ -14,6 +14,10 @@ import pytest
 
 from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import Answer, Host, ours_at
+from watchdog import config
+from watchdog.actions import locate
+from watchdog.actions.locate import Named
+from watchdog.errors import Refused
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.programs import GATE
 
@@ -152,6 +156,21 @@ def test_strangers_are_listed(
         f"Although it holds processes that are not the agent's: pid {stranger.pid} cat"
         in host.mesh(*words, "--force").out
     )
+
+
+def test_a_refusal_is_of_the_same_kind_whoever_it_names(
+    host: Host, agent: Cgroup, run_in_cgroup: RunInside, start_in: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """A watcher tries again at every miss, and tells people once of each kind."""
+    settings, meant, refused = config.without_file(host.environment), run_in_cgroup(agent), []
+    for _ in range(2):
+        start_in(agent, "cat")
+        located = locate.locate(Named(pid=meant.pid), settings, host.place)
+        with pytest.raises(Refused) as found:
+            locate.check_rails(located, settings, host.place, force=False)
+        refused.append(found.value)
+    assert refused[0].message != refused[1].message
+    assert {each.kind for each in refused} == {"it holds processes that are not the agent's"}
 
 
 def test_children_of_the_named_process_are_the_agent(host: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:

@@ -185,6 +185,16 @@ def test_an_isolation_that_fails_is_tried_at_every_miss_and_told_once(pair: Benc
     assert pair.heard().count(ARCHITECT) == 1
 
 
+def test_a_failed_isolation_is_told_again_only_when_it_is_another_trouble(bench: Bench) -> None:
+    bench.rounds(11, {"shield": FAILED})
+    for pid, kind in enumerate(["Refused", "Refused", "Refused", "KernelRefused", "Refused"], start=100):
+        (order,) = bench.round({"shield": FAILED}, carry_out=False)
+        assert order.action is Action.ISOLATE
+        bench.carry_out(order, failed=True, outcome=f"it holds pid {pid}", kind=kind)
+    told = [each.reason for each in bench.told if each.reason.startswith("isolation failed")]
+    assert told == [f"isolation failed: it holds pid {pid}" for pid in (100, 103)]
+
+
 def test_orders_that_nobody_carried_out_do_not_lead_to_isolation(bench: Bench) -> None:
     """A watcher that dies at every order: no restart was done, so none has failed."""
     for _ in range(40):

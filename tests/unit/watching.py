@@ -142,7 +142,7 @@ class Bench:
         """Several alike; every order they gave."""
         return [order for _ in range(count) for order in self.round(beats, name)]
 
-    def carry_out(self, order: Order, *, failed: bool = False) -> None:
+    def carry_out(self, order: Order, *, failed: bool = False, outcome: str = "failed", kind: str = "") -> None:
         """As a host would: begin, act, settle."""
         watcher = self.watchers[order.watcher]
         if not watcher.may_begin(order, self.at()):
@@ -151,7 +151,7 @@ class Bench:
         self.begun.append(order)
         if order.action is Action.ISOLATE and not failed:
             self.isolate(order.peer)
-        watcher.settle(order, self.at(), failed=failed, outcome="failed" if failed else "done")
+        watcher.settle(order, self.at(), failed=failed, outcome=outcome if failed else "done", kind=kind)
 
     def isolate(self, peer: str) -> None:
         where = Where(cgroup="/cg", cgroup_id=1, peer=peer)

@@ -157,7 +157,8 @@ def check_rails(located: Located, settings: Config, place: Place, *, force: bool
     if found and not force:
         apart = facts.strangers or facts.elsewhere
         hint = "if that is meant, say --force" + ("; or have a cgroup made for it, with --adopt" if apart else "")
-        raise Refused(f"{_name(located.where)} is not isolated: {'; '.join(found)}", hint=hint)
+        kind = "; ".join(each.partition(":")[0] for each in found)  # what is named after it may differ every time
+        raise Refused(f"{_name(located.where)} is not isolated: {'; '.join(found)}", hint=hint, kind=kind)
     return found
 
 

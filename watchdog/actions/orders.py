@@ -68,7 +68,7 @@ class HostActions:
         except Overtaken as error:
             return Outcome(failed=True, detail=error.one_line(), begun=False)
         except WatchdogError as error:
-            return Outcome(failed=True, detail=error.one_line())
+            return Outcome(failed=True, detail=error.one_line(), kind=error.kind)
         return Outcome(failed=False, detail=f"isolated in the kernel: {order.reason}{_open(result)}")
 
     def evidence(self, peer: str) -> tuple[str, bool]:

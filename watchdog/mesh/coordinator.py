@@ -72,6 +72,8 @@ class Outcome:
     detail: str
     begun: bool = True
     """False: the order was overtaken or came too late, and nothing was done."""
+    kind: str = ""
+    """Of a failure: which it is, without what differs from one try to the next; people are told once of each."""
 
 
 class Denied(Enum):
