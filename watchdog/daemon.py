@@ -94,7 +94,7 @@ class Daemon:
     def start(self) -> None:
         """Bring the kernel back to what is meant, then watch."""
         if self._trouble:
-            self._announce("journal", self._trouble)
+            self._announce(self._own_key("journal"), self._trouble)
         self._ready_or_alarm()
         self.server.start()
         self.sender.start()
@@ -141,7 +141,7 @@ class Daemon:
             else:
                 tc.check()
         except WatchdogError as error:
-            self._announce("not-ready", f"this host cannot isolate now: {error.one_line()}")
+            self._announce(self._own_key("not-ready"), f"this host cannot isolate now: {error.one_line()}")
 
     def _turn(self) -> None:
         self.pulse.beat()
@@ -167,7 +167,7 @@ class Daemon:
         if told:
             with suppress(JournalFailed):  # that it was replaced is said once to each thread
                 self.place.journal.data_version()
-            self._announce("journal", told)
+            self._announce(self._own_key("journal"), told)
             self._restore()
 
     def _restore(self) -> None:
@@ -183,9 +183,18 @@ class Daemon:
             log.info("%s", repair.words)
             return
         state = EventState.RESOLVED if repair.over else EventState.FIRING
-        self._announce(f"repair/{clock.utc_now().timestamp()}", repair.words, peer=repair.target, state=state)
+        if ended := repair.released:
+            key, incident = ended.event_key(state), ended.why.incident
+        else:
+            key, incident = self._own_key(f"repair/{clock.utc_now().timestamp()}"), ""
+        self._announce(key, repair.words, peer=repair.target, state=state, incident=incident)
 
-    def _announce(self, key: str, reason: str, peer: str = "", state: EventState = EventState.FIRING) -> None:
+    def _own_key(self, what: str) -> str:
+        return f"{self.name}/{clock.boot_id()}/{what}"
+
+    def _announce(
+        self, key: str, reason: str, *, peer: str = "", state: EventState = EventState.FIRING, incident: str = ""
+    ) -> None:
         """A CRITICAL event of this host itself."""
         at = clock.moment()
         log.log(logging.ERROR if state is EventState.FIRING else logging.INFO, "%s", reason)
@@ -198,7 +207,7 @@ class Daemon:
             state=state,
             watcher=self.name,
         )
-        self.outbox.publish(escalation, f"{self.name}/{at.boot}/{key}", at)
+        self.outbox.publish(escalation, key, at, incident=incident)
         self.sender.notify()
 
 

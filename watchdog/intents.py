@@ -19,6 +19,7 @@ import msgspec
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.errors import JournalCorrupt
 from watchdog.journal import Journal
+from watchdog.model import EventState
 from watchdog.moved import Moved
 
 NO_FACTS: Mapping[str, object] = MappingProxyType({})
@@ -184,6 +185,11 @@ class Intent:
     def name(self) -> str:
         """What an operator calls it."""
         return self.where.peer or self.where.unit or self.where.cgroup
+
+    def event_key(self, state: EventState, what: str = "") -> str:
+        """Under which people are told of it, by whomever: once of its beginning, once of its end. `what` tells apart
+        what is told of it in between."""
+        return f"intent/{self.id}/{state}{what and '/'}{what}"
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,11 @@ def test_verify_ends_with_what_the_kernel_says(host: Host, agent: Cgroup) -> Non
 
 def test_reconcile_says_what_it_did(host: Host, agent: Cgroup) -> None:
     assert host.mesh("reconcile").out == "The kernel is as the journal means it; nothing was changed\n"
-    assert host.mesh("reconcile", "--boot", "--json").document == {"schema": "watchdog-mesh/reconcile/1", "repairs": []}
+    assert host.mesh("reconcile", "--boot", "--json").document == {
+        "schema": "watchdog-mesh/reconcile/1",
+        "repairs": [],
+        "notices": [],
+    }
     intent = host.isolate(agent).intent
     gate.detach(agent, intent.held_by.ids.values())
     (repair,) = host.mesh("reconcile", "--json").document["repairs"]
@@ -226,6 +230,7 @@ def test_reconcile_says_what_it_did(host: Host, agent: Cgroup) -> None:
         "cause": "another process detached them",
         "kinds": ["programs detached"],
         "over": False,
+        "released": False,
     }
 
 
@@ -299,13 +304,17 @@ def test_reasons_may_be_in_any_language_and_long(host: Host, agent: Cgroup) -> N
     assert host.intents()[0].why.reason == reason
 
 
-def test_a_receiver_that_cannot_be_told_does_not_undo_what_was_done(host: Host, agent: Cgroup) -> None:
-    """The isolation comes first: one document, exit status 0, and the notice in it."""
+def receiver(host: Host) -> str:
+    """The settings of one that nobody can reach."""
     secret = host.folder / "secret"
     secret.write_text("whsec_" + "A" * 44)
     secret.chmod(0o600)
-    receiver = f'[[webhook]]\nname = "architect"\nurl = "http://127.0.0.1:9/"\nsecret_file = "{secret}"\n'
-    host.configure(PEER + f'cgroup = "{agent.path}"\n' + receiver)
+    return f'[[webhook]]\nname = "architect"\nurl = "http://127.0.0.1:9/"\nsecret_file = "{secret}"\n'
+
+
+def test_a_receiver_that_cannot_be_told_does_not_undo_what_was_done(host: Host, agent: Cgroup) -> None:
+    """The isolation comes first: one document, exit status 0, and the notice in it."""
+    host.configure(PEER + f'cgroup = "{agent.path}"\n' + receiver(host))
     answer = host.mesh("isolate", "shield", "--reason", "drill", "--json")
     assert answer.status == OK
     (notice,) = answer.document["notices"]
@@ -315,3 +324,16 @@ def test_a_receiver_that_cannot_be_told_does_not_undo_what_was_done(host: Host, 
     assert host.mesh("release", "shield", "--reason", "drill").status == OK
     states = [json.loads(row["body"]).get("data", {}) for row in host.place.journal.read("SELECT body FROM event")]
     assert len(states) == 2
+
+
+def test_whoever_ends_an_isolation_tells_that_it_has_ended(host: Host, agent: Cgroup) -> None:
+    host.configure(PEER + f'cgroup = "{agent.path}"\n' + receiver(host))
+    assert host.mesh("isolate", "shield", "--reason", "drill", "--ttl", "10ms").status == OK
+    answer = host.mesh("reconcile", "--json").document
+    assert [(each["done"], each["released"]) for each in answer["repairs"]] == [("released: its time is over", True)]
+    assert [notice[:20] for notice in answer["notices"]] == ["architect: 2 pending"]
+    rows = host.place.journal.read("SELECT key, body FROM event ORDER BY seq")
+    assert [(row["key"], json.loads(row["body"])["data"]["state"]) for row in rows] == [
+        ("intent/1/FIRING", "FIRING"),
+        ("intent/1/RESOLVED", "RESOLVED"),
+    ]

@@ -44,7 +44,9 @@ class Repair:
     kinds: tuple[str, ...] = ()
     """Of which kinds the drift was (watchdog.actions.drift.Kind); none for what is no drift."""
     over: bool = False
-    """An episode of drift has ended."""
+    """What people were told of has ended: an episode of drift, or the isolation."""
+    released: Intent | None = None
+    """The isolation that ended by this."""
 
     @property
     def words(self) -> str:
@@ -97,7 +99,7 @@ def reconcile(place: Place, at: Moment, *, patient: bool = False) -> list[Repair
         repairs += _ended(place, at) if patient else _let_run(place)
     for repair in repairs:
         facts = {"cause": repair.cause, "kinds": repair.kinds} if repair.kinds else {}
-        kind = "drift over" if repair.over else "repair"
+        kind = "drift over" if repair.over and not repair.released else "repair"
         place.journal.record(at.utc, kind, target=repair.target, found=repair.found, done=repair.done, **facts)
     return repairs
 
@@ -162,7 +164,7 @@ def _meant(intent: Intent) -> str:
 def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:
     if intent.state is State.RELEASING:
         isolation.finish_release(intent, place, at.utc)
-        return Repair(intent.name, "its release was cut short", "released")
+        return Repair(intent.name, "its release was cut short", "released", over=True, released=intent)
     if intent.state is State.UNDOING:
         isolation.finish_undo(intent, place, at.utc)
         return Repair(intent.name, f"it could not be isolated ({intent.trouble})", "what was begun is undone")
@@ -171,7 +173,8 @@ def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], 
     if intent.why.until is not None and intent.why.until.is_over(at):
         isolation.finish_release(intent, place, at.utc)
         until = rfc3339(intent.why.until.utc)
-        return Repair(intent.name, f"isolated until {until}", "released: its time is over")
+        done = "released: its time is over"
+        return Repair(intent.name, f"isolated until {until}", done, over=True, released=intent)
     if intent.state is State.ISOLATING and whereabouts.has_ended(intent.where, place.root):
         isolation.finish_undo(intent, place, at.utc)
         return Repair(

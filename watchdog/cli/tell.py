@@ -23,6 +23,7 @@ def tell(
     reason: str,
     state: EventState = EventState.FIRING,
     what: str = "",
+    flush_s: float = FLUSH_S,
 ) -> list[str]:
     """Publish one event and try to deliver it; what was not delivered yet, a sentence each. `what` tells apart several
     events of one isolation.
@@ -32,7 +33,7 @@ def tell(
     if not settings.webhooks:
         return []
     try:
-        return _tell(settings, place, intent, action, severity, reason, state, what)
+        return _tell(settings, place, intent, action, severity, reason, state, what, flush_s)
     except WatchdogError as error:
         return [f"nobody could be told: {error.one_line()}"]
 
@@ -46,6 +47,7 @@ def _tell(
     reason: str,
     state: EventState,
     what: str,
+    flush_s: float,
 ) -> list[str]:
     import socket
 
@@ -65,8 +67,8 @@ def _tell(
         state=state,
         watcher="",
     )
-    outbox.publish(escalation, f"intent/{intent.id}/{state}{what and '/'}{what}", at, incident=intent.why.incident)
-    flushed = Sender(outbox, settings.paths.run, report=lambda _: None).flush(deadline_s=FLUSH_S)
+    outbox.publish(escalation, intent.event_key(state, what), at, incident=intent.why.incident)
+    flushed = Sender(outbox, settings.paths.run, report=lambda _: None).flush(deadline_s=flush_s)
     return [
         f"{receiver}: {result.pending} pending ({result.why or 'a watcher delivers'})"
         for receiver, result in flushed.items()
