@@ -68,6 +68,17 @@ def test_isolate_verify_release_in_words(host: Host, agent: Cgroup) -> None:
     assert "it lies; by root" in told
 
 
+def test_a_change_has_its_own_reason_in_the_history_and_what_was_not_taken_is_said(host: Host, agent: Cgroup) -> None:
+    target = ("isolate", "--cgroup", agent.path)
+    assert host.mesh(*target, "--reason", "it lies", "--incident", "INC-7").status == OK
+    frozen = host.mesh(*target, "--reason", "it fights back", "--level", "frozen", "--ttl", "1h", "--incident", "INC-8")
+    assert "  its incident stays INC-7, not INC-8" in frozen.out.splitlines()
+    assert "  it is not shortened to " in frozen.out
+    line = next(line for line in host.mesh("history").out.splitlines() if "INC-8" in line)
+    assert "it fights back; it is not shortened to " in line
+    assert line.endswith("; its incident stays INC-7, not INC-8; by root")
+
+
 def test_words_say_that_an_agent_is_frozen(host: Host, agent: Cgroup) -> None:
     target = ("--cgroup", agent.path)
     frozen = host.mesh("isolate", *target, "--reason", "it lies", "--level", "frozen")
@@ -116,6 +127,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "reason": "it lies",
         "incident": "INC-7",
         "overruled": [],
+        "not_taken": [],
         "gaps": [],
         "dropped": {"ingress": nothing, "egress": nothing},
         "allow": [],
@@ -127,10 +139,12 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     no_flows = {"flows": {"seen": 0, "known": 0, "packets_of_unknown": 0, "top": []}}
     standing = {"state": "isolated", "changed": True, "holds": True}
     assert isolated == {"schema": "watchdog-mesh/isolate/1", **same, **held_by, **standing, "notices": []}
-    again = host.mesh("isolate", *target, "--reason", "again", "--json").document
-    assert (again["changed"], again["holds"], again["reason"]) == (True, True, "it lies"), "it has no end any more"
+    again = host.mesh("isolate", *target, "--reason", "again", "--ttl", "1h", "--json").document
+    assert (again["changed"], again["holds"], again["reason"], again["until"] > until) == (True, True, "it lies", True)
     once_more = host.mesh("isolate", *target, "--reason", "again", "--json").document
     assert once_more.pop("inside") == again["inside"], "nothing changed, so that nothing was tried"
+    assert again["until"] == once_more["until"], "a --ttl that is not given takes none away"
+    until = again["until"]
     assert once_more == {
         "schema": "watchdog-mesh/isolate/1",
         **same,
@@ -138,7 +152,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         **standing,
         "changed": False,
         "since": since,
-        "until": None,
+        "until": until,
         "notices": [],
     }
     verified = host.mesh("verify", *target, "--json").document
@@ -150,7 +164,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         **standing,
         "changed": False,
         "since": since,
-        "until": None,
+        "until": until,
         **no_flows,
     }
     released = host.mesh("release", *target, "--reason", "sorry", "--json").document
@@ -167,7 +181,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "holds": True,
         "reason": "sorry",
         "since": since,
-        "until": None,
+        "until": until,
         **no_flows,
         "notices": [],
     }

@@ -18,6 +18,7 @@ from tests.kernel.conftest import MakeCgroup
 from tests.kernel.isolation_bed import NOW, WHY, Host, moment, ours_at, where
 from watchdog.actions import holding, isolation, programs
 from watchdog.actions.reconcile import Repair, reconcile
+from watchdog.clock import rfc3339
 from watchdog.errors import KernelRefused, Refused, WatchdogError
 from watchdog.intents import Intent, State, Until, Where, Why, With
 from watchdog.keeper import Keeper
@@ -141,10 +142,29 @@ def test_an_isolation_lasts_as_long_as_anybody_wants(host: Host, agent: Cgroup) 
     short, long = (Until(at.utc + timedelta(hours=h), at.s + h * 3600, at.boot) for h in (1, 2))
     host.isolate(agent, why=replace(WHY, until=short))
     assert host.isolate(agent, why=replace(WHY, until=long)).intent.why.until == long
-    assert not host.isolate(agent, why=replace(WHY, until=short)).changed
-    assert host.isolate(agent, why=WHY).intent.why.until is None
-    assert not host.isolate(agent, why=replace(WHY, until=long)).changed
+    shorter = host.isolate(agent, why=replace(WHY, until=short))
+    assert (shorter.changed, shorter.intent.why.until, len(shorter.not_taken)) == (False, long, 1)
+    assert host.isolate(agent, why=WHY).intent.why.until == long, "nobody said that it has no end"
     assert host.states() == [State.ISOLATED]
+
+
+def test_what_is_asked_for_and_not_taken_is_said_and_recorded(host: Host, agent: Cgroup) -> None:
+    at = moment()
+    host.isolate(agent)
+    until = Until(at.utc + timedelta(hours=1), at.s + 3600, at.boot)
+    asked = replace(WHY, reason="for an hour", incident="INC-8", until=until)
+    result = host.isolate(agent, why=asked)
+    assert (result.changed, result.intent.why.until, result.intent.why.incident) == (False, None, "INC-7")
+    assert result.not_taken == (
+        f"it is not shortened to {rfc3339(until.utc)}: it lasts until a release",
+        "its incident stays INC-7, not INC-8",
+    )
+    (record,) = host.place.journal.trail(newest=1)
+    assert (record["kind"], record["asked"], record["not_taken"]) == (
+        "intent isolated",
+        "for an hour",
+        list(result.not_taken),
+    )
 
 
 def test_an_isolation_whose_time_is_over_is_released(host: Host, agent: Cgroup) -> None:

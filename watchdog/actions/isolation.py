@@ -12,12 +12,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from watchdog import clock
-from watchdog.actions import adopt, allowing, flow_facts, holding, moving, noted, programs, renamed, targets
+from watchdog.actions import adopt, allowing, changing, flow_facts, holding, moving, noted, programs, renamed, targets
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, glance, look
 from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.host import unit_filters
-from watchdog.intents import IN_FORCE, Intent, State, Until, Where, Why
+from watchdog.intents import IN_FORCE, Intent, State, Where, Why
 from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import sequence
@@ -61,15 +61,20 @@ def isolate(
             adopt.adopt(place, now)  # a journal that knows nothing may be a lost one: no program is to serve two
         intent = find(place, where)
         if intent is not None and intent.state is State.ISOLATED:
-            asked = wanted(intent, where, why)
+            asked = changing.wanted(intent, where, why)
+            not_taken = changing.not_taken(asked.why, why)
+            facts = {"asked": why.reason, "asked_by": why.by, **({"not_taken": not_taken} if not_taken else {})}
             before = holding.verify(intent, place)
-            if asked == intent and before.holds and not before.gaps:
-                return before
             same = asked == intent
-            intent = place.intents.change(asked, State.ISOLATED, now, facts={"asked": why.reason, "asked_by": why.by})
+            if same and before.holds and not before.gaps:
+                if not_taken:
+                    place.intents.change(intent, State.ISOLATED, now, facts=facts)
+                return replace(before, not_taken=not_taken)
+            intent = place.intents.change(asked, State.ISOLATED, now, facts=facts)
             step("intended")
             after = _cut_or_undo(intent, place, now, step)
-            return replace(after, changed=not same or after.gaps != before.gaps)
+            changed = not same or after.gaps != before.gaps
+            return replace(after, changed=changed, not_taken=not_taken)
         allow = default_allow() if why.allow is None else why.allow
         why = replace(why, overruled=tuple(rails()), allow=allow, level=why.level or default_level)
         intent, slot = _begin(intent, where, why, place, now)
@@ -82,7 +87,7 @@ def _begin(
 ) -> tuple[Intent, Slot | None]:
     """A new intent with its programs, or one that a dead process left half way: it is this one's now."""
     if unfinished is not None:
-        where = _joined(unfinished.where, where)
+        where = changing.joined(unfinished.where, where)
         return place.intents.change(unfinished, State.ISOLATING, now, where=where, why=why, trouble=""), None
     slot = programs.take(place)
     return place.intents.begin(where, why, programs.held_by(slot, place), now), slot
@@ -250,30 +255,6 @@ def find(place: Place, where: Where) -> Intent | None:
                 hint="name that with --unit or --cgroup, or release the peer first",
             )
     return None
-
-
-def wanted(intent: Intent, where: Where, why: Why) -> Intent:
-    """What an isolation in force becomes when it is asked for again."""
-    return replace(intent, where=_joined(intent.where, where), why=_longer(intent.why, why))
-
-
-def _joined(known: Where, named: Where) -> Where:
-    """What is known of a target, with what was named now: a cgroup may turn out to be a unit's, or a peer's."""
-    same = known.cgroup == named.cgroup and (known.moved or known.cgroup_id == named.cgroup_id)
-    cgroup = known if same or not named.cgroup else named
-    return replace(cgroup, unit=named.unit or known.unit, peer=named.peer or known.peer)
-
-
-def _longer(known: Why, asked: Why) -> Why:
-    """An isolation lasts as long as anybody wants it to; it allows, and is as strict as, what was said last."""
-    allow = known.allow if asked.allow is None else asked.allow
-    return replace(known, until=_later(known.until, asked.until), allow=allow, level=asked.level or known.level)
-
-
-def _later(one: Until | None, other: Until | None) -> Until | None:
-    if one is None or other is None:
-        return None
-    return one if one.utc >= other.utc else other
 
 
 # What holds it

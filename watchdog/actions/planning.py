@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watchdog.actions import allowing, isolation, programs, targets, whereabouts
+from watchdog.actions import allowing, changing, isolation, programs, targets, whereabouts
 from watchdog.actions.isolation import Rails, no_rails
 from watchdog.actions.place import Place, look
 from watchdog.host import processes, unit_filters
@@ -69,7 +69,7 @@ def plan(
     """What `isolation.isolate` would do with the same arguments now. Raises what it would, Refused among it."""
     intent = isolation.find(place, where)
     if intent is not None and intent.state is State.ISOLATED:
-        wanted = isolation.wanted(intent, where, why)
+        wanted = changing.wanted(intent, where, why)
         slot = programs.pinned(intent.held_by, place) or programs.recorded(intent.held_by, place)
         target = targets.target_of(wanted, slot, place, look(wanted.where, place.root).cgroups)
         target = replace(target, allows=bool(wanted.why.allow))

@@ -62,7 +62,8 @@ def verb(
     """Cut one agent off the network in the kernel, and see that it is.
 
     It stays cut off over restarts of the agent and of this host until it is released. Given for an agent that is
-    isolated already, --allow, --allow-heartbeat and --no-allow exchange what it may reach, in one step.
+    isolated already, --allow, --allow-heartbeat and --no-allow exchange what it may reach, in one step, and --ttl
+    only lengthens its time; what is not given stays as it is.
     """
     output, wanted, allow = Output(as_json=as_json), named(options), asked(options)
     stated(reason, "--reason")
@@ -158,7 +159,7 @@ def _say(output: Output, result: Result) -> None:
         output.words(f"{name} is cut off in part: {report.place_of(result)}")
     else:
         output.words(f"{name} is isolated{frozen}: {report.place_of(result)}")
-    output.words(*(f"  {line}" for line in report.moved_in_words(result)))
+    output.words(*(f"  {line}" for line in (*result.not_taken, *report.moved_in_words(result))))
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
     output.words(*(f"  {line}" for line in report.allowed_in_words(result)))
     if result.intent.why.until:
