@@ -75,8 +75,26 @@ def test_a_change_has_its_own_reason_in_the_history_and_what_was_not_taken_is_sa
     assert "  its incident stays INC-7, not INC-8" in frozen.out.splitlines()
     assert "  it is not shortened to " in frozen.out
     line = next(line for line in host.mesh("history").out.splitlines() if "INC-8" in line)
-    assert "it fights back; it is not shortened to " in line
+    assert "it fights back; level frozen, was network; it is not shortened to " in line
     assert line.endswith("; its incident stays INC-7, not INC-8; by root")
+
+
+def test_every_change_of_an_isolation_is_told_once_with_what_was_changed_and_by_whom(host: Host, agent: Cgroup) -> None:
+    host.configure(PEER + f'cgroup = "{agent.path}"\n' + receiver(host))
+    target = ("isolate", "shield", "--json")
+    for level, reason in (("network", "it lies"), ("frozen", "it fights"), ("frozen", "same"), ("network", "look")):
+        assert host.mesh(*target, "--reason", reason, "--level", level).status == OK
+    assert host.mesh(*target, "--reason", "patch", "--allow", "192.0.2.1:443").document["changes"] == [
+        "allowed 192.0.2.1/32:443, was nothing"
+    ]
+    told = [json.loads(row["body"])["data"] for row in host.place.journal.read("SELECT body FROM event ORDER BY seq")]
+    assert {(each["action"], each["state"]) for each in told} == {("alert_architect", "FIRING")}
+    assert [each["reason"] for each in told] == [
+        "it lies (by hand, root)",
+        "it fights: level frozen, was network (by hand, root)",
+        "look: level network, was frozen (by hand, root)",
+        "patch: allowed 192.0.2.1/32:443, was nothing (by hand, root)",
+    ]
 
 
 def test_words_say_that_an_agent_is_frozen(host: Host, agent: Cgroup) -> None:
@@ -127,6 +145,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "reason": "it lies",
         "incident": "INC-7",
         "overruled": [],
+        "changes": [],
         "not_taken": [],
         "gaps": [],
         "dropped": {"ingress": nothing, "egress": nothing},
@@ -141,6 +160,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     assert isolated == {"schema": "watchdog-mesh/isolate/1", **same, **held_by, **standing, "notices": []}
     again = host.mesh("isolate", *target, "--reason", "again", "--ttl", "1h", "--json").document
     assert (again["changed"], again["holds"], again["reason"], again["until"] > until) == (True, True, "it lies", True)
+    assert again["changes"] == [f"until {again['until']}, was {until}"]
     once_more = host.mesh("isolate", *target, "--reason", "again", "--json").document
     assert once_more.pop("inside") == again["inside"], "nothing changed, so that nothing was tried"
     assert again["until"] == once_more["until"], "a --ttl that is not given takes none away"

@@ -1,11 +1,11 @@
-"""What an isolation in force becomes when it is asked for again, and what of that is not taken."""
+"""What an isolation in force becomes when it is asked for again, in words too, and what of that is not taken."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from watchdog.clock import rfc3339
-from watchdog.intents import Intent, Until, Where, Why
+from watchdog.intents import Allowed, Intent, Until, Where, Why
 
 
 def wanted(intent: Intent, where: Where, why: Why) -> Intent:
@@ -39,8 +39,28 @@ def not_taken(now: Why, asked: Why) -> tuple[str, ...]:
     """What was asked for and is not so now, a sentence each."""
     found = []
     if asked.until is not None and asked.until != now.until:
-        ends = f"until {rfc3339(now.until.utc)}" if now.until else "until a release"
-        found.append(f"it is not shortened to {rfc3339(asked.until.utc)}: it lasts {ends}")
+        found.append(f"it is not shortened to {rfc3339(asked.until.utc)}: it lasts until {_end(now.until)}")
     if asked.incident and asked.incident != now.incident:
         found.append(f"its incident stays {now.incident}, not {asked.incident}")
     return tuple(found)
+
+
+def changes(before: Intent, after: Intent) -> tuple[str, ...]:
+    """What is otherwise than it was, a sentence each."""
+    was, now = before.why, after.why
+    pairs = (
+        ("it is known as", before.name, after.name),
+        ("level", was.level, now.level),
+        ("allowed", _listed(was.allow), _listed(now.allow)),
+        ("until", _end(was.until), _end(now.until)),
+        ("incident", was.incident or "none", now.incident or "none"),
+    )
+    return tuple(f"{what} {then}, was {first}" for what, first, then in pairs if then != first)
+
+
+def _listed(allow: tuple[Allowed, ...] | None) -> str:
+    return ", ".join(map(str, allow or ())) or "nothing"
+
+
+def _end(until: Until | None) -> str:
+    return rfc3339(until.utc) if until else "a release"

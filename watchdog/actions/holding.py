@@ -48,6 +48,8 @@ class Result:
     verdicts: tuple[Verdict, ...] = ()
     """What is to be said of each path, by the layers that hold and what the agent may and has; none while idle."""
     looked: Looked | None = None
+    changes: tuple[str, ...] = ()
+    """What was changed of an isolation in force, a sentence each."""
     not_taken: tuple[str, ...] = ()
     """What was asked for when it was isolated already, and could not be, a sentence each."""
 

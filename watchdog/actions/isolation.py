@@ -63,7 +63,9 @@ def isolate(
         if intent is not None and intent.state is State.ISOLATED:
             asked = changing.wanted(intent, where, why)
             not_taken = changing.not_taken(asked.why, why)
-            facts = {"asked": why.reason, "asked_by": why.by, **({"not_taken": not_taken} if not_taken else {})}
+            changes = changing.changes(intent, asked)
+            more = {"changes": changes, "not_taken": not_taken}
+            facts = {"asked": why.reason, "asked_by": why.by} | {key: said for key, said in more.items() if said}
             before = holding.verify(intent, place)
             same = asked == intent
             if same and before.holds and not before.gaps:
@@ -74,7 +76,7 @@ def isolate(
             step("intended")
             after = _cut_or_undo(intent, place, now, step)
             changed = not same or after.gaps != before.gaps
-            return replace(after, changed=changed, not_taken=not_taken)
+            return replace(after, changed=changed, changes=changes, not_taken=not_taken)
         allow = default_allow() if why.allow is None else why.allow
         why = replace(why, overruled=tuple(rails()), allow=allow, level=why.level or default_level)
         intent, slot = _begin(intent, where, why, place, now)

@@ -57,7 +57,8 @@ def _line(record: dict[str, Any]) -> str:
     whom = next((str(record[key]) for key in WHOM if record.get(key)), "")
     if record.get("asked"):  # of one that was isolated already: why it was asked for now, and by whom
         record = record | {"reason": record["asked"], "by": record.get("asked_by")}
-    facts = [str(record[key]) for key in TOLD if record.get(key)] + record.get("not_taken", [])
+    facts = [str(record[key]) for key in TOLD if record.get(key)]
+    facts += [*record.get("changes", ()), *record.get("not_taken", ())]
     if record.get("moved_from"):
         facts.append(f"moved there from {record['moved_from']}")
     by = record.get("by")

@@ -20,6 +20,7 @@ from watchdog.cli.app import common, configured, given_span_s, need_root, paths_
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
 from watchdog.cli.tell import tell
+from watchdog.config import Config
 from watchdog.errors import Exit, UsageError, WatchdogError
 from watchdog.host.caller import who
 from watchdog.intents import Until, Where, Why
@@ -97,16 +98,25 @@ def verb(
         _say(output, result)
         notices: list[str] = []
         if result.changed:
-            notices = tell(settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, why.reason)
+            notices = _tell_people(result, why.reason, settings, place)
+            stamp = clock.rfc3339(result.intent.changed)
             result, found = _from_inside(result, place)
             if found is not None:
-                notices += tell(settings, place, result.intent, Action.ALERT, Severity.CRITICAL, found, what="inside")
+                what = f"inside/{stamp}"
+                notices += tell(settings, place, result.intent, Action.ALERT, Severity.CRITICAL, found, what=what)
                 output.words(f"  {found}")
             output.words(*(f"  {line}" for line in report.inside_in_words(result.intent.inside)))
     output.document("isolate", 1, report.facts_of(result) | {"notices": notices})
     output.words(*(f"  {line}" for line in report.paths_in_words(result.verdicts) if all_paths))
     output.words(*(f"  {notice}" for notice in notices))
     return Exit.PARTIAL if result.is_partial else Exit.OK
+
+
+def _tell_people(result: Result, reason: str, settings: Config, place: Place) -> list[str]:
+    """An isolation is told once, and each change of it."""
+    what = f"changed/{clock.rfc3339(result.intent.changed)}" if result.changes else ""
+    said = f"{reason}: {'; '.join(result.changes)}" if result.changes else reason
+    return tell(settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, said, what=what)
 
 
 def _from_inside(result: Result, place: Place) -> tuple[Result, str | None]:
@@ -159,7 +169,7 @@ def _say(output: Output, result: Result) -> None:
         output.words(f"{name} is cut off in part: {report.place_of(result)}")
     else:
         output.words(f"{name} is isolated{frozen}: {report.place_of(result)}")
-    output.words(*(f"  {line}" for line in (*result.not_taken, *report.moved_in_words(result))))
+    output.words(*(f"  {line}" for line in (*result.changes, *result.not_taken, *report.moved_in_words(result))))
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
     output.words(*(f"  {line}" for line in report.allowed_in_words(result)))
     if result.intent.why.until:

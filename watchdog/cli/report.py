@@ -45,6 +45,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         "since": rfc3339(intent.since),
         "until": rfc3339(intent.why.until.utc) if intent.why.until else None,
         "changed": result.changed,
+        "changes": list(result.changes),
         "not_taken": list(result.not_taken),
         "holds": result.holds,
         "gaps": list(result.gaps),
