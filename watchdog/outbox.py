@@ -167,9 +167,12 @@ class Outbox:
     def failed_since(self, receiver: str, brought_at: datetime) -> str | None:
         """Why the head failed after the line was brought forward; empty when nothing is owed, None while it waits."""
         line = self.line(receiver, first=1)
-        if not line:
-            return ""
-        return self._last_error(receiver, line[0].seq) if line[0].next_at > rfc3339(brought_at) else None
+        return self.last_error(receiver) if not line or line[0].next_at > rfc3339(brought_at) else None
+
+    def last_error(self, receiver: str) -> str:
+        """Why the head failed when it was last tried; empty when it was not, or nothing is owed."""
+        line = self.line(receiver, first=1)
+        return self._last_error(receiver, line[0].seq) if line else ""
 
     def bring_forward(self, receiver: str, now: datetime) -> None:
         """Make the line due now. A try that fails then takes the place of the one it came before."""

@@ -143,7 +143,9 @@ class Sender:
         if first_seq is None:
             return Flushed(0, 0)
         delivered, pending = (self._outbox.count(receiver, state, first_seq) for state in (DELIVERED, PENDING))
-        return Flushed(delivered, pending, why or ("no time was left" if pending else ""))
+        if pending and not why:  # somebody else tried it meanwhile, or nobody did
+            why = self._outbox.last_error(receiver) or "no time was left"
+        return Flushed(delivered, pending, why)
 
     def _new_line(self, receiver: Receiver, report: Callable[[str], None]) -> Line:
         return Line(self._outbox, receiver, clock=self._clock, post=self._post, report=report, schedule=self._schedule)

@@ -22,6 +22,7 @@ from tests.unit.owed import escalation
 from tests.unit.receivers import OK, Hook, answers
 from watchdog.clock import moment, utc_now
 from watchdog.journal import Journal
+from watchdog.line import served_alone
 from watchdog.model import Severity
 from watchdog.outbox import DELIVERED, PENDING, REFUSED, Outbox
 from watchdog.sender import Flushed, Sender
@@ -452,6 +453,25 @@ class TestFlush:
             assert command.flush(deadline_s=5.0) == {"r0": Flushed(0, 1, "HTTP 500")}
             assert command.flush(deadline_s=5.0) == {"r0": Flushed(1, 0)}
         assert len(hook.received) == 3
+
+    def test_says_why_though_the_one_that_tried_has_let_go_of_the_line(self, bench: Bench) -> None:
+        """A watcher that reaches nobody hands its turn over: the command gets it, and finds nothing due."""
+        with Hook() as hook:
+            outbox = bench.outbox(hook)
+            publish(outbox, "one")
+            flushed: list[dict[str, Flushed]] = []
+            with served_alone(bench.run, "r0"):
+                command = threading.Thread(
+                    target=lambda: flushed.append(bench.sender(outbox, NEVER).flush(deadline_s=5.0))
+                )
+                published = outbox.line("r0")[0].next_at
+                command.start()
+                wait_until(lambda: outbox.line("r0")[0].next_at > published)
+                later = [(outbox.line("r0")[0].seq, 1, utc_now() + timedelta(hours=1))]
+                outbox.postpone("r0", later[0][0], "connection refused", later)
+            command.join()
+        assert flushed == [{"r0": Flushed(0, 1, "connection refused")}]
+        assert hook.received == []
 
 
 def test_stop_begins_nothing_new_and_does_not_wait_for_ever(bench: Bench) -> None:
