@@ -126,7 +126,7 @@ class Daemon:
             pending = self.outbox.pending(clock.utc_now())
         except WatchdogError:
             return {}
-        return {name: Backlog(each.pending, each.oldest_age_s, each.last_error) for name, each in pending.items()}
+        return {name: Backlog(*each) for name, each in pending.items()}
 
     def _ready_or_alarm(self) -> None:
         """Have programs ready before they are needed, and restore what was isolated. A host that cannot is told."""

@@ -8,13 +8,16 @@ import pytest
 
 from tests.kernel.agents import harmless
 from tests.kernel.conftest import MakeCgroup, RunInside
-from tests.kernel.isolation_bed import Host, ours_at
+from tests.kernel.isolation_bed import NOW, Host, ours_at
+from watchdog.clock import rfc3339
 from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers.sequence import LAYERS
 from watchdog.kernel.loopback import SILENCE_S, loopback
 from watchdog.kernel.programs import GATE
+from watchdog.outbox import Outbox
 from watchdog.paths import facts
+from watchdog.webhook import Receiver
 
 pytestmark = pytest.mark.kernel
 
@@ -358,6 +361,17 @@ def test_a_receiver_that_cannot_be_told_does_not_undo_what_was_done(host: Host, 
     assert host.mesh("release", "shield", "--reason", "drill").status == OK
     states = [json.loads(row["body"]).get("data", {}) for row in host.place.journal.read("SELECT body FROM event")]
     assert len(states) == 2
+
+
+def test_status_names_a_receiver_that_is_gone_and_a_secret_that_is_none(host: Host) -> None:
+    host.configure(PEER + receiver(host))
+    gone = Receiver("architect", "http://127.0.0.1:9/")
+    Outbox(host.place.journal, [gone], host="soc-1").refuse_all(gone, "HTTP 410", NOW)
+    assert f"Receiver architect is GONE since {rfc3339(NOW)} (HTTP 410), and gets no more" in host.mesh("status").out
+    facts = host.mesh("status", "--json").document["outbox"]["architect"]
+    assert facts == {"pending": 0, "oldest_age_s": None, "last_error": "HTTP 410", "gone_since": rfc3339(NOW)}
+    (host.folder / "secret").write_text("short")
+    assert "Receivers cannot be told of anything: " in host.mesh("status").out
 
 
 def test_whoever_ends_an_isolation_tells_that_it_has_ended(host: Host, agent: Cgroup) -> None:

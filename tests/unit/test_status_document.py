@@ -95,7 +95,7 @@ GOLDEN = {
             ],
         }
     ],
-    "outbox": {"architect": {"pending": 2, "oldest_age_s": 430.0, "last_error": "HTTP 503"}},
+    "outbox": {"architect": {"pending": 2, "oldest_age_s": 430.0, "last_error": "HTTP 503", "gone_since": None}},
     "silences": [
         {"peer": "sidecar", "until": "2026-03-01T03:30:00.250000Z", "reason": "upgrade", "by": "root (login alice)"}
     ],

@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.unit.status_views import HOSTILE, SHIELD_CUT, health, hostile, incident, large, peer
+from tests.unit.status_views import HOSTILE, SHIELD_CUT, ago, health, hostile, incident, large, peer
 from watchdog.model import Status
 from watchdog.paths.words import Coverage, Verdict
+from watchdog.status.document import Backlog
 from watchdog.status.page import CONTENT_SECURITY_POLICY, age, render, render_unavailable, size
 
 TAGS = (
@@ -66,6 +67,13 @@ def test_doubt_and_storm_are_said() -> None:
     text = Reader(render(incident(health=replace(health(), self_doubt="deaf", storm="3 of 4")))).text
     assert "SELF-DOUBT This watcher acts on nobody: deaf." in text
     assert "STORM Nobody is isolated: 3 of 4." in text
+
+
+def test_a_receiver_that_is_gone_is_named_though_nothing_is_pending() -> None:
+    outbox = {"architect": Backlog(0, None, "HTTP 410", ago(hours=2)), "siem": Backlog(0, None)}
+    text = Reader(render(incident(outbox=outbox))).text
+    assert "architect gone since 2026-03-01 01:00:00 UTC, and gets no more: HTTP 410" in text
+    assert "siem" not in text
 
 
 def test_worst_first() -> None:

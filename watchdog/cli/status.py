@@ -110,10 +110,7 @@ def _backlog(settings: Config, place: Place) -> dict[str, Any]:
         pending = Outbox(place.journal, receivers(settings), host=socket.gethostname()).pending(clock.utc_now())
     except WatchdogError as error:
         return {"error": error.one_line()}
-    return {
-        name: {"pending": each.pending, "oldest_age_s": each.oldest_age_s, "last_error": each.last_error}
-        for name, each in pending.items()
-    }
+    return {name: document.backlog_facts(document.Backlog(*each)) for name, each in pending.items()}
 
 
 def _print(
@@ -153,10 +150,19 @@ def _print(
         output.words(f"The watcher of {watcher['self']} {state}{f': {trouble}' if trouble else ''}")
     if not facts["watchers"]:
         output.words("No watcher has run on this host since it booted")
-    for name, backlog in facts["outbox"].items():
-        if isinstance(backlog, dict) and backlog["pending"]:
-            why = backlog["last_error"] or "not tried yet"
-            output.words(f"Receiver {name}: {counted(backlog['pending'], 'event')} pending: {why}")
+    output.words(*(line for name, backlog in facts["outbox"].items() if (line := _of_receiver(name, backlog))))
+
+
+def _of_receiver(name: str, backlog: dict[str, Any] | str) -> str:
+    """What there is to say of a receiver, or why nothing can be said of any; "" when it has everything."""
+    if isinstance(backlog, str):
+        return f"Receivers cannot be told of anything: {backlog}"
+    why = backlog["last_error"]
+    if backlog["gone_since"]:
+        since = f"is GONE since {backlog['gone_since']} ({why}), and gets no more until"
+        return f"Receiver {name} {since} its URL is changed or `watchdog-mesh notify test {name}` reaches it"
+    pending = counted(backlog["pending"], "event")
+    return f"Receiver {name}: {pending} pending: {why or 'not tried yet'}" if backlog["pending"] else ""
 
 
 def _peer_row(row: dict[str, Any], now: datetime) -> tuple[str, ...]:

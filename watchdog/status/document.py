@@ -82,11 +82,12 @@ class IsolationView:
 
 
 class Backlog(NamedTuple):
-    """Notifications that one receiver has not taken yet."""
+    """Notifications that one receiver has not taken yet. `gone_since`: it answered 410, and gets no more."""
 
     pending: int
     oldest_age_s: float | None
     last_error: str = ""
+    gone_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def build(view: MeshView) -> dict[str, Any]:
         "peers": [_peer(peer) | _of_mesh(peer.name, view.mesh) for peer in view.peers],
         "stats": _stats(view.stats),
         "isolations": [isolation_facts(isolation) for isolation in view.isolations],
-        "outbox": {receiver: _backlog(backlog) for receiver, backlog in view.outbox.items()},
+        "outbox": {receiver: backlog_facts(backlog) for receiver, backlog in view.outbox.items()},
         "silences": [silence_facts(silence) for silence in view.mesh.silences.values()],
         "watchers": [_member(member) for member in view.mesh.members],
     }
@@ -229,9 +230,10 @@ def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
     }
 
 
-def _backlog(backlog: Backlog) -> dict[str, Any]:
+def backlog_facts(backlog: Backlog) -> dict[str, Any]:
     return {
         "pending": backlog.pending,
         "oldest_age_s": finite(backlog.oldest_age_s),
         "last_error": backlog.last_error,
+        "gone_since": _time(backlog.gone_since),
     }

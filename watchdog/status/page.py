@@ -194,13 +194,16 @@ def _dropped(dropped: Dropped) -> str:
 
 
 def _outbox(outbox: Mapping[str, Backlog]) -> str:
-    waiting = "".join(_backlog(name, backlog) for name, backlog in sorted(outbox.items()) if backlog.pending)
+    owed = {name: backlog for name, backlog in sorted(outbox.items()) if backlog.pending or backlog.gone_since}
+    waiting = "".join(_backlog(name, backlog) for name, backlog in owed.items())
     return f"<h2>Notifications not delivered</h2><ul>{waiting}</ul>" if waiting else ""
 
 
 def _backlog(receiver: str, backlog: Backlog) -> str:
     oldest = f", the oldest for {age(backlog.oldest_age_s)}" if backlog.oldest_age_s is not None else ""
     error = f": {_text(backlog.last_error)}" if backlog.last_error else ""
+    if backlog.gone_since:
+        return f"<li><b>{_text(receiver)}</b> gone since {_clock(backlog.gone_since)}, and gets no more{error}</li>"
     return f"<li><b>{_text(receiver)}</b> {backlog.pending} waiting{oldest}{error}</li>"
 
 
