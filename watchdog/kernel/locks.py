@@ -15,6 +15,7 @@ RETRY_S = 0.02
 """flock has no deadline of its own, and an alarm would hit the caller's whole process."""
 
 _MODE = 0o600
+_FOLDER_MODE = 0o700
 
 _TABLE = Path("/proc/locks")
 
@@ -39,7 +40,7 @@ def locked(path: Path, timeout_s: float) -> Iterator[int]:
 
 def _opened(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
     except OSError as error:
         raise WatchdogError(f"cannot open the lock {path}: {error.strerror}", hint="set paths.run") from error

@@ -10,17 +10,18 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from watchdog.errors import WatchdogError
 from watchdog.kernel import locks
+from watchdog.kernel.locks import LockBusy
 
 PREFIX = "watcher-"
-PRIVATE_MODE = 0o600
-PRIVATE_FOLDER_MODE = 0o700
+LOOK_S = 0.5
+"""A watcher that starts waits so long for its lock: who asks whether it lives (`status`) holds it for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +38,15 @@ class Published:
 def only_one(run: Path, watcher: str) -> Iterator[None]:
     """Be the only watcher of that name on this host. Raises WatchdogError when there is one, or no lock can be had."""
     path = _lock_path(run, watcher)
-    try:
-        run.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
-    except OSError as error:
-        raise WatchdogError(f"cannot open the lock {path}: {error.strerror}", hint="set paths.run") from error
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            held.enter_context(locks.locked(path, LOOK_S))
+        except LockBusy as error:
             raise WatchdogError(
                 f"a watcher named {watcher} runs already on this host",
                 hint=f"stop it first: fuser {path} says which process it is",
             ) from error
         yield
-    finally:
-        os.close(fd)
 
 
 def publish(run: Path, watcher: str, document: Mapping[str, Any]) -> None:
