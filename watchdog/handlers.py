@@ -47,11 +47,20 @@ class _Line:
         self._lock = threading.Lock()
 
     def put(self, escalation: Escalation | None) -> None:
+        self._waiting.put(escalation)
         with self._lock:
             if escalation is not None and self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="watchdog-handler", daemon=True)
-                self._thread.start()
-        self._waiting.put(escalation)
+                self._thread = self._begun()
+
+    def _begun(self) -> threading.Thread | None:
+        """Its thread, or None where the host gives none: what waits is handed out with the next escalation."""
+        thread = threading.Thread(target=self._run, name="watchdog-handler", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.error("a handler of escalations has to wait: %s", error)
+            return None
+        return thread
 
     def join(self, timeout_s: float) -> None:
         if self._thread is not None and self._thread is not threading.current_thread():

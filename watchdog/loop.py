@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from watchdog import clock
@@ -36,6 +37,7 @@ JITTER_SHARE = 0.01
 with 200 hung peers of 1,000 takes about a third of it longer: two waves of hung probes fill all workers."""
 LONGEST_WAIT_S = 1.0
 """The loop turns at least this often, so that a loop that stands still is seen to."""
+NO_THREAD = "this host gives no thread; raise TasksMax= of the watcher's unit, or see what else runs here"
 STALL_SHARE = 0.5
 """Share of the probes' timeout for which this process may stand still before silence proves nothing."""
 
@@ -172,7 +174,8 @@ class Loop:
         """One probe a peer at a time; the own endpoint's key is empty."""
         if key not in self._in_flight:
             self._in_flight.add(key)
-            self._probes.submit(self._ask, key, target)
+            if not is_begun(self._probes, self._ask, key, target):
+                self._take(key, target, None, clock.now_s(), f"cannot probe {target.name or 'its agent'}: {NO_THREAD}")
 
     @property
     def _jitter_s(self) -> float:
@@ -220,7 +223,21 @@ class Loop:
 
     def _carry_out(self, orders: list[Order]) -> None:
         for order in orders:
-            self._work.submit(self._do, order)
+            if not is_begun(self._work, self._do, order):
+                late = Outcome(failed=True, detail=f"nothing was done: {NO_THREAD}", begun=False)
+                self._attempt(partial(self._settle, order, late))
+                self._refused = f"cannot {order.action} {order.peer}: {NO_THREAD}"
+
+    def _take(self, key: str, target: Target, beat: Heartbeat | None, asked_s: float, refused: str) -> None:
+        """What became of a probe: without a heartbeat the peer could not be asked, and `refused` says why."""
+        self._in_flight.discard(key)
+        self._refused = refused or self._refused
+        if not key:
+            self._watcher.hear_own(beat or Heartbeat(target.name, healthy=False, detail=refused))
+        elif beat is None:
+            self._watcher.skip(key)
+        else:
+            self._hear(key, beat, asked_s)
 
     def _settle(self, order: Order, outcome: Outcome, at: Moment) -> None:
         if outcome.begun:
@@ -247,18 +264,7 @@ class Loop:
         except Exception:  # a prober may be anybody's code, and one that fails must not end the round for ever
             log.exception("probing %s failed", target.name)
             refused = f"cannot probe {target.name}: a bug, see the log"
-
-        def take(_: Moment) -> None:
-            self._in_flight.discard(key)
-            self._refused = refused or self._refused
-            if not key:
-                self._watcher.hear_own(beat or Heartbeat(target.name, healthy=False, detail=refused))
-            elif beat is None:
-                self._watcher.skip(key)
-            else:
-                self._hear(key, beat, asked_s)
-
-        self._inbox.put(take)
+        self._inbox.put(lambda _: self._take(key, target, beat, asked_s, refused))
 
     def _do(self, order: Order) -> None:
         """Carry out one order, and tell the loop how it ended."""
@@ -272,6 +278,21 @@ class Loop:
             kind = type(error).__name__
             outcome = Outcome(failed=True, detail=f"{kind}: {error}", kind=kind)
         self._inbox.put(lambda at: self._settle(order, outcome, at))
+
+
+def is_begun(threads: ThreadPoolExecutor, work: Callable[..., None], *arguments: object) -> bool:
+    """Have one of the threads do it. False where the host gives none: then nobody does it later either."""
+    taken = threading.Lock()
+
+    def work_once() -> None:
+        if taken.acquire(blocking=False):
+            work(*arguments)
+
+    try:
+        threads.submit(work_once)
+    except RuntimeError:  # it is in the line all the same, and a thread that is busy now may come to it
+        return not taken.acquire(blocking=False)
+    return True
 
 
 def next_tick_s(due_s: float, now_s: float, interval_s: float) -> float:

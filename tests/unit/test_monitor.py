@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -645,3 +645,69 @@ def test_stop_from_a_handler_and_before_start(mesh: dict[str, Agent], monitors: 
 )
 def test_ticks_stay_on_their_grid(due_s: float, now_s: float, next_s: float) -> None:
     assert next_tick_s(due_s, now_s, 30.0) == next_s
+
+
+# A host that gives no more threads
+
+
+@contextmanager
+def no_more_threads() -> Iterator[None]:
+    """No stack of this size can be had."""
+    threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(0)
+
+
+class Held:
+    """Answers as told, and not before it may."""
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.gone: set[str] = set()
+
+    def probe(self, target: Target) -> Heartbeat:
+        self.may_answer.wait(HANG_S)
+        return Heartbeat(target.name, healthy=target.name not in self.gone, detail="as told")
+
+    def close(self) -> None:
+        self.may_answer.set()
+
+
+def test_who_cannot_be_asked_for_want_of_a_thread_is_skipped(monitors: Monitors) -> None:
+    prober = Held()
+    monitor = monitors({}, PATIENT, prober=prober)
+    monitor.register_peer("shield", "http://shield/")
+    monitor.start()
+    eventually(lambda: monitor.stats().total_checks >= 2)
+    with no_more_threads():
+        prober.may_answer.clear()
+        for number in range(5):
+            monitor.register_peer(f"agent-{number}", "http://agent/")
+        eventually(lambda: "this host gives no thread" in monitor.health().reason)
+        assert not monitor.health().ok
+        checks = monitor.stats().total_checks
+        prober.may_answer.set()
+        eventually(lambda: monitor.stats().total_checks > checks + 5)
+    eventually(lambda: monitor.health().ok)
+    eventually(lambda: all(peer.response_time_ms is None and peer.detail for peer in monitor.all_peers()))
+
+
+def test_an_order_for_want_of_a_thread_is_not_begun_and_given_again(monitors: Monitors, journal: Journal) -> None:
+    prober, told, heard = Held(), Told(), list[Escalation]()
+    monitor = monitors({}, prober=prober, actions=told, journal=journal)
+    for peer in ("shield", "sidecar", "scribe"):
+        monitor.register_peer(peer, "http://agent/")
+    monitor.on_escalation(heard.append)
+    monitor.start()
+    eventually(lambda: monitor.stats().total_checks >= 6)
+    with no_more_threads():
+        prober.gone.add("shield")
+        eventually(lambda: [e for e in journal.trail() if e["kind"] == "restart not begun"])
+        assert told.orders == []
+        assert heard == []
+        eventually(lambda: "this host gives no thread" in monitor.health().reason)
+    eventually(lambda: told.orders)
+    eventually(lambda: heard)
