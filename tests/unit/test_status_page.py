@@ -106,6 +106,26 @@ def test_headline(peers: list[object], ok: bool, headline: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("peers", "isolated", "headline", "worst"),
+    [
+        ([peer("a"), peer("b")], ["immune"], "1 ISOLATED, 2 HEALTHY", "ISOLATED"),
+        ([peer("a"), peer("b")], ["", ""], "2 ISOLATED, 2 HEALTHY", "ISOLATED"),
+        ([peer("a", Status.ISOLATED), peer("b")], ["a", "immune"], "2 ISOLATED, 1 HEALTHY", "ISOLATED"),
+        ([peer("a", Status.ISOLATED), peer("b")], ["a"], "1 ISOLATED, 1 HEALTHY", "ISOLATED"),
+        ([], [""], "1 ISOLATED", "ISOLATED"),
+        ([peer("a", Status.OFFLINE)], [], "1 OFFLINE", "OFFLINE"),
+    ],
+)
+def test_what_is_isolated_and_no_peer_counts(
+    peers: list[object], isolated: list[str], headline: str, worst: str
+) -> None:
+    """As the watcher's own agent, or a bare cgroup."""
+    html = render(incident(peers=peers, isolations=[replace(SHIELD_CUT, peer=name) for name in isolated]))
+    assert f'<p class="verdict {worst}"><b>{headline}</b></p>' in html
+    assert f"<title>{headline} - immune</title>" in html
+
+
+@pytest.mark.parametrize(
     ("verified", "response_time_ms", "said"), [(True, 1.5, False), (False, 1.5, True), (False, None, False)]
 )
 def test_an_answer_that_proves_nothing_is_named(verified: bool, response_time_ms: float | None, said: bool) -> None:

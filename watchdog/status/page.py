@@ -45,7 +45,7 @@ def render(view: MeshView) -> str:
         _outbox(view.outbox),
         _footer(view.stats, view.health, view.generated_at),
     )
-    return _page(f"{_headline(view.peers, view.health)} - {view.self_name}", "".join(body))
+    return _page(f"{_headline(view)} - {view.self_name}", "".join(body))
 
 
 def render_unavailable(reason: str) -> str:
@@ -97,8 +97,9 @@ def _header(view: MeshView) -> str:
 
 
 def _verdict(view: MeshView) -> str:
-    worst = next((word for word in WORST_FIRST if word in map(_word, view.peers)), UNKNOWN)
-    lines = f'<p class="verdict {_css_class(worst)}"><b>{_headline(view.peers, view.health)}</b></p>'
+    counts = _counts(view)
+    worst = next((word for word in WORST_FIRST if counts[word]), UNKNOWN)
+    lines = f'<p class="verdict {_css_class(worst)}"><b>{_headline(view)}</b></p>'
     if not view.health.ok:
         lines += (
             '<p class="verdict OFFLINE"><b>THIS WATCHER IS NOT WELL</b> '
@@ -114,12 +115,19 @@ def _verdict(view: MeshView) -> str:
     return lines
 
 
-def _headline(peers: Iterable[PeerStatus], health: WatcherHealth) -> str:
-    counts = Counter(map(_word, peers))
+def _counts(view: MeshView) -> Counter[str]:
+    """How many of each: peers, and what else of this host is isolated, as the watcher's own agent."""
+    peers = {peer.name for peer in view.peers}
+    others = sum(isolation.peer not in peers for isolation in view.isolations)
+    return Counter(map(_word, view.peers)) + Counter({Status.ISOLATED.value: others})
+
+
+def _headline(view: MeshView) -> str:
+    counts = _counts(view)
     if not counts:
         return "NO PEERS"
     if set(counts) == {Status.HEALTHY.value}:
-        return f"ALL {counts.total()} HEALTHY" if health.ok else f"{counts.total()} HEALTHY WHEN LAST SEEN"
+        return f"ALL {counts.total()} HEALTHY" if view.health.ok else f"{counts.total()} HEALTHY WHEN LAST SEEN"
     return ", ".join(f"{counts[word]} {word}" for word in WORST_FIRST if counts[word])
 
 
