@@ -27,15 +27,12 @@ BPF_RINGBUF_OUTPUT(wd_events, WD_RING_PAGES);
 BPF_LPM_TRIE(wd_allow_none, struct wd_allow_key, wd_deadline, WD_ALLOW_KEYS); /* what wd_allow's lists look like */
 BPF_ARRAY_OF_MAPS(wd_allow, "wd_allow_none", 1); /* one list, exchanged as a whole; none: nothing is allowed */
 
-/* Counters are atomic although per CPU: egress runs in the sender's context and a softirq may send on top of it. */
 wd_inline void count(__u32 what, struct __sk_buff *skb)
 {
         struct wd_traffic *traffic = wd_count.lookup(&what);
 
-        if (!traffic)
-                return;
-        __sync_fetch_and_add(&traffic->packets, 1);
-        __sync_fetch_and_add(&traffic->bytes, skb->len);
+        if (traffic)
+                wd_add_traffic(traffic, skb->len);
 }
 
 wd_inline void tally(__u32 what)
@@ -87,14 +84,6 @@ wd_inline int allowed(void *list, struct wd_packet *packet)
         return 0;
 }
 
-wd_inline void add_to(struct wd_flow *flow, struct wd_packet *packet, __u32 bytes)
-{
-        flow->last_ns = bpf_ktime_get_boot_ns();
-        flow->source_port = packet->source_port;
-        __sync_fetch_and_add(&flow->packets, 1);
-        __sync_fetch_and_add(&flow->bytes, bytes);
-}
-
 wd_inline void tell_of_new(struct wd_packet *packet, struct wd_flow *flow)
 {
         struct wd_flow_event event = {
@@ -115,13 +104,13 @@ wd_inline void record(struct wd_packet *packet, __u32 bytes)
         struct wd_flow first = {.packets = 1, .bytes = bytes, .source_port = packet->source_port};
 
         if (flow)
-                return add_to(flow, packet, bytes);
+                return wd_add_to(flow, packet, bytes);
         first.first_ns = first.last_ns = bpf_ktime_get_boot_ns();
         if (wd_flows.insert(&packet->flow, &first) == 0)
                 return tell_of_new(packet, &first);
         flow = wd_flows.lookup(&packet->flow); /* another CPU was quicker */
         if (flow)
-                add_to(flow, packet, bytes);
+                wd_add_to(flow, packet, bytes);
         else
                 tally(WD_FLOWS_LOST);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * What a packet says of itself, and whether that can be believed: no maps, no verdicts.
+ * What a packet says of itself, and whether that can be believed; how it is counted: no maps, no verdicts.
  *
  * Judged is only what says plainly whom it is for: IPv4 without options (a source route hides the destination) that
  * is no fragment (only the first has ports), IPv6 without extension headers (they can redirect, split or hide what
@@ -165,6 +165,21 @@ wd_inline void wd_read(struct __sk_buff *skb, __u32 direction, struct wd_packet 
                 wd_read_icmp(skb, at, packet);
         if (packet->judged)
                 packet->judged = wd_is_of_its_kind(skb, packet);
+}
+
+/* Counters are atomic although per CPU: egress runs in the sender's context and a softirq may send on top of it. */
+wd_inline void wd_add_traffic(struct wd_traffic *traffic, __u32 bytes)
+{
+        __sync_fetch_and_add(&traffic->packets, 1);
+        __sync_fetch_and_add(&traffic->bytes, bytes);
+}
+
+wd_inline void wd_add_to(struct wd_flow *flow, struct wd_packet *packet, __u32 bytes)
+{
+        flow->last_ns = bpf_ktime_get_boot_ns();
+        flow->source_port = packet->source_port;
+        __sync_fetch_and_add(&flow->packets, 1);
+        __sync_fetch_and_add(&flow->bytes, bytes);
 }
 
 #endif

@@ -175,6 +175,28 @@ def test_its_old_sockets_are_silent_and_strangers_talk_on(
     assert (theirs.sends(b"still"), ours_at(bed.old)) == (BOTH, [])
 
 
+def test_what_its_old_sockets_sent_is_told_as_dropped(bed: Bed, held: ExitStack) -> None:
+    """Also when another process asks, and in what the journal keeps of the release."""
+    mine, name = lined_up(bed.agent, socket.AF_INET, held), bed.adopt().where.cgroup
+    for _ in range(3):
+        bed.agent.outcome("udp.send(b'during')")
+    mine.udp.sendto(b"during", (mine.address, bed.agent.run("udp.getsockname()[1]")))
+    seen = bed.host.mesh("verify", "--cgroup", name, "--json").document
+    assert (seen["dropped"]["egress"]["packets"], seen["dropped"]["ingress"]["packets"]) == (3, 1)
+    assert [(flow["direction"], flow["protocol"], flow["packets"]) for flow in seen["flows"]["top"]] == [
+        ("out", "udp", 3),
+        ("in", "udp", 1),
+    ]
+    assert (seen["flows"]["seen"], seen["flows"]["packets_of_unknown"]) == (2, 0)
+    assert "dropped: 3 packets out, 1 in" in bed.host.mesh("status").out
+    said = bed.host.mesh("release", "--cgroup", name, "--reason", "a test").out
+    assert "dropped so far: 3 packets" in said
+    assert "out udp" in said
+    record = bed.host.mesh("history", "--json").document["records"][-1]
+    assert (record["dropped_packets"], record["dropped_frames"]) == (4, 0)
+    assert record["flows"]["seen"] == 2
+
+
 def test_its_children_go_with_it_and_come_back_with_those_born_since(bed: Bed) -> None:
     before = bed.agent.run(CHILD + "child")
     intent = bed.adopt()

@@ -103,7 +103,7 @@ def test_its_tries_are_nobodys_drops_and_flows(host: Host, agent: Cgroup) -> Non
     nothing = Traffic(0, 0)
     seen = holding.verify(intent, host.place)
     assert seen.dropped == Counters(nothing, nothing)
-    told = flow_facts.of(intent, seen.dropped, clock.moment())
+    told = flow_facts.of(intent, host.place, seen.dropped, clock.moment())
     assert told is not None
     assert (told["top"], told["seen"]) == ([], 0)
 

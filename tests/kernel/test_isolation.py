@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import foreign
-from tests.kernel.conftest import MakeCgroup
+from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import NOW, WHY, Host, moment, ours_at, where
+from tests.kernel.netns import VethPair
 from watchdog.actions import holding, isolation, programs
 from watchdog.actions.reconcile import Repair, reconcile
 from watchdog.clock import rfc3339
@@ -524,3 +525,21 @@ def test_an_intent_of_an_embedded_monitor_is_left_to_it(host: Host) -> None:
     intent: Intent = host.place.intents.begin(Where("", 0, peer="shield"), WHY, With(), NOW, State.ISOLATED)
     assert reconcile(host.place, moment()) == []
     assert host.place.intents.in_force() == [intent]
+
+
+def test_frames_dropped_at_links_are_a_figure_of_their_own(
+    host: Host, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside, veth: VethPair
+) -> None:
+    cgroup = scratch_cgroup()
+    agent = run_in_cgroup(cgroup, veth.near)
+    agent.run(f"p = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); p.bind(({veth.device!r}, 0x88b5))")
+    intent = host.isolate(cgroup).intent
+    for _ in range(3):
+        agent.outcome("p.send(bytes(12) + bytes([0x88, 0xb5]) + bytes(50))")
+    seen = holding.verify(intent, host.place).dropped
+    assert seen is not None
+    assert (seen.frames_out, seen.frames_in.packets, seen.egress.packets) == (slots.Traffic(3, 3 * 64), 0, 0)
+    said = host.mesh("verify", "--cgroup", cgroup.path, "--json").document["dropped"]
+    assert said["frames"] == {"ingress": 0, "egress": 3}
+    assert "at links 3 frames out, 0 in" in host.mesh("status").out
+    assert "at links 3 frames out, 0 in" in host.mesh("release", "--cgroup", cgroup.path, "--reason", "a test").out

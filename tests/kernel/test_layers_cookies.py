@@ -18,15 +18,16 @@ from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
 from tests.kernel.inside import Inside
 from tests.kernel.netns import Netns, VethPair
 from watchdog.errors import KernelRefused
-from watchdog.kernel import elsewhere, hooks, sockets
+from watchdog.kernel import elsewhere, flows, hooks, sockets
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.common import Common
+from watchdog.kernel.flows import Flows
 from watchdog.kernel.hooks import Placed
 from watchdog.kernel.layers import whose
 from watchdog.kernel.layers.base import Target
 from watchdog.kernel.layers.cookies import POINT_HOOKS, Cookies
-from watchdog.kernel.programs import BELOW, COOKIES, COOKIES_MAP, WHOSE, Hook
-from watchdog.kernel.slots import Slot
+from watchdog.kernel.programs import BELOW, COOKIES, COOKIES_MAP, MADE_COUNT_MAP, MADE_FLOWS_MAP, WHOSE, Hook
+from watchdog.kernel.slots import NOTHING, Counters, Slot, Traffic
 
 pytestmark = pytest.mark.kernel
 
@@ -123,6 +124,53 @@ def test_udp_from_elsewhere_and_nobody_else(
     assert bed.agent.outcome(send) == "pass"
     assert bed.points() == {}
     assert entries(common_set) == []
+
+
+def test_what_is_dropped_of_them_is_counted_and_is_flows(
+    bed: Bed, target_of: TargetOf, common_set: Common, sink: socket.socket, two_slots: tuple[Slot, Slot]
+) -> None:
+    bed.agent.run(f"made = listening(INET, DGRAM); PORT = {port(sink)}")
+    bed.neighbour.run(f"made = listening(INET, DGRAM); PORT = {port(sink)}")
+    bed.move_in()
+    target, other = target_of(bed.home), target_of(bed.home, of=two_slots[1])
+    COOKIES_LAYER.attach(target)
+    for _ in range(3):
+        bed.agent.outcome("made.sendto(b'x' * 10, ('127.0.0.1', PORT))")
+    bed.neighbour.run("made.sendto(b'x', ('127.0.0.1', PORT))")
+    own = bed.agent.run("made.getsockname()[1]")
+    sink.sendto(b"y" * 20, ("127.0.0.1", own))
+    assert arrives(sink, b"x")  # what came before it was dropped, or would have arrived by now
+    ids = common_set.programs.values()
+    counted, seen = elsewhere.dropped(ids, target.isolation_id), elsewhere.flows_of(ids, target.isolation_id)
+    assert counted == Counters(Traffic(1, 48), Traffic(3, 3 * 38))
+    assert [(f.direction, f.port, f.source_port, f.packets, f.bytes) for f in seen.listed] == [
+        (Hook.EGRESS, port(sink), own, 3, 3 * 38),
+        (Hook.INGRESS, own, port(sink), 1, 48),
+    ]
+    assert seen.seen == 2
+    assert elsewhere.dropped(ids, other.isolation_id) == NOTHING
+    assert elsewhere.flows_of(ids, other.isolation_id).listed == ()
+    COOKIES_LAYER.attach(target)
+    assert elsewhere.dropped(ids, target.isolation_id) == counted
+    COOKIES_LAYER.detach(target)
+    assert elsewhere.dropped(ids, target.isolation_id) == NOTHING
+    assert elsewhere.flows_of(ids, target.isolation_id) == Flows((), 0)
+
+
+def test_their_flows_are_bounded_and_their_packets_are_not(bed: Bed, target_of: TargetOf, common_set: Common) -> None:
+    bed.agent.run("made = socket.socket(INET, DGRAM)")
+    bed.move_in()
+    target = target_of(bed.home)
+    COOKIES_LAYER.attach(target)
+    many = 2 * elsewhere.FLOWS_MAX
+    bed.agent.run(
+        f"for n in range({many}):\n"
+        "    try: made.sendto(b'x', (f'127.0.{n >> 12}.1', 1 + n % 4096))\n"
+        "    except PermissionError: pass\n"
+    )
+    seen = elsewhere.flows_of(common_set.programs.values(), target.isolation_id)
+    assert elsewhere.FLOWS_MAX / 2 < len(seen.listed) <= elsewhere.FLOWS_MAX
+    assert seen.seen == many == elsewhere.dropped(common_set.programs.values(), target.isolation_id).egress.packets
 
 
 def test_tcp_from_elsewhere_both_ways(bed: Bed, target_of: TargetOf, peer: socket.socket) -> None:
@@ -487,4 +535,11 @@ def test_the_set_is_as_large_as_it_says(common_set: Common) -> None:
     with libbpf.map_by_id(common_set.maps[COOKIES_MAP]) as fd:
         info = libbpf.map_info(fd)
     assert (info.key_bytes, info.value_bytes) == (elsewhere.COOKIE.size, elsewhere.ELSEWHERE.size)
+    with libbpf.map_by_id(common_set.maps[MADE_COUNT_MAP]) as fd:
+        info = libbpf.map_info(fd)
+    assert (info.key_bytes, info.value_bytes) == (elsewhere.ISOLATION.size, 8 * elsewhere.COUNT_FIELDS)
+    with libbpf.map_by_id(common_set.maps[MADE_FLOWS_MAP]) as fd:
+        info = libbpf.map_info(fd)
+    assert (info.key_bytes, info.value_bytes) == (elsewhere.FLOW_KEY.size, flows.VALUE.size)
+    assert info.max_entries == elsewhere.FLOWS_MAX
     assert sockets.OWNED.size == 12

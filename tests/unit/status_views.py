@@ -53,7 +53,7 @@ SHIELD_CUT = IsolationView(
     since=ago(minutes=7, seconds=20),
     level="network",
     reason="3 restarts did not help; still no answer within 5 s",
-    dropped=Dropped(ingress_packets=41_230, ingress_bytes=3_210_000, egress_packets=12, egress_bytes=720),
+    dropped=Dropped(ingress_packets=41_230, ingress_bytes=3_210_000, egress_packets=12, egress_bytes=720, frames_out=3),
     drift="the egress program is no longer attached; it will be attached again",
     paths=(
         Verdict(

@@ -83,6 +83,7 @@ GOLDEN = {
             "dropped": {
                 "ingress": {"packets": 41230, "bytes": 3210000},
                 "egress": {"packets": 12, "bytes": 720},
+                "frames": {"ingress": 0, "egress": 3},
             },
             "drift": "the egress program is no longer attached; it will be attached again",
             "paths": [

@@ -63,6 +63,8 @@ def test_what_an_incident_looks_like() -> None:
         of("dropped_packets_total", direction="egress", **place): 12,
         of("dropped_bytes_total", direction="ingress", **place): 3_210_000,
         of("dropped_bytes_total", direction="egress", **place): 720,
+        of("dropped_frames_total", direction="ingress", **place): 0,
+        of("dropped_frames_total", direction="egress", **place): 3,
         of("self_doubt"): 0,
         of("storm"): 0,
         of("local_health_score"): 0,

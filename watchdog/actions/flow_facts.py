@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from watchdog.actions import programs
+from watchdog.actions.place import Place
 from watchdog.clock import Moment, rfc3339
 from watchdog.errors import KernelRefused
 from watchdog.intents import Intent, Where
-from watchdog.kernel import cgroups, flows, tried, visitor_traffic
+from watchdog.kernel import cgroups, elsewhere, flows, tried, visitor_traffic
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.flows import Flow, Flows
-from watchdog.kernel.programs import Hook
+from watchdog.kernel.programs import INGRESS, Hook
 from watchdog.kernel.slots import Counters
 from watchdog.kernel.tried import Tried
 
@@ -28,11 +29,14 @@ PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6"}
 WAYS = {Hook.EGRESS: "out", Hook.INGRESS: "in"}
 
 
-def of(intent: Intent, dropped: Counters | None, at: Moment) -> dict[str, Any] | None:
+def of(intent: Intent, place: Place, dropped: Counters | None, at: Moment) -> dict[str, Any] | None:
     """What is known of an isolation's flows, our own tries left out; None where nothing is, or where they cannot be
     read."""
     try:
-        found = flows.read_of_programs(programs.ids(intent.held_by).values())
+        held = programs.ids(intent.held_by)
+        found = flows.read_of_programs(held.values())
+        if found is not None and INGRESS.name in held:  # a shadow has no sockets from elsewhere
+            found += elsewhere.flows_of(programs.seeing_elsewhere(intent.held_by, place), held[INGRESS.name])
         refused = tried.read(programs.common_ids(intent.held_by).values(), _cgroup_ids(intent.where))
     except KernelRefused:
         return None  # nobody stays cut off because of it

@@ -10,7 +10,7 @@ from watchdog.actions import allowing, drift, noted, programs, renamed, targets,
 from watchdog.actions.place import Place, Sight, look
 from watchdog.host import processes, unit_filters
 from watchdog.intents import Intent, Where, With
-from watchdog.kernel import cgroups, common, gate, hooks, slots, visitor_traffic
+from watchdog.kernel import cgroups, common, elsewhere, gate, hooks, slots, tc_maps, visitor_traffic
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.layers import sequence, whose
 from watchdog.kernel.layers.sequence import Standing
@@ -97,7 +97,7 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
         changed=False,
         holds=stopped == there and not away,
         gaps=(*at_hooks, *sequence.gaps(beyond), *others),
-        dropped=dropped_of(intent),
+        dropped=dropped_of(intent, place),
         idle=idle,
         restarted=bool(at_hooks) and not others and all(_lacks_guards_only(cgroup, slot) for cgroup in there),
         standings=tuple(standings),
@@ -116,10 +116,15 @@ def _pins_gone(held: With, place: Place) -> list[str]:
     return gone
 
 
-def dropped_of(intent: Intent) -> Counters | None:
-    """What was dropped of it so far, less what our own tries from inside sent; None where nothing is known."""
-    program_ids = programs.ids(intent.held_by).values()
-    return visitor_traffic.without(slots.counters_of_programs(program_ids), program_ids)
+def dropped_of(intent: Intent, place: Place) -> Counters | None:
+    """What was dropped of it so far, also of its sockets from elsewhere, less what our own tries from inside sent;
+    None where nothing is known."""
+    held = programs.ids(intent.held_by)
+    at_home = visitor_traffic.without(slots.counters_of_programs(held.values()), held.values())
+    if at_home is None:
+        return None
+    made_elsewhere = elsewhere.dropped(programs.seeing_elsewhere(intent.held_by, place), held[INGRESS.name])
+    return slots.total([at_home, made_elsewhere, tc_maps.frames(held[INGRESS.name])])
 
 
 def _verdicts(standings: Sequence[Standing], looked: Looked | None) -> list[Verdict]:

@@ -179,14 +179,15 @@ def release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -
 
 def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
     """The release itself, with the lock held; also what a killed one left to do."""
-    dropped = holding.dropped_of(intent)
-    flows = flow_facts.of(intent, dropped, clock.moment())
+    dropped = holding.dropped_of(intent, place)
+    flows = flow_facts.of(intent, place, dropped, clock.moment())
     intent = place.intents.change(intent, State.RELEASING, now)
     step("intended")
     stays = _free(intent, place, step)
     facts: dict[str, object] = {"flows": flows} if flows else {}
     if dropped:
         facts["dropped_packets"] = dropped.ingress.packets + dropped.egress.packets
+        facts["dropped_frames"] = dropped.frames_in.packets + dropped.frames_out.packets
     above = holding.cut_off_above(intent, place)
     intent = place.intents.change(intent, State.RELEASED, now, trouble="", facts=facts)
     noted.forget(intent, place)

@@ -13,9 +13,9 @@ from watchdog import clock
 from watchdog.actions import targets
 from watchdog.actions.place import Place
 from watchdog.intents import Intent, With
-from watchdog.kernel import bpffs, builder, gate, hooks, slots
+from watchdog.kernel import bpffs, builder, common, gate, hooks, slots
 from watchdog.kernel.libbpf import BpfRefused, ProgramInfo
-from watchdog.kernel.programs import GATE, Program
+from watchdog.kernel.programs import COOKIES, GATE, Program
 from watchdog.kernel.slots import Slot
 from watchdog.kernel.sources import own_key
 
@@ -70,6 +70,13 @@ def ids(held: With) -> dict[str, int]:
 def common_ids(held: With) -> dict[str, int]:
     """The ids of the programs that all isolations share, as they were when this one began."""
     return held.common if held.boot == clock.boot_id() else {}
+
+
+def seeing_elsewhere(held: With, place: Place) -> set[int]:
+    """The programs that drop sockets from elsewhere: as they were when it began, and as they are now."""
+    found = common.find(place.pins)
+    known = (common_ids(held), found.programs if found else {})
+    return {each[name] for each in known for name in COOKIES.names if name in each}
 
 
 def ids_of(intents: Iterable[Intent]) -> set[int]:

@@ -53,7 +53,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         "paths": [asdict(each) for each in result.verdicts],
         "agent": _agent(result.looked) if result.looked else None,
         "inside": _inside(intent.inside) if intent.inside else None,
-        "dropped": _both_ways(result.dropped, ("ingress", "egress")),
+        "dropped": _dropped(result.dropped),
         "allow": [_allowed(each) for each in intent.why.allow or ()],
         "allowed": _both_ways(result.dropped, ("allowed_in", "allowed_out")),
         "flows": result.flows,
@@ -229,6 +229,13 @@ def shadow_facts_of(result: Result) -> dict[str, Any]:
     return facts | {"watched": not result.gaps and not result.idle}
 
 
+def _dropped(counters: Counters | None) -> dict[str, Any] | None:
+    if counters is None:
+        return None
+    frames = {"ingress": counters.frames_in.packets, "egress": counters.frames_out.packets}
+    return {**(_both_ways(counters, ("ingress", "egress")) or {}), "frames": frames}
+
+
 def _both_ways(counters: Counters | None, fields: tuple[str, str]) -> dict[str, Any] | None:
     if counters is None:
         return None
@@ -282,4 +289,10 @@ def dropped_in_words(result: Result, said: str = "dropped so far") -> str:
     return (
         f"{said}: {counted(outward.packets, 'packet')} ({counted(outward.bytes, 'byte')}) out, "
         f"{counted(inward.packets, 'packet')} ({counted(inward.bytes, 'byte')}) in"
+        + frames_in_words(result.dropped.frames_out.packets, result.dropped.frames_in.packets)
     )
+
+
+def frames_in_words(outward: int, inward: int) -> str:
+    """What was dropped at links beside it, where anything was."""
+    return f"; at links {counted(outward, 'frame')} out, {inward:,} in" if outward or inward else ""

@@ -133,7 +133,8 @@ def _print(
         output.words(
             f"ISOLATED {view.peer or where}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
             f"  {where}{f', moved there from {view.moved_from}' if view.moved_from else ''}",
-            f"  dropped: {counted(view.dropped.egress_packets, 'packet')} out, {view.dropped.ingress_packets:,} in",
+            f"  dropped: {counted(view.dropped.egress_packets, 'packet')} out, {view.dropped.ingress_packets:,} in"
+            + report.frames_in_words(view.dropped.frames_out, view.dropped.frames_in),
         )
         say = report.paths_in_words if all_paths else report.paths_in_short
         output.words(*(f"  {line}" for line in say(view.paths)))

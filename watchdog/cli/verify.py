@@ -46,7 +46,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
             found = inside.look(intent, place, clock.moment())
             result = replace(result, intent=place.intents.note_inside(intent, found))
         result = _with_inside(result)
-        result = replace(result, flows=flow_facts.of(intent, result.dropped, clock.moment()))
+        result = replace(result, flows=flow_facts.of(intent, place, result.dropped, clock.moment()))
     output.document("verify", 1, report.facts_of(result))
     whole = "holds in part" if result.is_partial else "holds"
     verdict = whole if result.holds else "DOES NOT HOLD"

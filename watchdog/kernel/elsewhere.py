@@ -1,23 +1,37 @@
-"""Sockets from elsewhere: which cgroup each belongs to, and the set of those that are dropped there."""
+"""Sockets from elsewhere: which cgroup each belongs to, the set of those that are dropped there, what was dropped."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from watchdog.errors import KernelRefused, WatchdogError
-from watchdog.kernel import diag, libbpf
+from watchdog.kernel import diag, flows, hooks, libbpf
 from watchdog.kernel.diag import Listed
+from watchdog.kernel.flows import Flows
 from watchdog.kernel.netns import Netns
+from watchdog.kernel.programs import MADE_COUNT_MAP, MADE_FLOWS_MAP
+from watchdog.kernel.slots import TRAFFIC_FIELDS, Counters, Traffic
 from watchdog.kernel.sockets import SIOCGSKNS
 
 COOKIE = struct.Struct("=Q")
 ELSEWHERE = struct.Struct("=IIQ")
 """struct wd_elsewhere in bpf/wd_sockets.h: isolation, zero, point."""
+
+ISOLATION = struct.Struct("=I")
+
+COUNT_FIELDS = 2 * TRAFFIC_FIELDS + 2
+"""struct wd_made_count in bpf/wd_sockets.h: in, out, flows seen, flows lost."""
+
+FLOW_KEY = struct.Struct(f"={flows.KEY.size}sI4x")
+"""struct wd_made_key in bpf/wd_sockets.h: flow, isolation."""
+
+FLOWS_MAX = 4096
+"""WD_MADE_FLOWS: of all isolations together, those that were seen last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +141,63 @@ def remove(map_id: int, cookies: Collection[int]) -> None:
     with libbpf.map_by_id(map_id) as fd:
         for cookie in cookies:
             libbpf.map_delete(fd, COOKIE.pack(cookie))
+
+
+# What was dropped of them
+
+
+def begin(maps: Mapping[str, int], isolation: int) -> None:
+    """Count, from now on, what is dropped of an isolation's sockets; what is counted already stays."""
+    with libbpf.map_by_id(maps[MADE_COUNT_MAP]) as fd:
+        if not _is_counted(fd, isolation):
+            _forget_flows(maps[MADE_FLOWS_MAP], isolation)
+            libbpf.map_zero(fd, isolation, COUNT_FIELDS)
+
+
+def end(program_ids: Collection[int], isolation: int) -> None:
+    """Forget what was counted of an isolation, by these programs."""
+    for map_id in hooks.maps_of(program_ids, MADE_COUNT_MAP):
+        with libbpf.map_by_id(map_id) as fd:
+            libbpf.map_delete(fd, ISOLATION.pack(isolation))
+    for map_id in hooks.maps_of(program_ids, MADE_FLOWS_MAP):
+        _forget_flows(map_id, isolation)
+
+
+def dropped(program_ids: Collection[int], isolation: int) -> Counters:
+    """What these programs dropped of an isolation's sockets from elsewhere."""
+    packets_in, bytes_in, packets_out, bytes_out, *_ = _counted(program_ids, isolation)
+    return Counters(Traffic(packets_in, bytes_in), Traffic(packets_out, bytes_out))
+
+
+def flows_of(program_ids: Collection[int], isolation: int) -> Flows:
+    """Whom an isolation's sockets from elsewhere talked to, as far as these programs dropped it."""
+    *_, seen, _ = _counted(program_ids, isolation)
+    found = [each for map_id in hooks.maps_of(program_ids, MADE_FLOWS_MAP) for each in _flows(map_id, isolation)]
+    return Flows((), seen) + Flows(tuple(flows.flow_of(FLOW_KEY.unpack(key)[0], value) for key, value in found), 0)
+
+
+def _counted(program_ids: Collection[int], isolation: int) -> tuple[int, ...]:
+    found = [(0,) * COUNT_FIELDS]
+    for map_id in hooks.maps_of(program_ids, MADE_COUNT_MAP):
+        with libbpf.map_by_id(map_id) as fd:
+            if _is_counted(fd, isolation):
+                found.append(libbpf.map_sum(fd, isolation, COUNT_FIELDS))
+    return tuple(map(sum, zip(*found, strict=True)))
+
+
+def _is_counted(fd: int, isolation: int) -> bool:
+    size = libbpf.possible_cpus() * COUNT_FIELDS * libbpf.VALUE_ALIGN_BYTES
+    return libbpf.map_lookup(fd, ISOLATION.pack(isolation), size) is not None
+
+
+def _flows(map_id: int, isolation: int) -> list[tuple[bytes, bytes]]:
+    with libbpf.map_by_id(map_id) as fd:
+        found = libbpf.map_entries(fd, FLOW_KEY.size, flows.VALUE.size, FLOWS_MAX)
+    return [(key, value) for key, value in found.items() if FLOW_KEY.unpack(key)[1] == isolation]
+
+
+def _forget_flows(map_id: int, isolation: int) -> None:
+    mine = _flows(map_id, isolation)
+    with libbpf.map_by_id(map_id) as fd:
+        for key, _ in mine:
+            libbpf.map_delete(fd, key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import mmap
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from operator import attrgetter
@@ -87,6 +87,10 @@ class Flows:
         """The packets of the listed flows."""
         return sum(flow.packets for flow in self.listed)
 
+    def __add__(self, other: Flows) -> Flows:
+        """Both; who was talked to in both ways is listed twice."""
+        return Flows(_busiest_first((*self.listed, *other.listed)), self.seen + other.seen)
+
 
 def read(maps: Mapping[str, int]) -> Flows:
     """The flows of a slot, by the ids of its maps."""
@@ -94,11 +98,10 @@ def read(maps: Mapping[str, int]) -> Flows:
         early = dict(_events(fd))
     with libbpf.map_by_id(maps[FLOWS_MAP]) as fd:
         found = libbpf.map_entries(fd, KEY.size, VALUE.size, MAX_FLOWS)
-    listed = {key: _flow(key, *VALUE.unpack(value)) for key, value in found.items()}
+    listed = {key: flow_of(key, value) for key, value in found.items()}
     forgotten = (replace(flow, is_whole=False) for key, flow in early.items() if key not in listed)
-    by_packets = sorted([*listed.values(), *forgotten], key=attrgetter("packets", "last_s"), reverse=True)
     with libbpf.map_by_id(maps[TALLY_MAP]) as fd:
-        return Flows(tuple(by_packets), *libbpf.map_sum(fd, Tally.FLOWS_SEEN, 1))
+        return Flows(_busiest_first((*listed.values(), *forgotten)), *libbpf.map_sum(fd, Tally.FLOWS_SEEN, 1))
 
 
 def read_of_programs(program_ids: Collection[int]) -> Flows | None:
@@ -117,6 +120,15 @@ def forget(maps: Mapping[str, int]) -> None:
             libbpf.map_zero(fd, each, 1)
     with libbpf.map_by_id(maps[EVENTS_MAP]) as fd, mmap.mmap(fd, _PAGE) as consumer, _ring(fd) as ring:
         consumer[: _POSITION.size] = ring[_PAGE : _PAGE + _POSITION.size]
+
+
+def flow_of(key: bytes, value: bytes) -> Flow:
+    """One flow as its map has it."""
+    return _flow(key, *VALUE.unpack(value))
+
+
+def _busiest_first(listed: Iterable[Flow]) -> tuple[Flow, ...]:
+    return tuple(sorted(listed, key=attrgetter("packets", "last_s"), reverse=True))
 
 
 def _events(fd: int) -> Iterator[tuple[bytes, Flow]]:

@@ -177,13 +177,16 @@ TC_DROP = ProgramSet(
 COOKIES_MAP = "wd_cookies"
 """Sockets that isolated agents have from elsewhere (struct wd_elsewhere in bpf/wd_sockets.h, by cookie)."""
 
+MADE_COUNT_MAP, MADE_FLOWS_MAP = "wd_made_count", "wd_made_flows"
+"""What was dropped of them by isolation, and who was talked to by them. kernel/elsewhere.py reads both."""
+
 COOKIES = ProgramSet(
     source="cookies.c",
     programs=(
         CgroupProgram("wd_cookie_in", ProgramType.CGROUP_SKB, Hook.INGRESS),
         CgroupProgram("wd_cookie_out", ProgramType.CGROUP_SKB, Hook.EGRESS),
     ),
-    maps=(COOKIES_MAP,),
+    maps=(COOKIES_MAP, MADE_COUNT_MAP, MADE_FLOWS_MAP),
 )
 
 WHOSE = CgroupProgram("wd_whose", ProgramType.CGROUP_SOCKOPT, Hook.GETSOCKOPT)

@@ -45,6 +45,9 @@ class Counters:
     egress: Traffic
     allowed_in: Traffic = Traffic(0, 0)
     allowed_out: Traffic = Traffic(0, 0)
+    frames_in: Traffic = Traffic(0, 0)
+    """Dropped at links, and in no other figure: whole frames, of which no packet hook saw anything."""
+    frames_out: Traffic = Traffic(0, 0)
 
 
 NOTHING = Counters(Traffic(0, 0), Traffic(0, 0))
@@ -115,7 +118,7 @@ def counters_of_programs(program_ids: Iterable[int]) -> Counters | None:
     """The same by program ids alone, for what another process attached; None where none of them counts here."""
     found = {map_id for program_id in program_ids for map_id in _count_maps(program_id)}
     each = [_read_counters(map_id) for map_id in sorted(found)]
-    return _sum(each) if each else None
+    return total(each) if each else None
 
 
 def zero(slot: Slot) -> None:
@@ -236,6 +239,7 @@ def _read_counters(map_id: int) -> Counters:
         return Counters(*(Traffic(*libbpf.map_sum(fd, key, TRAFFIC_FIELDS)) for key in keys))
 
 
-def _sum(parts: Sequence[Counters]) -> Counters:
+def total(parts: Sequence[Counters]) -> Counters:
+    """All of them together."""
     by_field = zip(*(astuple(part) for part in parts), strict=True)
     return Counters(*(Traffic(*map(sum, zip(*same, strict=True))) for same in by_field))

@@ -153,6 +153,13 @@ def cut(isolation: int) -> Counters:
     return Counters(ingress=received, egress=sent)
 
 
+def frames(isolation: int) -> Counters:
+    """All frames that were dropped for an isolation at links; none of them was seen by a packet hook."""
+    nothing, at_ends, sent = Traffic(0, 0), cut(isolation), dropped(isolation)
+    out = Traffic(at_ends.egress.packets + sent.packets, at_ends.egress.bytes + sent.bytes)
+    return Counters(nothing, nothing, frames_in=at_ends.ingress, frames_out=out)
+
+
 def _tags() -> dict[int, int]:
     """Tag to isolation, of all loads."""
     found: dict[int, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from watchdog.kernel import flows, hooks, libbpf
 from watchdog.kernel.flows import Flow
@@ -36,11 +37,10 @@ def without(counted: Counters | None, program_ids: Collection[int]) -> Counters 
     if counted is None or not counted.egress.packets + counted.ingress.packets:
         return counted
     own = {way: _dropped(program_ids, way) for way in (Hook.INGRESS, Hook.EGRESS)}
-    return Counters(
-        _less(counted.ingress, own[Hook.INGRESS]),
-        _less(counted.egress, own[Hook.EGRESS]),
-        counted.allowed_in,
-        counted.allowed_out,
+    return replace(
+        counted,
+        ingress=_less(counted.ingress, own[Hook.INGRESS]),
+        egress=_less(counted.egress, own[Hook.EGRESS]),
     )
 
 

@@ -51,6 +51,9 @@ class Dropped(NamedTuple):
     ingress_bytes: int = 0
     egress_packets: int = 0
     egress_bytes: int = 0
+    frames_in: int = 0
+    """Dropped at links, and in no other figure."""
+    frames_out: int = 0
 
 
 NOTHING_DROPPED = Dropped()
@@ -224,6 +227,7 @@ def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
         "dropped": {
             "ingress": {"packets": dropped.ingress_packets, "bytes": dropped.ingress_bytes},
             "egress": {"packets": dropped.egress_packets, "bytes": dropped.egress_bytes},
+            "frames": {"ingress": dropped.frames_in, "egress": dropped.frames_out},
         },
         "drift": isolation.drift,
         "paths": [asdict(path) for path in isolation.paths],

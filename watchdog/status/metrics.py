@@ -150,6 +150,7 @@ def _of_isolations(peers: Iterable[PeerStatus], isolations: Iterable[IsolationVi
     each_way = (*place, "direction")
     yield _counter("dropped_packets", "Packets this isolation dropped.", each_way, _dropped(isolations, "packets"))
     yield _counter("dropped_bytes", "Bytes this isolation dropped.", each_way, _dropped(isolations, "bytes"))
+    yield _counter("dropped_frames", "Frames this isolation dropped at links.", each_way, _frames(isolations))
 
 
 def _of_outbox(outbox: Mapping[str, Backlog]) -> Iterator[Metric]:
@@ -180,6 +181,12 @@ def _dropped(isolations: Iterable[IsolationView], what: str) -> Samples:
     for isolation in isolations:
         for direction in ("ingress", "egress"):
             yield (*_place(isolation), direction), getattr(isolation.dropped, f"{direction}_{what}")
+
+
+def _frames(isolations: Iterable[IsolationView]) -> Samples:
+    for isolation in isolations:
+        yield (*_place(isolation), "ingress"), isolation.dropped.frames_in
+        yield (*_place(isolation), "egress"), isolation.dropped.frames_out
 
 
 def _gauge(name: str, says: str, labels: Labels, samples: Samples) -> Metric:

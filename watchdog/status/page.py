@@ -195,9 +195,11 @@ def _isolation(isolation: IsolationView, now: datetime) -> str:
 
 
 def _dropped(dropped: Dropped) -> str:
+    frames = dropped.frames_in + dropped.frames_out
     return (
         f"to it {counted(dropped.ingress_packets, 'packet')}, {size(dropped.ingress_bytes)}; "
         f"from it {counted(dropped.egress_packets, 'packet')}, {size(dropped.egress_bytes)}"
+        + (f"; at links {counted(frames, 'frame')}" if frames else "")
     )
 
 

@@ -115,6 +115,7 @@ def test_what_is_dropped_is_counted(agent: Agent) -> None:
     assert agent.others.got_through()
     counted = tc_maps.dropped(agent.target.isolation_id)
     assert (counted.packets, counted.bytes) == (3, 3 * 64)
+    assert tc_maps.frames(agent.target.isolation_id).frames_out == counted
     LAYER.attach(agent.target)
     assert tc_maps.dropped(agent.target.isolation_id) == counted
     LAYER.detach(agent.target)

@@ -54,6 +54,9 @@ class Cookies:
         found = _uncovered(target, origins)
         if found.sockets and (reason := self.missing(target.common)):
             raise KernelRefused(reason)
+        if found.sockets:
+            with suppress(KernelRefused):  # no room to count it is no reason to let it pass
+                elsewhere.begin(target.common.maps, target.isolation_id)
         known, unknown = _by_owner(target, found, origins)
         work = [partial(_cover_made_in, target, *each) for each in known.items()]
         work += [partial(_cover_made_somewhere, target, found.handles[i], origin) for i, origin in unknown.items()]
@@ -76,6 +79,7 @@ class Cookies:
         for map_id in {map_id for map_id, entry in _entries(target) if entry.isolation == target.isolation_id}:
             mine = [entry for entry in elsewhere.entries(map_id) if entry.isolation == target.isolation_id]
             elsewhere.remove(map_id, [entry.cookie for entry in mine])
+        elsewhere.end(_programs(target), target.isolation_id)
         sweep(Cgroup(target.root, cgroups.ROOT_ID, target.root))
 
 
@@ -186,6 +190,13 @@ def _entries(target: Target) -> list[tuple[int, Entry]]:
     maps = {target.common.maps[COOKIES_MAP]} if COOKIES_MAP in target.common.maps else set()
     maps |= hooks.maps_of(target.ids(Cookies.name), COOKIES_MAP)
     return [(map_id, entry) for map_id in maps for entry in elsewhere.entries(map_id)]
+
+
+def _programs(target: Target) -> set[int]:
+    """Those that drop, of the common set and of an earlier version's."""
+    return {target.common.programs[name] for name in COOKIES.names if name in target.common.programs} | target.ids(
+        Cookies.name
+    )
 
 
 def _described(target: Target, found: Scan, origins: Origins) -> Iterator[str]:
