@@ -22,12 +22,13 @@ from watchdog.kernel.slots import NOTHING
 from watchdog.status.document import Dropped, IsolationView
 from watchdog.wakes import Wakes
 
-SWEEP_S = 5.0
-"""Drift that no event announces is found within this time."""
+SWEEP_S = 4.0
+"""From the beginning of a sweep to that of the next: drift that no news announces is found within five seconds as long
+as a sweep takes a second at most."""
 LEAST_PAUSE_S = 0.05
 PAUSE_SHARE = 3.0
-"""After a sweep the next one waits for this many times as long as it took: whoever makes news without end has us
-sweep a quarter of the time, and no more."""
+"""After a sweep the kernel's news are let be for this many times as long as it took: whoever makes them without end has
+us sweep a quarter of the time, and no more."""
 
 LOST_PINS: set[str] = {Kind.PINS, Kind.BPFFS}
 
@@ -71,13 +72,15 @@ class Keeper:
 
     def _run(self) -> None:
         self._try(self._follow)
+        due_s = clock.now_s() + self._sweep_s
         while not self._stopping.is_set():
-            self._wakes.wait(self._sweep_s)
+            self._wakes.wait(due_s - clock.now_s())
             if self._stopping.is_set():
                 return
             began_s = clock.now_s()
             self._try(self._sweep_and_follow)
-            self._stopping.wait(pause_s(clock.now_s() - began_s))
+            listen_s, due_s = following(began_s, clock.now_s(), self._sweep_s)
+            self._stopping.wait(listen_s - clock.now_s())
 
     def _try(self, work: Callable[[], None]) -> None:
         try:
@@ -112,9 +115,15 @@ class Keeper:
             log.error("cannot look after the isolations: %s", trouble)
 
 
-def pause_s(took_s: float) -> float:
-    """How long to rest after a sweep that took this long."""
-    return max(LEAST_PAUSE_S, PAUSE_SHARE * took_s)
+def following(began_s: float, ended_s: float, sweep_s: float = SWEEP_S) -> tuple[float, float]:
+    """When the kernel's news may begin the next sweep, and when it begins without any.
+
+    The second is counted from the beginning of the last one, so that what was looked at early is looked at again in
+    time. One that takes long is followed by a rest as long as it took: commands wait for the same lock.
+    """
+    took_s = ended_s - began_s
+    due_s = max(began_s + sweep_s, ended_s + took_s)
+    return min(due_s, ended_s + max(LEAST_PAUSE_S, PAUSE_SHARE * took_s)), due_s
 
 
 def view_of(intent: Intent, place: Place) -> IsolationView:

@@ -19,8 +19,8 @@ from watchdog.paths.facts import PEERS_AT_MOST, Looked
 from watchdog.paths.words import Coverage, Verdict
 
 ONLY_FROZEN = (
-    "it is privileged: it can leave its cgroup, and take programs off that hold it (seen within 5 s, not prevented); "
-    "only --level frozen holds against that"
+    "it is privileged: it can leave its cgroup, and take programs off that hold it (a watcher sees it within 5 s, and "
+    "does not prevent it); only --level frozen holds against that"
 )
 
 
