@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.systemd.testbed import Testbed
+from watchdog import clock, config
+from watchdog.actions import place
+from watchdog.actions.orders import HostActions
 from watchdog.errors import SystemdFailed, UsageError
 from watchdog.host import systemd, unit_restart
 from watchdog.host.unit_restart import RestartOutcome, restart
+from watchdog.journal import Journal
+from watchdog.mesh.coordinator import Order, OrderRequest, Outcome
+from watchdog.mesh.local import LocalCoordinator
+from watchdog.model import Action
 
 pytestmark = pytest.mark.systemd
 
@@ -202,3 +211,38 @@ def test_what_is_known_of_a_running_unit(testbed: Testbed) -> None:
     assert len(state.invocation_id) == 32
     assert state.job == 0
     assert unit_restart.SETTLE_S > 0
+
+
+PEERS = f"""
+self = "immune"
+restart_timeout = "1s"
+[[peer]]
+name = "shield"
+endpoint = "http://127.0.0.1:9103/"
+unit = "{UNIT}"
+"""
+
+
+def restart_by_order(lease_s: float) -> Outcome:
+    """As a watcher does once it has begun an order of that lease; runs inside."""
+    journal = Journal.in_memory()
+    mesh = LocalCoordinator(journal)
+    settings = config.parse(PEERS, Path("config.toml"), {})
+    order = mesh.claim(OrderRequest("shield", Action.RESTART, "immune", "x", 0, clock.now_s(), lease_s), clock.moment())
+    assert isinstance(order, Order)
+    assert mesh.begin(order, clock.moment())
+    return HostActions(settings, place.configured(settings, journal), mesh).restart(order)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["active", "failed"])
+def test_an_order_whose_time_ran_out_while_systemd_was_asked_changes_nothing(testbed: Testbed, fails: bool) -> None:
+    service(testbed, "ExecStart=/bin/false" if fails else f"ExecStart={STAYS}")
+    testbed.systemctl("start", UNIT)
+    before = testbed.call(systemd.query, UNIT)
+    os.kill(testbed.init_pid, signal.SIGSTOP)
+    threading.Timer(4.0, os.kill, (testbed.init_pid, signal.SIGCONT)).start()
+    outcome = testbed.call(restart_by_order, 0.5)
+    assert (outcome.failed, outcome.begun) == (True, False), outcome
+    assert "its time was up" in outcome.detail
+    after = testbed.call(systemd.query, UNIT)
+    assert (after.active_state, after.invocation_id) == (before.active_state, before.invocation_id)

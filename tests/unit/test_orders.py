@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from watchdog import config
+from watchdog import clock, config
 from watchdog.actions.orders import HostActions
 from watchdog.errors import HostCannot
+from watchdog.journal import Journal
 from watchdog.kernel import tc
-from watchdog.mesh.coordinator import Order
+from watchdog.mesh.coordinator import Order, OrderRequest
+from watchdog.mesh.local import LocalCoordinator
 from watchdog.model import Action
 
 CONFIG = """
@@ -23,25 +25,47 @@ name = "shield"
 endpoint = "http://127.0.0.1:9/"
 restart = ["/bin/true"]
 """
-RESTART = Order(1, "shield", 1, Action.RESTART, "immune", "3 misses", 100.0, "boot")
+NO_PLACE = cast("Any", None)
 
 
 @pytest.fixture
-def actions() -> HostActions:
-    nobody = cast("Any", None)
-    return HostActions(config.parse(CONFIG, Path("config.toml"), {}), nobody, nobody)
+def mesh() -> LocalCoordinator:
+    return LocalCoordinator(Journal.in_memory())
 
 
-def test_a_restart_has_ready_what_an_isolation_imports(actions: HostActions) -> None:
+@pytest.fixture
+def actions(mesh: LocalCoordinator) -> HostActions:
+    return HostActions(config.parse(CONFIG, Path("config.toml"), {}), NO_PLACE, mesh)
+
+
+def begun(mesh: LocalCoordinator) -> Order:
+    """A restart that a watcher may carry out."""
+    wanted = OrderRequest("shield", Action.RESTART, "immune", "3 misses", 0, clock.now_s(), 60.0)
+    order = mesh.claim(wanted, clock.moment())
+    assert isinstance(order, Order)
+    assert mesh.begin(order, clock.moment())
+    return order
+
+
+def test_a_restart_has_ready_what_an_isolation_imports(actions: HostActions, mesh: LocalCoordinator) -> None:
     tc.load.cache_clear()
-    assert not actions.restart(RESTART).failed
+    assert not actions.restart(begun(mesh)).failed
     assert tc.load.cache_info().currsize == 1
 
 
-def test_a_restart_works_where_nobody_can_be_isolated(actions: HostActions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_works_where_nobody_can_be_isolated(
+    actions: HostActions, mesh: LocalCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tc.load.cache_clear()
     monkeypatch.setitem(sys.modules, "pyroute2", None)
-    assert not actions.restart(RESTART).failed
+    assert not actions.restart(begun(mesh)).failed
+
+
+def test_a_restart_that_was_overtaken_does_nothing(actions: HostActions, mesh: LocalCoordinator) -> None:
+    order = begun(mesh)
+    mesh.finish(order.token, clock.moment(), failed=True, outcome="overtaken")
+    outcome = actions.restart(order)
+    assert (outcome.failed, outcome.begun) == (True, False)
 
 
 def test_a_watcher_that_isolates_nobody_knows_that_it_could_and_imports_nothing() -> None:

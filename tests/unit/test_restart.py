@@ -112,3 +112,9 @@ def test_a_host_without_systemctl(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_a_unit_that_cannot_be_named(unit: str) -> None:
     result = restart(RestartTarget(unit=unit), DEADLINE_S)
     assert (result.worked, result.reason) == (False, "not-found")
+
+
+def test_what_no_longer_stands_is_not_run(tmp_path: Path) -> None:
+    result = restart(RestartTarget(command=["touch", str(tmp_path / "ran")]), DEADLINE_S, lambda: False)
+    assert (result.worked, result.reason) == (False, "overtaken")
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from watchdog.actions import allowing, isolation, locate, shadow
 from watchdog.actions.holding import Result
 from watchdog.actions.locate import Located, Named
 from watchdog.actions.place import Place
-from watchdog.actions.restart import RestartTarget, restart
+from watchdog.actions.restart import OVERTAKEN, RestartTarget, restart
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
 from watchdog.host import systemd
@@ -22,6 +22,7 @@ from watchdog.paths.words import Coverage
 
 DOWN = ("failed", "inactive", "deactivating")
 EVIDENCE_TIMEOUT_S = 2.0
+TOO_LATE = "while it waited its time was up, or the peer was well again; nothing was done"
 
 
 class Overtaken(WatchdogError):
@@ -41,7 +42,9 @@ class HostActions:
         peer = self._peer(order)
         if peer.unit is None and peer.restart is None:
             return Outcome(failed=True, detail="the configuration names neither a unit nor a restart command for it")
-        result = restart(_restart_target(peer), self.settings.restart_timeout)
+        result = restart(_restart_target(peer), self.settings.restart_timeout, partial(self._stands, order))
+        if result.reason == OVERTAKEN:
+            return Outcome(failed=True, detail=TOO_LATE, begun=False)
         _get_ready()
         return Outcome(failed=not result.worked, detail=result.detail)
 
@@ -84,9 +87,12 @@ class HostActions:
             return f"{state.id} is {state.in_words()}", True
         return "", False
 
+    def _stands(self, order: Order) -> bool:
+        return self.coordinator.stands(order, clock.moment())
+
     def _rails(self, order: Order, found: Located) -> list[str]:
-        if not self.coordinator.stands(order, clock.moment()):
-            raise Overtaken("while it waited its time was up, or the peer was well again; nothing was done")
+        if not self._stands(order):
+            raise Overtaken(TOO_LATE)
         return locate.check_rails(found, self.settings, self.place, force=False)
 
     def _peer(self, order: Order) -> config.Peer:

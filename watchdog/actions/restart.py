@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from watchdog.errors import HostCannot, SystemdFailed, UsageError, WatchdogError
@@ -17,6 +17,7 @@ APPEAR_STEP_S = 0.05
 SETTLE_S = unit_restart.SETTLE_S
 """A new process must live this long."""
 NOT_FOUND = "not-found"
+OVERTAKEN = unit_restart.OVERTAKEN
 TIMEOUT = "timeout"
 REASONS: dict[type[WatchdogError], str] = {
     command.CommandNotFound: NOT_FOUND,
@@ -56,31 +57,34 @@ class RestartResult:
     seconds: float
 
 
-def restart(target: RestartTarget, deadline_s: float) -> RestartResult:
+def restart(target: RestartTarget, deadline_s: float, stands: Callable[[], bool] = lambda: True) -> RestartResult:
     """Carry out one restart within `deadline_s` and a few seconds more. Blocks: call it from a worker thread.
 
+    `stands` says, right before anything is done, whether it still is to be done; the reason is OVERTAKEN when not.
     Whatever the unit, the command or systemd can do is a result; only a bug of ours raises.
     """
     started_s = time.monotonic()
     try:
-        return _restart(target, deadline_s, started_s)
+        return _restart(target, deadline_s, stands, started_s)
     except WatchdogError as error:
         reason = next((word for kind, word in REASONS.items() if isinstance(error, kind)), "failed")
         return RestartResult(False, reason, error.one_line(), None, None, time.monotonic() - started_s)
 
 
-def _restart(target: RestartTarget, deadline_s: float, started_s: float) -> RestartResult:
+def _restart(target: RestartTarget, deadline_s: float, stands: Callable[[], bool], started_s: float) -> RestartResult:
     if target.unit is not None:
-        return _of_unit(target.unit, deadline_s)
+        return _of_unit(target.unit, deadline_s, stands)
     before = _found(target.agent)
+    if not stands():
+        return RestartResult(False, OVERTAKEN, "nothing was run", None, None, time.monotonic() - started_s)
     done = command.run(list(target.command or ()), deadline_s)
     reason, detail, after = _judge_command(target, before, done)
     old, new = (found[0].pid if found else None for found in (before, after))
     return RestartResult(not reason, reason, detail, old, new, time.monotonic() - started_s)
 
 
-def _of_unit(unit: str, deadline_s: float) -> RestartResult:
-    outcome = unit_restart.restart(unit, deadline_s)
+def _of_unit(unit: str, deadline_s: float, stands: Callable[[], bool]) -> RestartResult:
+    outcome = unit_restart.restart(unit, deadline_s, stands=stands)
     old = outcome.before.main_pid or None
     new = outcome.after.main_pid or None if outcome.after else None
     reason = TIMEOUT if outcome.reason == unit_restart.NOT_ANSWERING else outcome.reason

@@ -22,6 +22,7 @@ MASKED = "masked"
 NOT_NEW = "not-restarted"
 DIED = "died-again"
 REFUSED = "systemctl-failed"
+OVERTAKEN = "overtaken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,13 @@ class _Try:
     """After settling."""
 
 
-def restart(unit: str, deadline_s: float, *, settle_s: float = SETTLE_S) -> RestartOutcome:
+def restart(
+    unit: str, deadline_s: float, *, settle_s: float = SETTLE_S, stands: Callable[[], bool] = lambda: True
+) -> RestartOutcome:
     """Restart a unit and verify it: active, Result success, a new invocation and main process, still there after
     `settle_s`. Blocks up to `deadline_s` (and a second) plus `settle_s`: call it from a worker thread.
 
+    `stands` is asked right before each thing that changes something: systemd may have taken its time to answer.
     A unit that does not exist raises UsageError, a host without systemd HostCannot; everything else a unit
     can do is an outcome.
     """
@@ -69,7 +73,9 @@ def restart(unit: str, deadline_s: float, *, settle_s: float = SETTLE_S) -> Rest
 
     if before.load_state == MASKED:
         return outcome(MASKED, f"{before.id} is masked; allow it again: systemctl unmask {before.id}", before)
-    reset = before.active_state == "failed" and _reset_failed(before.id)
+    reset = before.active_state == "failed" and stands() and _reset_failed(before.id)
+    if not stands():
+        return outcome(OVERTAKEN, f"{before.id} was not restarted", before, reset=reset)
     try:
         done = systemd.systemctl(["restart", "--", before.id], deadline_s)
     except SystemdFailed as error:
