@@ -59,8 +59,8 @@ class Hands:
     """What the loop has others do, on threads of their own."""
 
     prober: Probe
-    evidence: Callable[[str], tuple[str, bool]]
-    """What this host itself says against a silent peer, and whether systemd reports its unit down."""
+    look: Callable[[str, Heartbeat], Heartbeat]
+    """Add to a miss what this host itself says of the peer."""
     carry_out: Callable[[Order], Outcome]
     show: Callable[[str], None]
     """Called on the loop's thread when what is believed of a peer may have changed."""
@@ -257,8 +257,7 @@ class Loop:
         try:
             beat = self._hands.prober.probe(target)
             if key and not beat.healthy:
-                said, unit_down = self._hands.evidence(key)
-                beat = replace(beat, evidence=said, unit_down=unit_down)
+                beat = self._hands.look(key, beat)
         except WatchdogError as error:
             refused = error.one_line()
         except Exception:  # a prober may be anybody's code, and one that fails must not end the round for ever

@@ -68,6 +68,8 @@ class Heartbeat:
     """What this host itself says against a silent peer ("unit shield.service is failed"); empty when nothing."""
     unit_down: bool = False
     """systemd itself reports the peer's unit failed or dead."""
+    unfinished: str = ""
+    """Another agent's restart that systemd has not ended: this one is not restarted meanwhile. Empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

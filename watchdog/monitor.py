@@ -15,6 +15,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from watchdog import clock
@@ -29,7 +30,7 @@ from watchdog.mesh import overview
 from watchdog.mesh.coordinator import Coordinator, Order, Outcome
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.mesh.overview import NOTHING_SAID, Overview
-from watchdog.model import Action, Escalation, PeerStatus, Stats, Status
+from watchdog.model import Action, Escalation, Heartbeat, PeerStatus, Stats, Status
 from watchdog.outbox import Outbox
 from watchdog.watcher import Watcher
 
@@ -58,6 +59,9 @@ class Actions(Protocol):
 
     def evidence(self, peer: str) -> tuple[str, bool]:
         """What this host itself says against a silent peer, and whether systemd reports its unit down."""
+
+    def unfinished(self, peer: str) -> str:
+        """Another agent of this host whose restart is given up, and not over; empty when there is none."""
 
 
 class Monitor:
@@ -143,7 +147,7 @@ class Monitor:
 
             self._prober = Prober(len(self._targets))
         hands = Hands(
-            self._prober, self._evidence, self._carry_out, self._show, on_turn=self._on_turn, on_round=self._on_round
+            self._prober, self._look, self._carry_out, self._show, on_turn=self._on_turn, on_round=self._on_round
         )
         with self._lock:
             if self._loop is not None:
@@ -254,11 +258,16 @@ class Monitor:
         self._watcher.watch(target.name, target.endpoint, at)
         self._show(target.name)
 
-    def _evidence(self, peer: str) -> tuple[str, bool]:
-        """Asked for only when it could matter: it costs a systemctl."""
+    def _look(self, peer: str, beat: Heartbeat) -> Heartbeat:
+        """A miss, with what this host says; asked for only when it could matter: it costs a systemctl."""
         shown = self.get_peer_status(peer)
         suspect = shown is not None and shown.missed_count + 1 >= self.policy.missed_before_restart
-        return self._actions.evidence(peer) if suspect and self._actions is not None else ("", False)
+        if not suspect or self._actions is None:
+            return beat
+        said, unit_down = self._actions.evidence(peer)
+        unfinished = self._actions.unfinished(peer)
+        detail = f"{beat.detail}; {unfinished}" if unfinished else beat.detail
+        return replace(beat, detail=detail, evidence=said, unit_down=unit_down, unfinished=unfinished)
 
     def _carry_out(self, order: Order) -> Outcome:
         """Carry out one order, unless it was overtaken while it waited."""

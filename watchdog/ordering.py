@@ -56,6 +56,8 @@ class Ordering:
 
     def restart(self, held: Held, at: Moment) -> Order | None:
         """Order a restart; None when another watcher was first, or nobody may."""
+        if held.beat.unfinished:
+            return None
         number = f"restart {held.record.restart_count + 1} of {self._policy.restarts_before_isolation}"
         return self._order(held, Action.RESTART, f"{held.in_words}; {number}", (), self._restart_lease_s, at)
 

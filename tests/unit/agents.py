@@ -94,6 +94,7 @@ class Told:
     restart_with: Callable[[Order], Outcome] = lambda _: Outcome(failed=False, detail="restarted")
     isolate_with: Callable[[Order], Outcome] = lambda _: Outcome(failed=False, detail="isolated")
     said: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    waits_for: dict[str, str] = field(default_factory=dict)
     orders: list[Order] = field(default_factory=list)
     asked_for: list[str] = field(default_factory=list)
 
@@ -108,6 +109,9 @@ class Told:
     def evidence(self, peer: str) -> tuple[str, bool]:
         self.asked_for.append(peer)
         return self.said.get(peer, ("", False))
+
+    def unfinished(self, peer: str) -> str:
+        return self.waits_for.get(peer, "")
 
 
 def eventually(holds: Callable[[], object], patience_s: float = PATIENCE_S) -> None:

@@ -12,16 +12,21 @@ from watchdog.actions.holding import Result
 from watchdog.actions.locate import Located, Named
 from watchdog.actions.place import Place
 from watchdog.actions.restart import OVERTAKEN, RestartTarget, restart
+from watchdog.clock import Moment
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
 from watchdog.host import systemd
 from watchdog.intents import Why
 from watchdog.kernel import tc
+from watchdog.ladder import PeerRecord
 from watchdog.mesh.coordinator import Coordinator, Order, Outcome
+from watchdog.model import Action
 from watchdog.paths.words import Coverage
 
 DOWN = ("failed", "inactive", "deactivating")
 EVIDENCE_TIMEOUT_S = 2.0
+LONGEST_JOB_S = 600.0
+"""Since a restart was begun. A job that lasts longer, as of a unit that never becomes ready, holds up nobody else."""
 TOO_LATE = "while it waited its time was up, or the peer was well again; nothing was done"
 
 
@@ -87,6 +92,20 @@ class HostActions:
             return f"{state.id} is {state.in_words()}", True
         return "", False
 
+    def unfinished(self, peer: str) -> str:
+        """Another agent's restart that was given up while systemd goes on with it: two agents would be down at once."""
+        at = clock.moment()
+        try:
+            records = self.coordinator.records(at)
+            for unit, name in self.place.peers.items():
+                if "/" not in unit and name != peer and _restarted_lately(records.get(name), at):
+                    state = systemd.query(unit, EVIDENCE_TIMEOUT_S)
+                    if state.job:
+                        return f"waiting for {name}: {state.id} is {state.in_words()}, its job {state.job} is not over"
+        except WatchdogError:
+            return ""  # then no order is given, or none can be carried out
+        return ""
+
     def _stands(self, order: Order) -> bool:
         return self.coordinator.stands(order, clock.moment())
 
@@ -99,6 +118,13 @@ class HostActions:
         peer = self.settings.peer(order.peer)
         assert peer is not None, "orders are given for configured peers only"
         return peer
+
+
+def _restarted_lately(record: PeerRecord | None, at: Moment) -> bool:
+    """By a watcher, and it is not cut off since: what an isolated agent's unit does holds up nobody."""
+    if record is None or record.last_action is not Action.RESTART or record.isolated:
+        return False
+    return record.begun_s is not None and at.s - record.begun_s < LONGEST_JOB_S
 
 
 def _get_ready() -> None:
