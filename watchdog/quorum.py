@@ -149,7 +149,8 @@ def may_isolate(
 
     watchers: those configured to have a vote on the peer, the peer excluded. votes: those of them that freshly
     suspect it. accused_by_peer: watchers the peer's own watcher freshly suspects. evidence: hard local evidence
-    against the peer (its unit failed, its main process is gone, its port is somebody else's), or empty.
+    against the peer (its unit is failed or dead, its main process or all of it is gone), or empty. That somebody else
+    answers is none: an alarm of its own, and no miss.
     """
     counted = set(votes) & set(watchers)
     if not counted:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.systemd.testbed import Testbed
+from watchdog.actions import evidence
 from watchdog.actions.ownership import Ownerships
 from watchdog.actions.restart import RestartTarget, restart
-from watchdog.config import parse
+from watchdog.config import Peer, parse
 from watchdog.errors import UsageError
 from watchdog.host.agents import AgentSelector, find
 from watchdog.host.ports import Owner, owner_in_cgroup
@@ -156,3 +157,33 @@ def test_the_action_turns_every_failure_into_a_result(
     result = testbed.call(restart, RestartTarget(unit=unit), 0.5)
     assert (result.worked, result.reason) == (False, reason)
     assert unit in result.detail
+
+
+def evidence_against_it() -> tuple[str, bool]:
+    """As a watcher of this host finds it; runs inside."""
+    return evidence.against(Peer(name="agent", endpoint=f"http://127.0.0.1:{PORT}/", unit=UNIT), Path("/sys/fs/cgroup"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "is_down"),
+    [
+        (f"ExecStart={SERVER}", "", False),
+        ("Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'sleep 600 &'", "", False),
+        ("Type=forking\nGuessMainPID=no\nExecStart=/bin/sh -c 'sleep 600 &'", "", False),
+        ("RemainAfterExit=yes\nExecStart=/bin/true", "is active (exited), result success, and has no process", False),
+        ("ExecStart=/bin/sh -c 'exit 3'", "is failed (failed), result exit-code", True),
+    ],
+)
+def test_what_a_unit_says_against_a_silent_agent(testbed: Testbed, settings: str, said: str, is_down: bool) -> None:
+    testbed.unit(UNIT, f"[Service]\n{settings}\n")
+    testbed.systemctl("start", UNIT)
+    testbed.run(["sleep", "0.3"])
+    assert testbed.call(evidence_against_it) == (f"{UNIT} {said}" if said else "", is_down)
+
+
+def test_a_unit_that_is_being_stopped_slowly_says_nothing(testbed: Testbed) -> None:
+    testbed.unit(UNIT, "[Service]\nExecStart=/bin/sleep 600\nExecStop=/bin/sleep 600\n")
+    testbed.systemctl("start", UNIT)
+    testbed.systemctl("stop", "--no-block", UNIT)
+    assert testbed.show(UNIT, "ActiveState") == "deactivating"
+    assert testbed.call(evidence_against_it) == ("", False)

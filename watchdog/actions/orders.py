@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from watchdog import clock, config
-from watchdog.actions import allowing, isolation, locate, shadow
+from watchdog.actions import allowing, evidence, isolation, locate, shadow
 from watchdog.actions.holding import Result
 from watchdog.actions.locate import Located, Named
 from watchdog.actions.place import Place
@@ -23,8 +23,6 @@ from watchdog.mesh.coordinator import Coordinator, Order, Outcome
 from watchdog.model import Action
 from watchdog.paths.words import Coverage
 
-DOWN = ("failed", "inactive", "deactivating")
-EVIDENCE_TIMEOUT_S = 2.0
 LONGEST_JOB_S = 600.0
 """Since a restart was begun. A job that lasts longer, as of a unit that never becomes ready, holds up nobody else."""
 TOO_LATE = "while it waited its time was up, or the peer was well again; nothing was done"
@@ -80,17 +78,9 @@ class HostActions:
         return Outcome(failed=False, detail=f"isolated in the kernel: {order.reason}{_open(result)}")
 
     def evidence(self, peer: str) -> tuple[str, bool]:
-        """What systemd says against a silent peer: hard local evidence, as far as this host can see."""
+        """Hard local evidence against a silent peer, as far as this host can see."""
         configured = self.settings.peer(peer)
-        if configured is None or configured.unit is None:
-            return "", False
-        try:
-            state = systemd.query(configured.unit, EVIDENCE_TIMEOUT_S)
-        except WatchdogError:
-            return "", False  # no evidence is no evidence: a hung systemctl says nothing about the peer
-        if state.active_state in DOWN:
-            return f"{state.id} is {state.in_words()}", True
-        return "", False
+        return evidence.against(configured, self.place.root) if configured is not None else ("", False)
 
     def unfinished(self, peer: str) -> str:
         """Another agent's restart that was given up while systemd goes on with it: two agents would be down at once."""
@@ -99,7 +89,7 @@ class HostActions:
             records = self.coordinator.records(at)
             for unit, name in self.place.peers.items():
                 if "/" not in unit and name != peer and _restarted_lately(records.get(name), at):
-                    state = systemd.query(unit, EVIDENCE_TIMEOUT_S)
+                    state = systemd.query(unit, evidence.TIMEOUT_S)
                     if state.job:
                         return f"waiting for {name}: {state.id} is {state.in_words()}, its job {state.job} is not over"
         except WatchdogError:

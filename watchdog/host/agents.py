@@ -19,6 +19,8 @@ STALE_SLACK_S = 2.0
 PID_FILE_LIMIT_BYTES = 64
 COMM_LENGTH = 15
 """Of a name in /proc/PID/comm (TASK_COMM_LEN of the kernel, without the final zero)."""
+CAP_SYS_PTRACE = 19
+"""<uapi/linux/capability.h>: without it the executables of others are not shown."""
 SCRIPT_PLACES = slice(1, 4)
 """Where a script's path stands among the words of its interpreter: after it, and after its options."""
 
@@ -54,10 +56,15 @@ class AgentSelector:
         return next(f"{name} {value}" for name, value in self._items() if value is not None)
 
 
+class NotRunning(UsageError):
+    """No process of the agent is there, for certain: not one that cannot be seen from here, nor one of several."""
+
+
 def find(how: AgentSelector) -> list[Process]:
     """The agent's processes that were found this way, the main one first; never empty.
 
-    UsageError when there is none, or when several are found that are not one process and its descendants.
+    UsageError when there is none (NotRunning where that is certain), or when several are found that are not one
+    process and its descendants.
     """
     if how.unit is not None:
         return _of_unit(how.unit)
@@ -72,8 +79,17 @@ def find(how: AgentSelector) -> list[Process]:
 
 def _some(found: list[Process], how: AgentSelector) -> list[Process]:
     if not found:
-        raise UsageError(f"no process was found by {how}", hint="see what runs: ps -ef; or start the agent")
+        kind = NotRunning if _is_certain(how) else UsageError
+        raise kind(f"no process was found by {how}", hint="see what runs: ps -ef; or start the agent")
     return found
+
+
+def _is_certain(how: AgentSelector) -> bool:
+    """Whether a process would have been seen: not one that listens in another pid namespace, nor anybody's executable
+    where this process may not look."""
+    if how.port is not None:
+        return not listeners.listening(how.port)
+    return how.exec is None or bool(processes.capabilities(os.getpid()) >> CAP_SYS_PTRACE & 1)
 
 
 def _matching(how: AgentSelector) -> list[Process]:
@@ -145,7 +161,7 @@ def _of_unit(unit: str) -> list[Process]:
 def _of_pid(pid: int, source: str) -> Process:
     process = processes.of_pid(pid) if pid > 0 else None
     if process is None:
-        raise UsageError(f"there is no process {pid}{source}", hint="it ended, or the number is wrong: ps -ef")
+        raise NotRunning(f"there is no process {pid}{source}", hint="it ended, or the number is wrong: ps -ef")
     return process
 
 
@@ -159,7 +175,7 @@ def _of_pid_file(path: Path) -> Process:
     process = _of_pid(int(first), f", though the pid file {path} names it")
     age_s = clock.now_s() - process.started_s()
     if age_s < clock.utc_now().timestamp() - written_s - STALE_SLACK_S:
-        raise UsageError(
+        raise NotRunning(
             f"the pid file {path} is stale: {describe(process.pid)} was started after it was written",
             hint="remove the file and restart the agent",
         )

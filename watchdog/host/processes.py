@@ -153,6 +153,15 @@ def families(of: Iterable[Process]) -> list[Process]:
     return sorted(_running(found), key=lambda process: (process.started_ticks, process.pid))
 
 
+def capabilities(pid: int) -> int:
+    """Its effective capabilities as a bit mask; 0 for a process that is gone."""
+    try:
+        lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+    except GONE:
+        return 0
+    return next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+
+
 def name_of(pid: int) -> str:
     """The kernel's short name for it, at most 15 characters; "" for a process that is gone."""
     try:

@@ -44,6 +44,7 @@ PROPERTIES = (
     "SubState",
     "Result",
     "Type",
+    "ExitType",
     "MainPID",
     "ControlGroup",
     "InvocationID",
@@ -79,6 +80,8 @@ class UnitState:
     sub_state: str
     result: str
     type: str
+    exit_type: str
+    """"" before systemd 250."""
     main_pid: int
     control_group: str
     """Path below the cgroup root, "/system.slice/x.service"; "" while the unit has no processes."""
@@ -210,6 +213,7 @@ def parse_state(text: str) -> UnitState:
         sub_state=word.get("SubState", ""),
         result=word.get("Result", ""),
         type=word.get("Type", ""),
+        exit_type=word.get("ExitType", ""),
         main_pid=_number(word, "MainPID"),
         control_group=word.get("ControlGroup", ""),
         invocation_id=word.get("InvocationID", ""),
