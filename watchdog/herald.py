@@ -29,6 +29,7 @@ class Herald:
     def __init__(self, name: str, coordinator: Coordinator, journal: Journal, publish: Publish, fresh_s: float) -> None:
         self.name = name
         self.itself = f"{name} (watcher)"
+        self.asking = f"{name} (watcher, asking)"
         self._coordinator = coordinator
         self._journal = journal
         self._publish = publish

@@ -235,7 +235,8 @@ class Loop:
         if not key:
             self._watcher.hear_own(beat or Heartbeat(target.name, healthy=False, detail=refused))
         elif beat is None:
-            self._watcher.skip(key)
+            self._watcher.skip(key, unasked=refused)
+            self._hands.show(key)
         else:
             self._hear(key, beat, asked_s)
 

@@ -89,6 +89,8 @@ class PeerStatus:
     isolated_since: datetime | None = None
     restarts_left: int = 0
     """Of the budget: how many more before it is isolated."""
+    unasked: str = ""
+    """Why this watcher could not ask it for as many rounds as it may be missed; empty when it can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ from watchdog.standings import ITSELF, Saved, Standings
 from watchdog.tick import Tick
 
 LEASE_MARGIN_S = 10.0
+MOST_NAMED = 8
+"""Peers in one sentence; the rest are counted."""
 SAID_FOR_IT = "isolated; who did it ended before it could say so"
 
 
@@ -46,6 +48,10 @@ class Watched:
     """Others were told that this watcher misses it."""
     suspect_since_round: int = 0
     unsaved: bool = False
+    unasked_count: int = 0
+    """Rounds in a row in which this watcher could not ask it."""
+    unasked: str = ""
+    """Why, in the last of them."""
 
 
 class Watcher:
@@ -141,11 +147,16 @@ class Watcher:
             self._tick.own_endpoint_waited_for = False
             self._tick.own_endpoint = "" if beat.healthy else beat.detail
 
-    def skip(self, peer: str, late_s: float = 0.0) -> None:
-        """This watcher could not ask the peer, or stood still for that long meanwhile: no word on the peer."""
-        if self._tick is not None:
-            self._tick.waiting.discard(peer)
-            self._tick.stalled_s = max(self._tick.stalled_s, late_s)
+    def skip(self, peer: str, late_s: float = 0.0, unasked: str = "") -> None:
+        """This watcher could not ask the peer, and why, or stood still for that long meanwhile: no word on the peer."""
+        tick = self._tick
+        if tick is None or peer not in tick.waiting:
+            return
+        tick.waiting.discard(peer)
+        tick.stalled_s = max(tick.stalled_s, late_s)
+        if unasked:
+            self.peers[peer].unasked_count += 1
+            self.peers[peer].unasked = unasked
 
     def break_off(self) -> None:
         """The round under way is not brought to its end: nothing follows from it."""
@@ -160,6 +171,7 @@ class Watcher:
         self.total_checks += 1
         self.total_misses += not beat.healthy
         watched = self.peers[peer]
+        watched.unasked_count, watched.unasked = 0, ""
         record = self._record(peer, at, tick, fresh=not beat.healthy)
         policy = quorum.stretched(self.policy, self.score)
         learned = ladder.learn(watched.standing, record, policy)
@@ -181,6 +193,7 @@ class Watcher:
             with self._remembering():
                 self._tell_doubt(at)
                 self._tell_storm(at)
+                self._tell_unasked(at)
                 self._coordinator.attend(self.name, self.doubt.reason, at)
         orders = self._carry_out_held(tick, at)
         if tick.unflushed and not tick.trouble:
@@ -230,10 +243,11 @@ class Watcher:
             restart_count=standing.restart_count,
             last_restart=record.last_restart,
             response_time_ms=beat.response_time_ms if beat else None,
-            detail=beat.detail if beat else "",
+            detail=watched.unasked or (beat.detail if beat else ""),
             verified=beat.verified if beat else False,
             isolated_since=record.isolated_since,
             restarts_left=max(0, self.policy.restarts_before_isolation - standing.restart_count),
+            unasked=watched.unasked if self._is_unasked(watched) else "",
         )
 
     # What was heard
@@ -397,6 +411,22 @@ class Watcher:
             self._coordinator.trust(self.name, STORM)
         self._storm_is_said = self.storm.doubting
         self._tell_own(STORM, "storm", reason, Severity.CRITICAL, at)
+
+    def _is_unasked(self, watched: Watched) -> bool:
+        return watched.unasked_count >= self.policy.missed_before_restart
+
+    def _tell_unasked(self, at: Moment) -> None:
+        """One event for all whom it newly cannot ask, and one when it can ask everybody again."""
+        if not any(each.unasked for each in self.peers.values()):
+            self._tell_own(self._herald.asking, "trouble with asking", "", Severity.MEDIUM, at)
+        newly = sorted(n for n, each in self.peers.items() if each.unasked_count == self.policy.missed_before_restart)
+        if newly:
+            whom = "; ".join(f"{name} ({self.peers[name].unasked})" for name in newly[:MOST_NAMED])
+            more = f" and {len(newly) - MOST_NAMED} more" if len(newly) > MOST_NAMED else ""
+            reason = f"this watcher cannot ask, and knows nothing of: {whom}{more}"
+            with self._journal.transaction():
+                self._herald.warn(self._herald.asking, f"unasked/{','.join(newly)}", reason, at, Severity.MEDIUM)
+            self._records[self._herald.asking] = self._coordinator.record(self._herald.asking, at)
 
     # What is kept
 

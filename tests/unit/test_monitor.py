@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.agents import HANG_S, Agent, Told, agents, eventually
+from tests.unit.certificates import Authority
 from watchdog import Monitor, clock
 from watchdog.errors import ConfigurationError, JournalFailed, UsageError
 from watchdog.journal import Journal, set_aside
@@ -28,6 +29,7 @@ from watchdog.mesh.local import LocalCoordinator
 from watchdog.mesh.overview import NOTHING_SAID, Votes
 from watchdog.model import Action, Escalation, EventState, Heartbeat, Severity, Status
 from watchdog.probe import Target
+from watchdog.status.document import is_unknown
 
 INTERVAL_S = 0.12
 FAST = Policy(interval_s=INTERVAL_S, timeout_s=INTERVAL_S / 2, forgive_after_s=60 * INTERVAL_S)
@@ -597,6 +599,30 @@ def test_stop_returns_though_a_restart_and_a_handler_hang(
     monitor.stop()
     assert time.monotonic() - began_s < HANG_S / 2
     over.set()
+
+
+def test_a_peer_whose_ca_file_is_none_any_more_is_told_and_not_restarted(
+    mesh: dict[str, Agent], monitors: Monitors, tmp_path: Path
+) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_text("bare words")
+    actions = Told()
+    told: list[Escalation] = []
+    monitor = monitors(mesh, actions=actions)
+    monitor.register_peer("scribe", "https://localhost:9/", Target("scribe", "https://localhost:9/", 0.06, ca_file))
+    monitor.on_escalation(told.append)
+    monitor.start()
+    eventually(lambda: told)
+    assert (told[0].peer_name, told[0].severity, told[0].state) == (
+        "immune (watcher, asking)",
+        Severity.MEDIUM,
+        EventState.FIRING,
+    )
+    assert f"cannot use the TLS files {ca_file}" in told[0].reason
+    eventually(lambda: (shown := monitor.get_peer_status("scribe")) and is_unknown(shown) and shown.unasked)
+    assert actions.orders == []
+    ca_file.write_bytes(Authority(tmp_path, "mesh").cert.read_bytes())
+    eventually(lambda: ("immune (watcher, asking)", EventState.RESOLVED) in [(e.peer_name, e.state) for e in told])
 
 
 def test_a_restart_that_ends_while_it_stops_is_settled(

@@ -87,7 +87,7 @@ def test_worst_first() -> None:
     text = Reader(render(incident(peers=peers, isolations=[]))).text
     places = [text.index(name) for name in ("d-cut", "e-gone", "c-slow", "b-new", "a-well")]
     assert places == sorted(places)
-    assert "1 ISOLATED, 1 OFFLINE, 1 DEGRADED, 1 NOT HEARD YET, 1 HEALTHY" in text
+    assert "1 ISOLATED, 1 OFFLINE, 1 DEGRADED, 1 NOT KNOWN, 1 HEALTHY" in text
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_worst_first() -> None:
         ([peer("a"), peer("b")], True, "ALL 2 HEALTHY"),
         ([peer("a")], False, "1 HEALTHY WHEN LAST SEEN"),
         ([], True, "NO PEERS"),
-        ([peer("a", last_seen=None)], True, "1 NOT HEARD YET"),
+        ([peer("a", last_seen=None)], True, "1 NOT KNOWN"),
     ],
 )
 def test_headline(peers: list[object], ok: bool, headline: str) -> None:

@@ -428,6 +428,46 @@ def test_a_watcher_that_stood_still_says_nothing_of_those_it_could_not_hear(benc
     assert watcher.doubt.doubting
 
 
+def cannot_ask(bench: Bench, *peers: str) -> None:
+    """One round in which the others answer."""
+    watcher = bench.watcher
+    watcher.begin_round(bench.at())
+    for peer in watcher.peers:
+        if peer in peers:
+            watcher.skip(peer, unasked="the CA file is none")
+        else:
+            watcher.hear(peer, replace(UP, peer=peer), bench.at())
+    assert watcher.end_round(bench.at()) == []
+    bench.now_s += INTERVAL_S
+
+
+def test_a_peer_that_cannot_be_asked_is_told_once_and_is_unknown_until_it_can(bench: Bench) -> None:
+    cannot_ask(bench, "shield")
+    cannot_ask(bench, "shield")
+    assert (bench.told, bench.watcher.status_of("shield").unasked) == ([], "")
+    for _ in range(5):
+        cannot_ask(bench, "shield")
+    shown = bench.watcher.status_of("shield")
+    assert (shown.status, shown.missed_count) == (Status.HEALTHY, 0)
+    assert shown.unasked == shown.detail == "the CA file is none"
+    asking = "immune (watcher, asking)"
+    assert bench.heard(asking) == [ALERT]
+    assert "cannot ask, and knows nothing of: shield (the CA file is none)" in bench.told[0].reason
+    bench.start()
+    for _ in range(4):
+        cannot_ask(bench, "shield")
+    assert bench.heard(asking) == [ALERT], "who begins anew knows what was told"
+    for _ in range(3):
+        cannot_ask(bench, "shield", "sidecar")
+    assert bench.heard(asking) == [ALERT, ALERT], "another one is news"
+    cannot_ask(bench, "sidecar")
+    assert bench.watcher.status_of("shield").unasked == ""
+    assert bench.heard(asking) == [ALERT, ALERT]
+    bench.round()
+    assert bench.heard(asking) == [ALERT, ALERT, ("alert", "MEDIUM", "RESOLVED")]
+    assert not bench.begun
+
+
 def test_a_round_that_lasts_longer_than_the_interval_is_late(bench: Bench) -> None:
     bench.rounds(2, SILENT)
     watcher = bench.watcher

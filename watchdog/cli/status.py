@@ -85,9 +85,11 @@ def _merged(name: str, watchers: list[Published], isolated: bool) -> dict[str, A
     heard = {watcher: row for watcher, row in words.items() if not _is_unknown(row)}
     by_status = {row["status"]: row for row in heard.values()}
     worst = next((status for status in WORST_FIRST if status in by_status), UNKNOWN)
-    row = dict(by_status.get(worst) or {"name": name, "detail": "no live watcher has a word on it"})
+    unasked = next((row["unasked"] for row in words.values() if row.get("unasked")), "")
+    nothing = {"name": name, "detail": unasked or "no live watcher has a word on it"}
+    row = dict(by_status.get(worst) or nothing)
     row["status"] = Status.ISOLATED.value if isolated else worst
-    row["seen_by"] = {watcher: each["status"] for watcher, each in words.items()}
+    row["seen_by"] = {watcher: row["status"] if watcher in heard else UNKNOWN for watcher, row in words.items()}
     return row
 
 
@@ -97,7 +99,8 @@ def _rows(watcher: Published) -> list[dict[str, Any]]:
 
 
 def _is_unknown(row: dict[str, Any]) -> bool:
-    return row.get("status") == Status.HEALTHY.value and row.get("last_seen") is None and not row.get("missed_count")
+    never = row.get("last_seen") is None and not row.get("missed_count")
+    return row.get("status") == Status.HEALTHY.value and (never or bool(row.get("unasked")))
 
 
 def _backlog(settings: Config, place: Place) -> dict[str, Any]:

@@ -127,16 +127,17 @@ def build(view: MeshView) -> dict[str, Any]:
 def exit_status(peers: Iterable[PeerStatus]) -> int:
     """What `watchdog-mesh status` ends with: the worst of all peers.
 
-    In this order, worst first: 2 a peer is isolated; 1 one is degraded or offline; 3 one was never heard and never
-    missed, so that nothing is known of it; 0 all are healthy. No peers at all is 0.
+    In this order, worst first: 2 a peer is isolated; 1 one is degraded or offline; 3 nothing is known of one;
+    0 all are healthy. No peers at all is 0.
     """
     found = {_exit_of(peer) for peer in peers}
     return next((code for code in (EXIT_ISOLATED, EXIT_IMPAIRED, EXIT_UNKNOWN) if code in found), EXIT_HEALTHY)
 
 
 def is_unknown(peer: PeerStatus) -> bool:
-    """Nothing speaks against this peer, and nothing for it either: never heard, never missed."""
-    return peer.status is Status.HEALTHY and peer.last_seen is None and peer.missed_count == 0
+    """Nothing speaks against this peer, and nothing for it: never heard and never missed, or it cannot be asked."""
+    never = peer.last_seen is None and peer.missed_count == 0
+    return peer.status is Status.HEALTHY and (never or bool(peer.unasked))
 
 
 def finite(number: float | None) -> float | None:
@@ -182,6 +183,7 @@ def _peer(peer: PeerStatus) -> dict[str, Any]:
         "verified": peer.verified,
         "isolated_since": _time(peer.isolated_since),
         "restarts_left": peer.restarts_left,
+        "unasked": peer.unasked,
     }
 
 

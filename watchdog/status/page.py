@@ -23,7 +23,7 @@ from watchdog.status.style import CSS
 
 REFRESH_S = 5
 TEXT_CHARS_MAX = 400
-UNKNOWN = "NOT HEARD YET"
+UNKNOWN = "NOT KNOWN"
 WORST_FIRST = (Status.ISOLATED.value, Status.OFFLINE.value, Status.DEGRADED.value, UNKNOWN, Status.HEALTHY.value)
 UNITS_S = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 BYTES_STEP = 1024
