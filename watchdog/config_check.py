@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import stat
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ SELECTORS = ("unit", "pid_file", "exec", "command_line", "port", "cgroup")
 READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 MAX_PORT = 65535
 PORT = re.compile(r"[0-9]{1,5}")
+HOST = re.compile(r"(?=.{1,253}\.?$)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 LEAST_INTERVAL_S = 0.05
 LONGEST_INTERVAL_S = 24 * 3600.0
 MOST_SHOWN = 120
@@ -137,12 +139,21 @@ def _url(url: str, at: str) -> list[str]:
     wanted = "http://HOST:PORT/PATH or https://HOST:PORT/PATH"
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        usable = parts.scheme in ("http", "https") and (parts.port is None or parts.port > 0)
+        usable = usable and _is_host(parts.hostname or "")
     except ValueError:
         usable = False
     if not usable or any(character.isspace() for character in url):
         return [f"{at}: want {wanted}, got {shown(url)}"]
     return [f"{at}: want no user name or password in it"] if parts.username or parts.password else []
+
+
+def _is_host(host: str) -> bool:
+    """An address, or a name as it is looked up: of another script only as xn--. ValueError for what is no address."""
+    if ":" in host:
+        ipaddress.ip_address(host)
+        return True
+    return HOST.fullmatch(host) is not None
 
 
 def _pattern(pattern: str, at: str) -> list[str]:

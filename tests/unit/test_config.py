@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from watchdog import config
 from watchdog.config import EXAMPLE, Config, find, for_watcher, load, parse
 from watchdog.errors import ConfigurationError, Exit
 from watchdog.model import Severity
+from watchdog.probe import transport
 
 PATH = Path("/etc/watchdog-mesh/config.toml")
 SHIELD = '[[peer]]\nname = "shield"\nendpoint = "http://127.0.0.1:9103/healthz"\n'
@@ -151,6 +153,22 @@ def test_a_problem_has_its_place_and_what_was_wanted(text: str, place: str, want
 
 
 @pytest.mark.parametrize(
+    "host",
+    ["h", "agent_1.example.", "127.0.0.1", "[::1]", "[fe80::1%25eth0]", "xn--bcher-kva.example", "-a.example", "A"],
+)
+def test_a_host_that_can_be_asked(host: str) -> None:
+    assert read(f'[[peer]]\nname = "shield"\nendpoint = "http://{host}:9103/"\n').peers
+    assert transport.prepare(f"http://{host}:9103/").url
+
+
+@given(st.text(alphabet="aZ9*._-:%[]@\u00fc\u2024 ,~", max_size=12))
+def test_what_is_an_endpoint_can_be_asked(host: str) -> None:
+    with suppress(ConfigurationError):
+        found = read(f'[[peer]]\nname = "shield"\nendpoint = "http://{host}/"\n')
+        assert transport.prepare(found.peers[0].endpoint).url
+
+
+@pytest.mark.parametrize(
     ("line", "place", "wanted"),
     [
         ('endpoint = "ftp://127.0.0.1/"', "endpoint", "want http://"),
@@ -159,6 +177,13 @@ def test_a_problem_has_its_place_and_what_was_wanted(text: str, place: str, want
         ('endpoint = "http://h:99999/"', "endpoint", "want http://"),
         ('endpoint = "http://[::1/"', "endpoint", "want http://"),
         ('endpoint = "http://h /"', "endpoint", "want http://"),
+        ('endpoint = "http://*.example/"', "endpoint", "want http://"),
+        ('endpoint = "http://.example/"', "endpoint", "want http://"),
+        ('endpoint = "http://a..example/"', "endpoint", "want http://"),
+        ('endpoint = "http://b\u00fccher.example/"', "endpoint", "want http://"),
+        ('endpoint = "http://a,b/"', "endpoint", "want http://"),
+        ('endpoint = "http://[::g]/"', "endpoint", "want http://"),
+        (f'endpoint = "http://{"a" * 64}.example/"', "endpoint", "want http://"),
         ('endpoint = "http://user:secret@h/"', "endpoint", "no user name or password"),
         ('endpoint = "http://h/\\u0000"', "endpoint", "no control characters"),
         ('unit = ""', "unit", "want a unit's name"),
