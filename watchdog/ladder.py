@@ -12,7 +12,7 @@ Until then a relapse climbs on where it stopped.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
 
@@ -84,10 +84,10 @@ class PeerRecord:
     last_action: Action | None = None
     order: OrderState | None = None
     order_episode: int = 0
-    ordered_s: float | None = None
-    """When the round began in which it was asked for; None when there is none, or on another boot."""
-    begun_s: float | None = None
-    """When it was begun; None when it was not, or on another boot."""
+    ordered_age_s: float | None = field(default=None, compare=False)
+    """How long before this record was read the round began in which it was asked for; None where that is not known."""
+    begun_age_s: float | None = field(default=None, compare=False)
+    """How long before this record was read it was begun; None when it was not, or where that is not known."""
     episode: int = 0
     episode_open: bool = False
     restart_count: int = 0
@@ -141,9 +141,9 @@ def learn(standing: Standing, record: PeerRecord, policy: Policy) -> Standing:
 
 
 def hear(
-    standing: Standing, beat: Heartbeat, record: PeerRecord, policy: Policy, round_s: float
+    standing: Standing, beat: Heartbeat, record: PeerRecord, policy: Policy, round_age_s: float
 ) -> tuple[Standing, tuple[Demand, ...]]:
-    """Judge one heartbeat. `standing` has learned `record`; `round_s` is when this round began, CLOCK_BOOTTIME."""
+    """Judge one heartbeat. `standing` has learned `record`, and this round began `round_age_s` before that was read."""
     if beat.healthy:
         return _heard(standing, record, policy)
     missed = replace(
@@ -156,7 +156,7 @@ def hear(
         return missed, ()
     if beat.impostor:
         return _squatted(missed)
-    return _climb(missed, record, policy, round_s)
+    return _climb(missed, record, policy, round_age_s)
 
 
 def _heard(standing: Standing, record: PeerRecord, policy: Policy) -> tuple[Standing, tuple[Demand, ...]]:
@@ -187,21 +187,23 @@ def _degraded(missed: Standing) -> Standing:
     return missed if missed.status is Status.OFFLINE else replace(missed, status=Status.DEGRADED)
 
 
-def _too_soon(record: PeerRecord, policy: Policy, round_s: float) -> bool:
+def _too_soon(record: PeerRecord, policy: Policy, round_age_s: float) -> bool:
     """The last order is younger than the misses that the next one needs.
 
     Watchers tick at different times: without this the second could order after little more than two intervals.
     """
-    if record.ordered_s is None or record.in_vain:
+    if record.ordered_age_s is None or record.in_vain:
         return False
-    return round_s - record.ordered_s < (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
+    return record.ordered_age_s - round_age_s < (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
 
 
-def _climb(missed: Standing, record: PeerRecord, policy: Policy, round_s: float) -> tuple[Standing, tuple[Demand, ...]]:
+def _climb(
+    missed: Standing, record: PeerRecord, policy: Policy, round_age_s: float
+) -> tuple[Standing, tuple[Demand, ...]]:
     if missed.misses_since_order < policy.missed_before_restart:
         return _degraded(missed), (() if record.episode_open else (Demand.ALERT,))
     offline = replace(missed, status=Status.OFFLINE)
-    if record.order_open or _too_soon(record, policy, round_s):
+    if record.order_open or _too_soon(record, policy, round_age_s):
         return offline, ()
     if missed.restart_count < policy.restarts_before_isolation:
         return offline, (Demand.RESTART,)

@@ -69,7 +69,7 @@ class Ordering:
         peer = held.peer
         suspicions = self._coordinator.suspicions(at, fresh_s(self._policy))
         voters = set(self._voters_on(peer))
-        votes = votes_on(peer, suspicions, voters, held.record, self._policy, at)
+        votes = votes_on(peer, suspicions, voters, self._coordinator.record(peer, at), self._policy)
         against = quorum.may_isolate(
             watchers=voters,
             votes=votes,

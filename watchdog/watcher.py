@@ -175,7 +175,7 @@ class Watcher:
         record = self._record(peer, at, tick, fresh=not beat.healthy)
         policy = quorum.stretched(self.policy, self.score)
         learned = ladder.learn(watched.standing, record, policy)
-        standing, demands = ladder.hear(learned, beat, record, policy, tick.begun_s)
+        standing, demands = ladder.hear(learned, beat, record, policy, at.s - tick.begun_s)
         self._note(peer, watched, standing, beat, tick)
         self._believe(peer, watched, standing, beat, at, tick)
         tick.held += [Held(peer, demand, beat, record, standing.missed_count, tick.begun_s) for demand in demands]
@@ -362,7 +362,7 @@ class Watcher:
         for peer in self.peers:
             record = self._records.get(peer, PeerRecord())
             if record.isolated and record.last_action is Action.ISOLATE and record.order is OrderState.LAPSED:
-                order = Order(record.token, peer, record.episode, Action.ISOLATE, self.name, "", at.s, at.boot)
+                order = Order(record.token, peer, record.episode, Action.ISOLATE, self.name, "")
                 with self._journal.transaction():
                     if self._coordinator.finish(order.token, at, failed=False, outcome=SAID_FOR_IT):
                         self._herald.ended(order, SAID_FOR_IT, at, failed=False)

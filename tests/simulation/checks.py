@@ -26,6 +26,7 @@ class Given:
 
     order: Order
     round_s: float
+    expires_s: float
     boot: str
     begun: bool = False
     ended_s: float | None = None
@@ -125,7 +126,8 @@ class Checks:
         self.must(misses >= self.host.policy.missed_before_restart, f"{what} after {misses} misses")
         self.must(not self.host.is_isolated(peer), f"{what}, which is isolated")
         self.must(all(order.token > each.order.token for each in self.given), f"{what} with an old token")
-        self.given.append(Given(order, request.round_s, order.boot))
+        at = self.host.at()
+        self.given.append(Given(order, request.round_s, at.s + request.lease_s, at.boot))
 
     def on_begin(self, order: Order, at: Moment) -> None:
         """An order is about to be carried out."""
@@ -133,7 +135,7 @@ class Checks:
         mine = next(each for each in self.given if each.order.token == order.token)
         newest = max(each.order.token for each in self.given if each.order.peer == order.peer)
         self.must(order.token == newest, f"{what} after a newer order was given")
-        self.must(order.boot == at.boot and at.s < order.expires_s, f"{what} after its lease")
+        self.must(mine.boot == at.boot and at.s < mine.expires_s, f"{what} after its lease")
         self.must(not mine.begun, f"{what} twice")
         self.must(not self.host.is_silenced(order.peer), f"{what} in a silence")
         self.must(not self.host.is_isolated(order.peer), f"{what}, which is isolated")
@@ -236,7 +238,7 @@ class Checks:
 
     @staticmethod
     def _is_open(given: Given, at: Moment) -> bool:
-        return given.ended_s is None and given.boot == at.boot and at.s < given.order.expires_s
+        return given.ended_s is None and given.boot == at.boot and at.s < given.expires_s
 
     def _forgive_what_should_be(self, peer: str) -> None:
         """Enough healthy heartbeats heard by one watcher forgive everything: the budget is as new."""

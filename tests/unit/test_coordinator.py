@@ -65,13 +65,13 @@ def test_all_watchers_read_the_same(one: Coordinator, other: Coordinator) -> Non
     order = begun(one)
     assert other.record("shield", T0) == one.record("shield", T0)
     assert other.records(T0) == {"shield": other.record("shield", T0)}
-    assert other.record("shield", T0) == PeerRecord(
+    found = other.record("shield", at(110.0))
+    assert (found.ordered_age_s, found.begun_age_s) == pytest.approx((15.0, 10.0))
+    assert found == PeerRecord(
         token=order.token,
         last_action=Action.RESTART,
         order=OrderState.OPEN,
         order_episode=1,
-        ordered_s=95.0,
-        begun_s=100.0,
         episode=1,
         episode_open=True,
         restart_count=1,
@@ -170,7 +170,7 @@ def test_an_episode_does_not_end_while_the_peer_is_isolated(mesh: MeshOfKind, on
 def test_one_of_two_gets_the_order(one: Coordinator, other: Coordinator) -> None:
     first = claimed(one)
     assert other.claim(replace(SHIELD, watcher="sidecar"), T0) is Denied.LATE
-    assert (first.peer, first.watcher, first.episode, first.expires_s) == ("shield", "immune", 1, 170.0)
+    assert (first.peer, first.watcher, first.episode) == ("shield", "immune", 1)
 
 
 @pytest.mark.parametrize("known", [-1, 1])
@@ -322,7 +322,7 @@ def test_only_an_order_that_is_under_way_stands(one: Coordinator, other: Coordin
     assert not one.stands(order, at(1.0, boot="x"))
     assert not one.stands(replace(order, watcher="sidecar"), T0)
     newer = claimed(other, replace(SHIELD, watcher="sidecar", known_token=order.token), 171.0)
-    assert not one.stands(replace(order, expires_s=1e9), at(171.0))
+    assert not one.stands(order, at(171.0))
     assert other.begin(newer, at(171.0))
     other.finish(newer.token, at(172.0), failed=False, outcome="done")
     assert not other.stands(newer, at(172.0))
@@ -351,7 +351,7 @@ def test_an_order_that_was_overtaken_is_not_begun(one: Coordinator, other: Coord
     stale = claimed(one)
     newer = claimed(other, replace(SHIELD, watcher="sidecar", known_token=stale.token), 170.0)
     assert newer.token > stale.token
-    assert not one.begin(replace(stale, expires_s=1e9), at(171.0))
+    assert not one.begin(stale, at(171.0))
     assert other.begin(newer, at(171.0))
 
 
@@ -404,16 +404,17 @@ def test_an_order_ends_once_and_another_may_end_a_dead_ones(one: Coordinator, ot
     assert not one.finish(12345, T0, failed=True, outcome="no such order")
 
 
-def test_the_age_of_an_order_means_nothing_on_another_boot(one: Coordinator) -> None:
+def test_the_age_of_an_order_is_not_known_after_a_reboot(one: Coordinator) -> None:
     begun(one)
-    known, next_boot = (one.record("shield", at(500.0, boot=boot)) for boot in ("boot", "next"))
-    assert (known.ordered_s, known.begun_s) == (95.0, 100.0)
-    assert (next_boot.ordered_s, next_boot.begun_s) == (None, None)
+    known = one.record("shield", at(500.0))
+    assert (known.ordered_age_s, known.begun_age_s) == pytest.approx((405.0, 400.0))
+    rebooted = one.record("shield", at(500.0, boot="next"))
+    assert (rebooted.ordered_age_s, rebooted.begun_age_s) == (None, None)
 
 
 def test_an_order_that_was_not_begun_has_no_beginning(one: Coordinator) -> None:
     claimed(one)
-    assert one.record("shield", T0).begun_s is None
+    assert one.record("shield", T0).begun_age_s is None
 
 
 # Forgiveness
@@ -495,8 +496,8 @@ def test_a_silence_is_replaced_and_ended(one: Coordinator, other: Coordinator) -
         lambda c: c.close_episode("shield", T0, FRESH_S),
         lambda c: c.told("shield", Severity.HIGH),
         lambda c: c.claim(SHIELD, T0),
-        lambda c: c.begin(Order(1, "shield", 1, Action.RESTART, "immune", "", 999.0, "boot"), T0),
-        lambda c: c.stands(Order(1, "shield", 1, Action.RESTART, "immune", "", 999.0, "boot"), T0),
+        lambda c: c.begin(Order(1, "shield", 1, Action.RESTART, "immune", ""), T0),
+        lambda c: c.stands(Order(1, "shield", 1, Action.RESTART, "immune", ""), T0),
         lambda c: c.finish(1, T0, failed=False, outcome=""),
         lambda c: c.forgive("shield", PeerRecord(restart_count=1), T0),
         lambda c: c.silence(Silence("shield", at(200.0).utc, "", ""), T0),

@@ -20,8 +20,7 @@ WELL = Heartbeat("shield", healthy=True, detail="HTTP 200")
 SILENT = Heartbeat("shield", healthy=False, detail="no answer within 5 s")
 SQUATTED = Heartbeat("shield", healthy=False, detail="port 9103 is pid 7's", impostor=True)
 SINCE = datetime(2026, 3, 1, tzinfo=UTC)
-NOW_S = 1000.0
-ORDERED = PeerRecord(token=5, last_action=Action.RESTART, order=OrderState.DONE, ordered_s=NOW_S, episode_open=True)
+ORDERED = PeerRecord(token=5, last_action=Action.RESTART, order=OrderState.DONE, ordered_age_s=0.0, episode_open=True)
 
 
 def missed(count: int, **facts: object) -> Standing:
@@ -29,8 +28,10 @@ def missed(count: int, **facts: object) -> Standing:
     return Standing(**{"status": status, "missed_count": count, "misses_since_order": count, **facts})  # type: ignore[arg-type]
 
 
-def hear(standing: Standing, beat: Heartbeat, record: PeerRecord, now_s: float = NOW_S) -> tuple[Status, list[Demand]]:
-    heard, demands = ladder.hear(standing, beat, record, POLICY, now_s)
+def hear(
+    standing: Standing, beat: Heartbeat, record: PeerRecord, round_age_s: float = 0.0
+) -> tuple[Status, list[Demand]]:
+    heard, demands = ladder.hear(standing, beat, record, POLICY, round_age_s)
     return heard.status, list(demands)
 
 
@@ -83,12 +84,13 @@ def test_the_first_alert_of_an_episode_is_the_only_one(changed: dict[str, bool],
 def test_how_soon_after_an_order(
     since_order_s: float, state: OrderState, action: Action, demands: list[Demand]
 ) -> None:
-    record = replace(ORDERED, order=state, last_action=action)
-    assert hear(missed(9, token=5), SILENT, record, NOW_S + since_order_s) == (OFFLINE, demands)
+    for round_age_s in (0.0, 5.0):  # what counts is when the round began
+        record = replace(ORDERED, order=state, last_action=action, ordered_age_s=since_order_s + round_age_s)
+        assert hear(missed(9, token=5), SILENT, record, round_age_s) == (OFFLINE, demands)
 
 
-def test_an_order_of_another_boot_has_no_age() -> None:
-    assert hear(missed(2, token=5), SILENT, replace(ORDERED, ordered_s=None)) == (OFFLINE, [Demand.RESTART])
+def test_an_order_whose_age_is_not_known_keeps_nobody_waiting() -> None:
+    assert hear(missed(2, token=5), SILENT, replace(ORDERED, ordered_age_s=None)) == (OFFLINE, [Demand.RESTART])
 
 
 @pytest.mark.parametrize(
@@ -111,11 +113,11 @@ def test_what_is_learned(standing: Standing, record: PeerRecord, learned: Standi
 
 
 def test_an_isolation_is_learned_and_kept_whatever_answers() -> None:
-    record = replace(ORDERED, isolated_since=SINCE)
+    record = replace(ORDERED, isolated_since=SINCE, ordered_age_s=900.0)
     standing = ladder.learn(missed(5), record, POLICY)
     assert standing.status is ISOLATED
     for beat in (SILENT, WELL, SQUATTED, SILENT, SILENT, SILENT, SILENT):
-        standing, demands = ladder.hear(ladder.learn(standing, record, POLICY), beat, record, POLICY, NOW_S + 900)
+        standing, demands = ladder.hear(ladder.learn(standing, record, POLICY), beat, record, POLICY, 0.0)
         assert (standing.status, demands) == (ISOLATED, ())
 
 
@@ -130,7 +132,7 @@ def test_a_released_peer_begins_anew() -> None:
 def test_somebody_else_in_its_place_restarts_nobody() -> None:
     standing = missed(2)
     for _ in range(20):
-        standing, demands = ladder.hear(standing, SQUATTED, PeerRecord(), POLICY, NOW_S)
+        standing, demands = ladder.hear(standing, SQUATTED, PeerRecord(), POLICY, 0.0)
         assert (standing.status, demands) == (DEGRADED, (Demand.IMPOSTOR,))
     assert hear(standing, SILENT, PeerRecord(episode_open=True)) == (DEGRADED, [])
 
@@ -151,13 +153,13 @@ def test_an_offline_peer_stays_offline_for_an_impostor() -> None:
 )
 def test_what_health_forgives(healthy_before: int, restarts: int, demands: list[Demand], counted: int) -> None:
     standing = Standing(restart_count=restarts, healthy_count=healthy_before)
-    heard, found = ladder.hear(standing, WELL, PeerRecord(restart_count=restarts), POLICY, NOW_S)
+    heard, found = ladder.hear(standing, WELL, PeerRecord(restart_count=restarts), POLICY, 0.0)
     assert (list(found), heard.healthy_count) == (demands, counted)
 
 
 def test_a_miss_in_between_takes_no_health_away_and_a_restart_does() -> None:
     record = PeerRecord(restart_count=1)
-    standing, _ = ladder.hear(Standing(restart_count=1, healthy_count=6), SILENT, record, POLICY, NOW_S)
+    standing, _ = ladder.hear(Standing(restart_count=1, healthy_count=6), SILENT, record, POLICY, 0.0)
     assert standing.healthy_count == 6
     assert ladder.learn(standing, replace(ORDERED, restart_count=2), POLICY).healthy_count == 0
     assert ladder.learn(standing, PeerRecord(restart_count=0), POLICY).healthy_count == 0
@@ -173,16 +175,17 @@ class Peer(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.standing, self.record, self.now_s = Standing(), PeerRecord(), NOW_S
+        self.standing, self.record = Standing(), PeerRecord()
         self.misses = 0
         self.restarts = 0
         self.demands: tuple[Demand, ...] = ()
 
     def _hear(self, beat: Heartbeat) -> None:
-        self.now_s += POLICY.interval_s
+        age_s = self.record.ordered_age_s
+        self.record = replace(self.record, ordered_age_s=None if age_s is None else age_s + POLICY.interval_s)
         self.misses = 0 if beat.healthy else self.misses + 1
         learned = ladder.learn(self.standing, self.record, POLICY)
-        self.standing, self.demands = ladder.hear(learned, beat, self.record, POLICY, self.now_s)
+        self.standing, self.demands = ladder.hear(learned, beat, self.record, POLICY, 0.0)
         self._check(beat)
         for demand in self.demands:
             self._follow(demand)
@@ -209,7 +212,7 @@ class Peer(RuleBasedStateMachine):
                 token=record.token + 1,
                 last_action=action,
                 order=OrderState.OPEN,
-                ordered_s=self.now_s,
+                ordered_age_s=0.0,
                 episode_open=True,
                 restart_count=record.restart_count + restart,
             )
@@ -257,7 +260,7 @@ class Peer(RuleBasedStateMachine):
     def the_host_reboots(self) -> None:
         ended = {OrderState.OPEN: OrderState.LAPSED}
         order = ended.get(self.record.order, self.record.order) if self.record.order else None
-        self.record, self.now_s = replace(self.record, order=order, ordered_s=None), NOW_S
+        self.record = replace(self.record, order=order, ordered_age_s=None)
 
     @invariant()
     def an_isolation_is_not_forgotten(self) -> None:

@@ -12,7 +12,6 @@ from watchdog.actions.holding import Result
 from watchdog.actions.locate import Located, Named
 from watchdog.actions.place import Place
 from watchdog.actions.restart import OVERTAKEN, RestartTarget, restart
-from watchdog.clock import Moment
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
 from watchdog.host import systemd
@@ -84,11 +83,10 @@ class HostActions:
 
     def unfinished(self, peer: str) -> str:
         """Another agent's restart that was given up while systemd goes on with it: two agents would be down at once."""
-        at = clock.moment()
         try:
-            records = self.coordinator.records(at)
+            records = self.coordinator.records(clock.moment())
             for unit, name in self.place.peers.items():
-                if "/" not in unit and name != peer and _restarted_lately(records.get(name), at):
+                if "/" not in unit and name != peer and _restarted_lately(records.get(name)):
                     state = systemd.query(unit, evidence.TIMEOUT_S)
                     if state.job:
                         return f"waiting for {name}: {state.id} is {state.in_words()}, its job {state.job} is not over"
@@ -110,11 +108,11 @@ class HostActions:
         return peer
 
 
-def _restarted_lately(record: PeerRecord | None, at: Moment) -> bool:
+def _restarted_lately(record: PeerRecord | None) -> bool:
     """By a watcher, and it is not cut off since: what an isolated agent's unit does holds up nobody."""
     if record is None or record.last_action is not Action.RESTART or record.isolated:
         return False
-    return record.begun_s is not None and at.s - record.begun_s < LONGEST_JOB_S
+    return record.begun_age_s is not None and record.begun_age_s < LONGEST_JOB_S
 
 
 def _get_ready() -> None:

@@ -4,8 +4,12 @@ Every method is one compare-and-swap or one read, and none needs more than that:
 with transactions can offer all of them. A backend that cannot answer raises WatchdogError: the watcher then goes on
 probing, doubts itself and orders nothing. tests/unit/test_coordinator.py is what every backend must pass.
 
+What goes in is by the asker's own clock; what comes out are ages, which the backend works out: nobody needs to know by
+whose clock a thing was written down. A reboot ends what its host said and did before: suspicions, members and orders
+under way are no more, and how old an order is is not known.
+
 An order's life: `claim` gives it to one watcher, `begin` lets that one act on it, `finish` says how it ended. One that
-is not finished by its `expires_s` is over all the same: void when it was never begun, lapsed when it was.
+is not finished within its lease is over all the same: void when it was never begun, lapsed when it was.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ class OrderRequest:
     known_token: int
     """The peer's newest order as the watcher knew it: when there is another one, it decided too late."""
     round_s: float
-    """When the round began in which it was decided: what the spacing of the next order is counted from."""
+    """When the round began in which it was decided, by the clock of the Moment it is asked at: what the spacing of the
+    next order is counted from."""
     lease_s: float
     """How long the order may take. After that it is over and its holder must not act on it."""
     voters: tuple[str, ...] = ()
@@ -59,8 +64,6 @@ class Order:
     action: Action
     watcher: str
     reason: str
-    expires_s: float
-    boot: str
     voters: tuple[str, ...] = ()
 
 
@@ -119,7 +122,7 @@ class Coordinator(Protocol):
         """Say that `watcher` watches, and whether it trusts itself; repeated every round."""
 
     def members(self, at: Moment, fresh_s: float) -> list[Member]:
-        """Every watcher heard of within `fresh_s`, by name; none from another boot.
+        """Every watcher heard of within `fresh_s`, by name.
 
         Who has a vote is configured: a watcher that is gone lowers no majority.
         """
@@ -140,7 +143,7 @@ class Coordinator(Protocol):
         """Take `watcher`'s suspicion of `peer` back; without effect when there is none."""
 
     def suspicions(self, at: Moment, fresh_s: float) -> list[Suspicion]:
-        """Every suspicion not older than `fresh_s`; none from another boot."""
+        """Every suspicion not older than `fresh_s`."""
 
     def open_episode(self, peer: str, at: Moment) -> int | None:
         """Begin a peer's trouble; its number, or None when it has begun already."""

@@ -113,11 +113,9 @@ class LocalCoordinator:
                 action=request.action,
                 watcher=request.watcher,
                 reason=request.reason,
-                expires_s=at.s + request.lease_s,
-                boot=at.boot,
                 voters=request.voters,
             )
-            return replace(order, token=_write(tx, order, request.round_s, at))
+            return replace(order, token=_write(tx, order, request, at))
 
     def _denied(self, tx: sqlite3.Connection, request: OrderRequest, at: Moment) -> Denied | None:
         record = self.record(request.peer, at)
@@ -155,7 +153,8 @@ class LocalCoordinator:
 
     def _is_wanted(self, tx: sqlite3.Connection, order: Order, at: Moment) -> bool:
         """The lease still runs, the peer's trouble is the same, nobody isolated or silenced it, and the votes stand."""
-        if order.boot != at.boot or at.s >= order.expires_s:
+        row = tx.execute("SELECT state, expires_s, boot FROM orders WHERE token = ?", (order.token,)).fetchone()
+        if row is None or _state_of(row, at) is not OrderState.OPEN:
             return False
         record = self.record(order.peer, at)
         if record.isolated or not record.episode_open or record.episode != order.episode:
@@ -209,8 +208,8 @@ def _record(row: sqlite3.Row, at: Moment) -> PeerRecord:
         last_action=Action(row["action"]) if ordered else None,
         order=_state_of(row, at) if ordered else None,
         order_episode=row["order_episode"] or 0,
-        ordered_s=row["ordered_s"] if row["boot"] == at.boot else None,
-        begun_s=row["begun_s"] if row["boot"] == at.boot else None,
+        ordered_age_s=at.age_s(row["ordered_s"], row["boot"]) if ordered else None,
+        begun_age_s=at.age_s(row["begun_s"], row["boot"]) if row["begun_s"] is not None else None,
         episode=row["episode"] or 0,
         episode_open=bool(row["episode_open"]),
         restart_count=row["restart_count"] or 0,
@@ -240,7 +239,7 @@ def _is_under_way(tx: sqlite3.Connection, action: Action, at: Moment) -> bool:
     return any(_state_of(row, at) is OrderState.OPEN for row in rows)
 
 
-def _write(tx: sqlite3.Connection, order: Order, round_s: float, at: Moment) -> int:
+def _write(tx: sqlite3.Connection, order: Order, request: OrderRequest, at: Moment) -> int:
     """Write a new order down; its token."""
     cursor = tx.execute(
         "INSERT INTO orders (peer, episode, action, watcher, reason, at, ordered_s, expires_s, boot, state) "
@@ -252,9 +251,9 @@ def _write(tx: sqlite3.Connection, order: Order, round_s: float, at: Moment) -> 
             order.watcher,
             order.reason,
             rfc3339(at.utc),
-            round_s,
-            order.expires_s,
-            order.boot,
+            request.round_s,
+            at.s + request.lease_s,
+            at.boot,
             OPEN,
         ),
     )

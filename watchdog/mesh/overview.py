@@ -20,15 +20,16 @@ def fresh_s(policy: Policy) -> float:
 
 
 def votes_on(
-    peer: str, said: Iterable[Suspicion], voters: Collection[str], record: PeerRecord, policy: Policy, at: Moment
+    peer: str, said: Iterable[Suspicion], voters: Collection[str], record: PeerRecord, policy: Policy
 ) -> set[str]:
     """Who of `voters` has missed the peer often enough, and since it was last restarted, for its word to be a vote.
 
     A miss from before a restart does not say that the restart was in vain; a probe is asked at most a timeout before.
+    `said` and `record` were read at the same moment.
     """
     enough, oldest_s = policy.missed_before_restart, math.inf
-    if record.begun_s is not None and record.last_action is Action.RESTART:
-        oldest_s = at.s - record.begun_s - min(policy.timeout_s, policy.interval_s)
+    if record.begun_age_s is not None and record.last_action is Action.RESTART:
+        oldest_s = record.begun_age_s - min(policy.timeout_s, policy.interval_s)
     return {
         each.watcher
         for each in said
@@ -71,7 +72,7 @@ def look(
     said: dict[str, list[Suspicion]] = {}
 
     def votes(peer: str, suspicions: list[Suspicion], voters: set[str]) -> Votes:
-        cast = votes_on(peer, suspicions, voters, coordinator.record(peer, at), policy, at)
+        cast = votes_on(peer, suspicions, voters, coordinator.record(peer, at), policy)
         return Votes(tuple(sorted(cast)), wanted=len(voters) // 2 + 1)
 
     for each in coordinator.suspicions(at, fresh_s(policy)):
