@@ -106,6 +106,11 @@ CREATE TABLE watcher (              -- who watches, and what each last said of i
 );
 ALTER TABLE orders ADD COLUMN begun_s REAL; -- NULL: not begun
 """,
+    """
+-- host: where the peer's agent runs, empty for the only one; voters: JSON, the watchers whose votes it rests on
+ALTER TABLE orders ADD COLUMN host TEXT NOT NULL DEFAULT '';
+ALTER TABLE orders ADD COLUMN voters TEXT NOT NULL DEFAULT '[]';
+""",
 )
 VERSION = len(STEPS)
 

@@ -214,6 +214,14 @@ def test_one_agent_at_a_time_is_restarted(one: Coordinator, other: Coordinator) 
     assert isinstance(other.claim(sidecar, T0), Order)
 
 
+def test_agents_of_two_hosts_are_restarted_at_the_same_time(one: Coordinator, other: Coordinator) -> None:
+    begun(one)
+    elsewhere = replace(SHIELD, peer="sidecar", watcher="sidecar", host="elsewhere")
+    order = claimed(other, elsewhere)
+    assert order.host == "elsewhere"
+    assert other.claim(replace(elsewhere, peer="scribe"), T0) is Denied.BUSY
+
+
 def test_a_lease_that_ran_out_keeps_nobody_busy(one: Coordinator, other: Coordinator) -> None:
     begun(one)
     assert other.claim(replace(SHIELD, peer="sidecar"), at(169.9)) is Denied.BUSY
@@ -363,6 +371,21 @@ def test_an_order_that_is_over_or_anothers_is_not_begun(one: Coordinator) -> Non
     assert not one.begin(order, T0)
 
 
+def test_orders_for_a_host_are_those_that_wait_to_be_begun(one: Coordinator, other: Coordinator) -> None:
+    for watcher in ("immune", "sidecar"):
+        one.suspect(watcher, "shield", 3, T0)
+    assert other.orders_for("elsewhere", T0) == []
+    restart = claimed(one, replace(SHIELD, peer="scribe", host="elsewhere"))
+    isolate = claimed(one, replace(isolation(voters=("immune", "sidecar")), host="elsewhere"))
+    claimed(one, replace(SHIELD, peer="sidecar"))
+    assert other.orders_for("elsewhere", T0) == [restart, isolate]
+    assert other.begin(other.orders_for("elsewhere", T0)[0], at(101.0)), "whoever was given it, it is begun there"
+    assert other.orders_for("elsewhere", at(101.0)) == [isolate]
+    assert not one.begin(restart, at(102.0))
+    assert other.orders_for("elsewhere", at(170.0)) == [], "its lease is over"
+    assert other.orders_for("elsewhere", at(101.0, boot="next")) == [], "so is what a reboot ended"
+
+
 # Orders: how they end
 
 
@@ -496,6 +519,7 @@ def test_a_silence_is_replaced_and_ended(one: Coordinator, other: Coordinator) -
         lambda c: c.close_episode("shield", T0, FRESH_S),
         lambda c: c.told("shield", Severity.HIGH),
         lambda c: c.claim(SHIELD, T0),
+        lambda c: c.orders_for("elsewhere", T0),
         lambda c: c.begin(Order(1, "shield", 1, Action.RESTART, "immune", ""), T0),
         lambda c: c.stands(Order(1, "shield", 1, Action.RESTART, "immune", ""), T0),
         lambda c: c.finish(1, T0, failed=False, outcome=""),

@@ -23,6 +23,9 @@ from watchdog.clock import Moment
 from watchdog.ladder import PeerRecord
 from watchdog.model import Action, Severity
 
+THIS_HOST = ""
+"""The host of a mesh that has only one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
@@ -52,6 +55,8 @@ class OrderRequest:
     """How long the order may take. After that it is over and its holder must not act on it."""
     voters: tuple[str, ...] = ()
     """Watchers whose suspicion this order rests on: each must still be there."""
+    host: str = THIS_HOST
+    """Where the peer's agent runs, and the order is carried out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class Order:
     watcher: str
     reason: str
     voters: tuple[str, ...] = ()
+    host: str = THIS_HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,7 @@ class Denied(Enum):
     """Why an order was not given."""
 
     LATE = "another order was given first"
-    BUSY = "another agent of this host is being restarted"
+    BUSY = "another agent of that host is being restarted"
     SILENCED = "the peer is silenced"
     VOTE_WITHDRAWN = "a vote it rested on was withdrawn"
 
@@ -159,6 +165,12 @@ class Coordinator(Protocol):
 
     def claim(self, request: OrderRequest, at: Moment) -> Order | Denied:
         """Give the order to exactly one watcher."""
+
+    def orders_for(self, host: str, at: Moment) -> list[Order]:
+        """The orders for agents of `host` that may still be begun and that nobody has, oldest first.
+
+        Whoever carries out orders on a host looks here for those that watchers of other hosts were given.
+        """
 
     def begin(self, order: Order, at: Moment) -> bool:
         """Ask once more right before acting: a holder that was stopped may be late, and the peer be well again.

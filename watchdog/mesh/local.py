@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import replace
 from datetime import timedelta
@@ -28,6 +29,7 @@ EVERY = RECORDS.format(
 )
 OPEN, BEGUN = "open", "begun"
 """States of an order that is under way; the others are those of OrderState."""
+UNDER_WAY = "SELECT * FROM orders WHERE state IN ('open', 'begun')"
 
 
 class LocalCoordinator:
@@ -114,6 +116,7 @@ class LocalCoordinator:
                 watcher=request.watcher,
                 reason=request.reason,
                 voters=request.voters,
+                host=request.host,
             )
             return replace(order, token=_write(tx, order, request, at))
 
@@ -123,9 +126,14 @@ class LocalCoordinator:
             return Denied.LATE
         if request.peer in self.silences(at):
             return Denied.SILENCED
-        if request.action is Action.RESTART and _is_under_way(tx, Action.RESTART, at):
+        if request.action is Action.RESTART and _is_under_way(tx, Action.RESTART, request.host, at):
             return Denied.BUSY
         return None if _still_vote(tx, request, at) else Denied.VOTE_WITHDRAWN
+
+    def orders_for(self, host: str, at: Moment) -> list[Order]:
+        # By +token: by token SQLite would read all orders that there ever were.
+        rows = self._journal.read(f"{UNDER_WAY} AND host = ? ORDER BY +token", (host,))
+        return [_order(row) for row in rows if row["state"] == OPEN and _state_of(row, at) is OrderState.OPEN]
 
     def begin(self, order: Order, at: Moment) -> bool:
         with self._journal.transaction() as tx:
@@ -234,22 +242,38 @@ def _still_vote(tx: sqlite3.Connection, on: OrderRequest | Order, at: Moment) ->
     return set(on.voters) <= {row["watcher"] for row in rows}
 
 
-def _is_under_way(tx: sqlite3.Connection, action: Action, at: Moment) -> bool:
-    rows = tx.execute("SELECT * FROM orders WHERE action = ? AND state IN ('open', 'begun')", (action,))
+def _is_under_way(tx: sqlite3.Connection, action: Action, host: str, at: Moment) -> bool:
+    rows = tx.execute(f"{UNDER_WAY} AND action = ? AND host = ?", (action, host))
     return any(_state_of(row, at) is OrderState.OPEN for row in rows)
+
+
+def _order(row: sqlite3.Row) -> Order:
+    return Order(
+        token=row["token"],
+        peer=row["peer"],
+        episode=row["episode"],
+        action=Action(row["action"]),
+        watcher=row["watcher"],
+        reason=row["reason"],
+        voters=tuple(json.loads(row["voters"])),
+        host=row["host"],
+    )
 
 
 def _write(tx: sqlite3.Connection, order: Order, request: OrderRequest, at: Moment) -> int:
     """Write a new order down; its token."""
     cursor = tx.execute(
-        "INSERT INTO orders (peer, episode, action, watcher, reason, at, ordered_s, expires_s, boot, state) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO orders "
+        "(peer, episode, action, watcher, reason, voters, host, at, ordered_s, expires_s, boot, state) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             order.peer,
             order.episode,
             order.action,
             order.watcher,
             order.reason,
+            json.dumps(order.voters),
+            order.host,
             rfc3339(at.utc),
             request.round_s,
             at.s + request.lease_s,
