@@ -30,7 +30,7 @@ from watchdog.inspector import Inspector
 from watchdog.journal import Journal
 from watchdog.keeper import Keeper
 from watchdog.kernel import builder, stale, tc
-from watchdog.mesh.local import LocalCoordinator
+from watchdog.mesh import coordinator_of
 from watchdog.model import Action, Escalation, EventState, Severity
 from watchdog.monitor import Monitor
 from watchdog.outbox import Outbox
@@ -69,7 +69,7 @@ class Daemon:
         self.keeper = Keeper(place, self._tell_repair, ready_slots=READY_SLOTS)
         self.inspector = Inspector(place, self._tell_repair)
         self.pulse = Pulse(self.name, max_loop_age_s=LOOP_LATE_S)
-        coordinator = LocalCoordinator(place.journal)
+        coordinator = coordinator_of(place.journal)
         self.monitor = Monitor(
             self.name,
             settings.policy,

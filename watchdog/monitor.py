@@ -26,9 +26,8 @@ from watchdog.intents import Intents, State, Where, Why, With
 from watchdog.journal import Journal
 from watchdog.ladder import Policy
 from watchdog.loop import LONGEST_WAIT_S, Hands, Loop, Probe
-from watchdog.mesh import overview
+from watchdog.mesh import coordinator_of, overview
 from watchdog.mesh.coordinator import Coordinator, Order, Outcome
-from watchdog.mesh.local import LocalCoordinator
 from watchdog.mesh.overview import NOTHING_SAID, Overview
 from watchdog.model import Action, Escalation, Heartbeat, PeerStatus, Stats, Status
 from watchdog.outbox import Outbox
@@ -96,7 +95,7 @@ class Monitor:
         self._own = own
         self._on_turn = on_turn or (lambda: None)
         self._on_round = on_round or (lambda: None)
-        self._coordinator = coordinator or LocalCoordinator(self._journal)
+        self._coordinator = coordinator or coordinator_of(self._journal)
         self._voters_on = voters_on or (lambda _: {self_name})
         self._watcher = Watcher(
             self_name,

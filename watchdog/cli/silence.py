@@ -13,8 +13,8 @@ from watchdog.cli.app import DAY_S, closing_journal, common, configured, given_s
 from watchdog.cli.output import Output
 from watchdog.errors import Exit, UsageError
 from watchdog.host.caller import who
+from watchdog.mesh import coordinator_of
 from watchdog.mesh.coordinator import Silence
-from watchdog.mesh.local import LocalCoordinator
 
 LONGEST_S = DAY_S
 """A silence is for a piece of work; what lasts longer is a change of the configuration."""
@@ -35,7 +35,7 @@ def verb(config_path: Path | None, as_json: bool, peer: str, span: str | None, r
         known = ", ".join(each.name for each in settings.peers) or "none"
         raise UsageError(f"there is no peer {peer!r} in the configuration", hint=f"known: {known}")
     with closing_journal(settings) as journal:
-        coordinator, at = LocalCoordinator(journal), clock.moment()
+        coordinator, at = coordinator_of(journal), clock.moment()
         if end:
             ended = coordinator.unsilence(peer)
             if ended:

@@ -19,7 +19,7 @@ from watchdog.config import Config
 from watchdog.errors import WatchdogError
 from watchdog.keeper import view_of
 from watchdog.kernel.layers.base import FROZEN
-from watchdog.mesh.local import LocalCoordinator
+from watchdog.mesh import coordinator_of
 from watchdog.model import Status
 from watchdog.numbers import counted
 from watchdog.status import document, published
@@ -53,7 +53,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool) -> int:
     with place_of(settings) as place:
         isolations = [view_of(intent, place) for intent in place.intents.in_force()]
         shadows = [shadow.verify(intent, place) for intent in place.intents.shadows()]
-        silences = LocalCoordinator(place.journal).silences(clock.moment())
+        silences = coordinator_of(place.journal).silences(clock.moment())
         backlog = _backlog(settings, place)
     watchers = published.read_all(settings.paths.run)
     peers = merge(watchers, [peer.name for peer in settings.peers], {view.peer for view in isolations})
