@@ -19,6 +19,8 @@ import msgspec
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.errors import JournalCorrupt
 from watchdog.journal import Journal
+from watchdog.mesh import coordinator_of
+from watchdog.mesh.coordinator import Coordinator
 from watchdog.model import EventState
 from watchdog.moved import Moved
 
@@ -45,6 +47,8 @@ class State(StrEnum):
 
 
 IN_FORCE = (State.ISOLATING, State.ISOLATED, State.RELEASING, State.UNDOING)
+CUT = (State.ISOLATED, State.RELEASING)
+"""The target's traffic is cut: from the first proof to the end of the release."""
 SHADOWS = (State.SHADOW, State.ENDING)
 
 
@@ -202,10 +206,11 @@ class _Body:
 
 
 class Intents:
-    """The rows, and the audit record of every change to one."""
+    """The rows, the audit record of every change to one, and what the mesh is told of it."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, mesh: Coordinator | None = None) -> None:
         self._journal = journal
+        self._mesh = mesh or coordinator_of(journal)
 
     def begin(self, where: Where, why: Why, held_by: With, at: datetime, state: State = State.ISOLATING) -> Intent:
         """Write the intent down.
@@ -221,6 +226,7 @@ class Intents:
             )
             assert cursor.lastrowid is not None
             intent = replace(begun, id=cursor.lastrowid)
+            self._tell(tx, where.peer, let_back=False)
             self._audit(intent, at)
         return intent
 
@@ -230,16 +236,30 @@ class Intents:
         """Move an intent on; `moved` are other fields of it that change too, `facts` go to the audit trail."""
         after = replace(intent, state=state, changed=at, **moved)
         with self._journal.transaction() as tx:
+            before = tx.execute("SELECT peer, state FROM isolation WHERE id = ?", (after.id,)).fetchone()
             tx.execute(
                 "UPDATE isolation SET peer = ?, state = ?, target = ?, body = ?, changed = ? WHERE id = ?",
                 (after.where.peer or None, after.state, _encoded(after.where), _body(after), rfc3339(at), after.id),
             )
-            if after.state is State.RELEASED and after.where.peer:
-                # A person let it back: what is counted against it begins anew, or its first misses would cut it off.
-                tx.execute("UPDATE peer SET restart_count = 0 WHERE name = ?", (after.where.peer,))
+            was_cut = before["state"] in CUT
+            self._tell(tx, after.where.peer, let_back=was_cut or after.state is State.RELEASED)
+            if before["peer"] != after.where.peer:
+                self._tell(tx, before["peer"], let_back=was_cut)
             if facts or replace(after, changed=intent.changed) != intent:
                 self._audit(after, at, facts)
         return after
+
+    def _tell(self, tx: sqlite3.Connection, peer: str | None, *, let_back: bool) -> None:
+        """Tell the mesh what this host did to a configured peer."""
+        if not peer:
+            return
+        cut = tx.execute(
+            "SELECT since FROM isolation WHERE peer = ? AND state IN (?, ?) ORDER BY id DESC LIMIT 1", (peer, *CUT)
+        ).fetchone()
+        if cut:
+            self._mesh.isolated(peer, from_rfc3339(cut["since"]))
+        elif let_back:
+            self._mesh.released(peer)
 
     def get(self, intent: Intent) -> Intent:
         """The intent as it is now."""

@@ -111,6 +111,16 @@ ALTER TABLE orders ADD COLUMN begun_s REAL; -- NULL: not begun
 ALTER TABLE orders ADD COLUMN host TEXT NOT NULL DEFAULT '';
 ALTER TABLE orders ADD COLUMN voters TEXT NOT NULL DEFAULT '[]';
 """,
+    """
+-- what actions have told the mesh; until this step the mesh read it from their intents
+ALTER TABLE peer ADD COLUMN isolated_since TEXT;
+INSERT OR IGNORE INTO peer (name)
+    SELECT peer FROM isolation WHERE peer IS NOT NULL AND state IN ('isolated', 'releasing');
+UPDATE peer SET isolated_since = (
+    SELECT since FROM isolation
+    WHERE isolation.peer = peer.name AND state IN ('isolated', 'releasing') ORDER BY id DESC LIMIT 1
+);
+""",
 )
 VERSION = len(STEPS)
 

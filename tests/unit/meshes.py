@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from watchdog.clock import Moment
-from watchdog.intents import Intents, State, Where, Why, With
 from watchdog.journal import Journal
 from watchdog.mesh.coordinator import Coordinator
 from watchdog.mesh.local import LocalCoordinator
@@ -22,8 +21,6 @@ class MeshOfKind:
     """`connect` gives one more watcher's Coordinator on the same mesh; it may be called in another process."""
 
     connect: Callable[[], Coordinator]
-    isolate: Callable[[str], None]
-    release: Callable[[str], None]
     fail: Callable[[], Coordinator]
     """A Coordinator whose backend does not answer."""
 
@@ -42,21 +39,12 @@ def local(folder: Path) -> Iterator[MeshOfKind]:
         opened.append(Journal.open(folder))
         return opened[-1]
 
-    def isolate(peer: str) -> None:
-        Intents(journal()).begin(Where("/cg", 1, peer=peer), Why("test"), With(), START, State.ISOLATED)
-
-    def release(peer: str) -> None:
-        intents = Intents(journal())
-        for intent in intents.in_force():
-            if intent.where.peer == peer:
-                intents.change(intent, State.RELEASED, START)
-
     def fail() -> Coordinator:
         closed = journal()
         closed.close()
         return LocalCoordinator(closed)
 
-    yield MeshOfKind(lambda: LocalCoordinator(journal()), isolate, release, fail)
+    yield MeshOfKind(lambda: LocalCoordinator(journal()), fail)
     for each in opened:
         each.close()
 

@@ -86,12 +86,16 @@ def test_the_version_moves_when_another_watcher_changes_a_record(one: Coordinato
     assert one.version() != before
 
 
-def test_an_isolation_is_in_the_record_until_the_release(mesh: MeshOfKind, one: Coordinator) -> None:
-    mesh.isolate("shield")
-    assert one.record("shield", T0).isolated
-    assert one.records(T0)["shield"].isolated
-    mesh.release("shield")
-    assert not one.record("shield", T0).isolated
+def test_an_isolation_is_in_the_record_until_the_release(one: Coordinator, other: Coordinator) -> None:
+    for _ in range(2):
+        other.isolated("shield", T0.utc)
+        assert one.record("shield", at(500.0)).isolated_since == T0.utc
+        assert one.records(T0)["shield"].isolated
+        assert one.record("shield", at(1.0, boot="next")).isolated, "no reboot ends it"
+    for _ in range(2):
+        other.released("shield")
+        assert not one.record("shield", T0).isolated
+    other.released("never isolated")
 
 
 # Suspicions
@@ -156,11 +160,11 @@ def test_an_episode_does_not_end_while_somebody_still_suspects(one: Coordinator,
     assert one.close_episode("shield", at(160.1), FRESH_S) == Closed(1, None)
 
 
-def test_an_episode_does_not_end_while_the_peer_is_isolated(mesh: MeshOfKind, one: Coordinator) -> None:
+def test_an_episode_does_not_end_while_the_peer_is_isolated(one: Coordinator) -> None:
     one.open_episode("shield", T0)
-    mesh.isolate("shield")
+    one.isolated("shield", T0.utc)
     assert one.close_episode("shield", T0, FRESH_S) is None
-    mesh.release("shield")
+    one.released("shield")
     assert one.close_episode("shield", T0, FRESH_S) == Closed(1, None)
 
 
@@ -192,8 +196,8 @@ def test_tokens_grow_over_all_peers(one: Coordinator, other: Coordinator) -> Non
     assert tokens == sorted(set(tokens))
 
 
-def test_nobody_orders_for_an_isolated_peer(mesh: MeshOfKind, one: Coordinator) -> None:
-    mesh.isolate("shield")
+def test_nobody_orders_for_an_isolated_peer(one: Coordinator) -> None:
+    one.isolated("shield", T0.utc)
     assert one.claim(SHIELD, T0) is Denied.LATE
 
 
@@ -286,7 +290,7 @@ def withdraw(mesh: MeshOfKind) -> None:
 MEANWHILE: dict[str, tuple[Callable[[MeshOfKind], object], bool]] = {
     "nothing": (lambda mesh: None, True),
     "silenced": (silence, False),
-    "isolated": (lambda mesh: mesh.isolate("shield"), False),
+    "isolated": (lambda mesh: mesh.connect().isolated("shield", T0.utc), False),
     "recovered": (recover, False),
     "relapsed": (relapse, False),
     "vote withdrawn": (withdraw, False),
@@ -453,10 +457,11 @@ def test_one_restart_is_forgiven_once(one: Coordinator, other: Coordinator) -> N
     assert not one.forgive("shield", one.record("shield", T0), T0)
 
 
-def test_a_release_begins_the_count_anew(mesh: MeshOfKind, one: Coordinator) -> None:
+def test_a_release_begins_the_count_anew(one: Coordinator) -> None:
     begun(one)
-    mesh.isolate("shield")
-    mesh.release("shield")
+    one.isolated("shield", T0.utc)
+    assert one.record("shield", T0).restart_count == 1
+    one.released("shield")
     assert one.record("shield", T0).restart_count == 0
 
 
@@ -523,6 +528,8 @@ def test_a_silence_is_replaced_and_ended(one: Coordinator, other: Coordinator) -
         lambda c: c.begin(Order(1, "shield", 1, Action.RESTART, "immune", ""), T0),
         lambda c: c.stands(Order(1, "shield", 1, Action.RESTART, "immune", ""), T0),
         lambda c: c.finish(1, T0, failed=False, outcome=""),
+        lambda c: c.isolated("shield", T0.utc),
+        lambda c: c.released("shield"),
         lambda c: c.forgive("shield", PeerRecord(restart_count=1), T0),
         lambda c: c.silence(Silence("shield", at(200.0).utc, "", ""), T0),
         lambda c: c.unsilence("shield"),

@@ -111,6 +111,8 @@ def test_it_keeps_everything(state: Path) -> None:
         record = mesh.record("shield", AT)
         assert (record.token, record.order, record.restart_count, record.episode) == (41, OrderState.OPEN, 2, 12)
         assert record.episode_open
+        assert {name for name, each in mesh.records(AT).items() if each.isolated} == {"sidecar"}
+        assert mesh.record("sidecar", AT).isolated_since == datetime(2026, 3, 1, 11, tzinfo=UTC)
         assert mesh.suspicions(AT, FRESH_S) == [Suspicion("immune", "shield", 7, 10.0)]
         assert [(s.peer, s.reason) for s in mesh.silences(AT).values()] == [("scribe", "upgrade")]
         [intent] = Intents(journal).in_force()

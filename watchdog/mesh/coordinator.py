@@ -188,6 +188,19 @@ class Coordinator(Protocol):
     def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:
         """Say how an order ended; one never begun ends void. False, and nothing changes, when it has ended before."""
 
+    def isolated(self, peer: str, since: datetime) -> None:
+        """Say that the peer's traffic is cut. Its host says so when it has done it, and may say it again.
+
+        What a host did is true whether the mesh hears of it or not: a backend on a store that is out of reach keeps
+        this, and a release, and says it when it can.
+        """
+
+    def released(self, peer: str) -> None:
+        """Say that the peer was let back: what is counted against it begins anew, or its first misses would cut it off.
+
+        May be said again, and of a peer that was never isolated.
+        """
+
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         """Take one restart off the count; False when the record is no longer the one known."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.journal import Journal
@@ -13,20 +13,15 @@ from watchdog.ladder import OrderState, PeerRecord
 from watchdog.mesh.coordinator import Closed, Denied, Member, Order, OrderRequest, Silence, Suspicion
 from watchdog.model import Action, Severity
 
-ISOLATED_STATES = ("isolated", "releasing")
-"""States of an isolation in which the peer's traffic is cut: from the first proof to the end of the release."""
 RECORDS = """
     SELECT named.name, episode.episode, episode_open, restart_count, last_restart,
-           token, action, orders.state, orders.episode AS order_episode, ordered_s, begun_s, expires_s, boot, since
+           isolated_since, token, action, state, orders.episode AS order_episode, ordered_s, begun_s, expires_s, boot
     FROM ({names}) AS named
     LEFT JOIN peer AS episode ON episode.name = named.name
     LEFT JOIN orders ON token = (SELECT max(token) FROM orders WHERE peer = named.name)
-    LEFT JOIN isolation ON id = (SELECT max(id) FROM isolation WHERE peer = named.name AND state IN {isolated})
 """
-ONE = RECORDS.format(names="SELECT ? AS name", isolated=ISOLATED_STATES)
-EVERY = RECORDS.format(
-    names="SELECT name FROM peer UNION SELECT peer FROM isolation WHERE peer IS NOT NULL", isolated=ISOLATED_STATES
-)
+ONE = RECORDS.format(names="SELECT ? AS name")
+EVERY = RECORDS.format(names="SELECT name FROM peer")
 OPEN, BEGUN = "open", "begun"
 """States of an order that is under way; the others are those of OrderState."""
 UNDER_WAY = "SELECT * FROM orders WHERE state IN ('open', 'begun')"
@@ -179,6 +174,18 @@ class LocalCoordinator:
             )
             return finished.rowcount > 0
 
+    def isolated(self, peer: str, since: datetime) -> None:
+        with self._journal.transaction() as tx:
+            tx.execute(
+                "INSERT INTO peer (name, isolated_since) VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET isolated_since = excluded.isolated_since",
+                (peer, rfc3339(since)),
+            )
+
+    def released(self, peer: str) -> None:
+        with self._journal.transaction() as tx:
+            tx.execute("UPDATE peer SET isolated_since = NULL, restart_count = 0 WHERE name = ?", (peer,))
+
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         with self._journal.transaction() as tx:
             if self.record(peer, at) != known or not known.restart_count:
@@ -222,7 +229,7 @@ def _record(row: sqlite3.Row, at: Moment) -> PeerRecord:
         episode_open=bool(row["episode_open"]),
         restart_count=row["restart_count"] or 0,
         last_restart=from_rfc3339(row["last_restart"]) if row["last_restart"] else None,
-        isolated_since=from_rfc3339(row["since"]) if row["since"] else None,
+        isolated_since=from_rfc3339(row["isolated_since"]) if row["isolated_since"] else None,
     )
 
 
