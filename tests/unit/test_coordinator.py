@@ -34,7 +34,7 @@ def one(mesh: MeshOfKind) -> Coordinator:
 
 @pytest.fixture
 def other(mesh: MeshOfKind) -> Coordinator:
-    return mesh.connect()
+    return mesh.connect_other()
 
 
 def claimed(coordinator: Coordinator, request: OrderRequest = SHIELD, now: float = 100.0) -> Order:
@@ -109,15 +109,22 @@ def test_a_suspicion_ages(one: Coordinator, other: Coordinator, age_s: float, co
     assert [s.age_s for s in found] == pytest.approx([age_s] if counts else [])
 
 
-def test_a_suspicion_is_replaced_taken_back_and_of_one_boot(one: Coordinator, other: Coordinator) -> None:
+def test_a_suspicion_is_replaced_and_taken_back(one: Coordinator, other: Coordinator) -> None:
     one.suspect("immune", "shield", 3, T0)
     one.suspect("immune", "shield", 4, at(130.0))
     other.suspect("sidecar", "shield", 3, at(130.0))
     assert sorted(s.missed_count for s in other.suspicions(at(131.0), FRESH_S)) == [3, 4]
-    assert other.suspicions(at(131.0, boot="next"), FRESH_S) == []
     one.trust("immune", "shield")
     one.trust("immune", "shield")
     assert [s.watcher for s in other.suspicions(at(131.0), FRESH_S)] == ["sidecar"]
+
+
+def test_a_reboot_ends_what_the_watchers_of_its_host_suspect(one: Coordinator, other: Coordinator) -> None:
+    one.suspect("immune", "shield", 3, T0)
+    assert one.suspicions(at(10.0, boot="next"), FRESH_S) == []
+    assert one.suspicions(at(110.0, boot="next"), FRESH_S) == []
+    one.suspect("immune", "shield", 1, at(110.0, boot="next"))
+    assert [s.missed_count for s in one.suspicions(at(110.0, boot="next"), FRESH_S)] == [1]
 
 
 # Episodes
@@ -237,7 +244,7 @@ def test_an_order_rests_on_votes_that_are_still_there(one: Coordinator, other: C
     other.suspect("sidecar", "shield", 3, T0)
     other.trust("sidecar", "shield")
     assert one.claim(isolation(voters=("immune", "sidecar")), T0) is Denied.VOTE_WITHDRAWN
-    other.suspect("sidecar", "shield", 3, at(100.0, boot="before"))
+    one.suspect("sidecar", "shield", 3, at(100.0, boot="before"))
     assert one.claim(isolation(voters=("immune", "sidecar")), T0) is Denied.VOTE_WITHDRAWN
     other.suspect("sidecar", "shield", 4, T0)
     assert isinstance(one.claim(isolation(voters=("immune", "sidecar")), T0), Order)
@@ -267,36 +274,36 @@ def test_an_isolation_counts_as_no_restart(one: Coordinator) -> None:
 
 
 def silence(mesh: MeshOfKind) -> None:
-    mesh.connect().silence(Silence("shield", at(200.0).utc, "upgrade", "root"), T0)
+    mesh.connect_other().silence(Silence("shield", at(200.0).utc, "upgrade", "root"), T0)
 
 
 def recover(mesh: MeshOfKind) -> None:
-    assert mesh.connect().close_episode("shield", at(105.0), 0.0) is not None
+    assert mesh.connect_other().close_episode("shield", at(105.0), 0.0) is not None
 
 
 def relapse(mesh: MeshOfKind) -> None:
     recover(mesh)
-    assert mesh.connect().open_episode("shield", at(105.0)) is not None
+    assert mesh.connect_other().open_episode("shield", at(105.0)) is not None
 
 
 def weaken(mesh: MeshOfKind) -> None:
-    mesh.connect().suspect("sidecar", "shield", 0, at(105.0))
+    mesh.connect_other().suspect("sidecar", "shield", 0, at(105.0))
 
 
 def withdraw(mesh: MeshOfKind) -> None:
-    mesh.connect().trust("sidecar", "shield")
+    mesh.connect_other().trust("sidecar", "shield")
 
 
 MEANWHILE: dict[str, tuple[Callable[[MeshOfKind], object], bool]] = {
     "nothing": (lambda mesh: None, True),
     "silenced": (silence, False),
-    "isolated": (lambda mesh: mesh.connect().isolated("shield", T0.utc), False),
+    "isolated": (lambda mesh: mesh.connect_other().isolated("shield", T0.utc), False),
     "recovered": (recover, False),
     "relapsed": (relapse, False),
     "vote withdrawn": (withdraw, False),
     "no vote any more": (weaken, False),
-    "another's vote": (lambda mesh: mesh.connect().trust("scribe", "shield"), True),
-    "voted again": (lambda mesh: mesh.connect().suspect("sidecar", "shield", 9, at(105.0)), True),
+    "another's vote": (lambda mesh: mesh.connect_other().trust("scribe", "shield"), True),
+    "voted again": (lambda mesh: mesh.connect_other().suspect("sidecar", "shield", 9, at(105.0)), True),
 }
 """What may happen to an order, and whether it is carried out all the same."""
 
@@ -387,7 +394,12 @@ def test_orders_for_a_host_are_those_that_wait_to_be_begun(one: Coordinator, oth
     assert other.orders_for("elsewhere", at(101.0)) == [isolate]
     assert not one.begin(restart, at(102.0))
     assert other.orders_for("elsewhere", at(170.0)) == [], "its lease is over"
-    assert other.orders_for("elsewhere", at(101.0, boot="next")) == [], "so is what a reboot ended"
+
+
+def test_a_reboot_ends_the_orders_that_wait_for_its_host(one: Coordinator) -> None:
+    order = claimed(one)
+    assert one.orders_for(order.host, T0) == [order]
+    assert one.orders_for(order.host, at(1.0, boot="next")) == []
 
 
 # Orders: how they end
@@ -528,8 +540,6 @@ def test_a_silence_is_replaced_and_ended(one: Coordinator, other: Coordinator) -
         lambda c: c.begin(Order(1, "shield", 1, Action.RESTART, "immune", ""), T0),
         lambda c: c.stands(Order(1, "shield", 1, Action.RESTART, "immune", ""), T0),
         lambda c: c.finish(1, T0, failed=False, outcome=""),
-        lambda c: c.isolated("shield", T0.utc),
-        lambda c: c.released("shield"),
         lambda c: c.forgive("shield", PeerRecord(restart_count=1), T0),
         lambda c: c.silence(Silence("shield", at(200.0).utc, "", ""), T0),
         lambda c: c.unsilence("shield"),
@@ -546,7 +556,7 @@ def test_a_backend_that_does_not_answer_is_one_kind_of_error(
 # Members
 
 
-def test_members_are_those_heard_of_lately_on_this_boot(one: Coordinator, other: Coordinator) -> None:
+def test_members_are_those_heard_of_lately(one: Coordinator, other: Coordinator) -> None:
     one.attend("immune", "", at(100.0))
     one.attend("shield", "its loop was 40 s late", at(130.0))
     assert other.members(at(160.0), FRESH_S) == [
@@ -554,7 +564,6 @@ def test_members_are_those_heard_of_lately_on_this_boot(one: Coordinator, other:
         Member("shield", "its loop was 40 s late", 30.0),
     ]
     assert [member.watcher for member in other.members(at(160.1), FRESH_S)] == ["shield"]
-    assert other.members(at(160.0, boot="another"), FRESH_S) == []
     assert other.members(at(160.0, wall_step_s=-3600.0), FRESH_S) != [], "no clock step makes a member older"
 
 
@@ -562,6 +571,11 @@ def test_a_member_s_last_word_on_itself_counts(one: Coordinator, other: Coordina
     one.attend("immune", "the clock jumped by +3600 s", at(100.0))
     other.attend("immune", "", at(130.0))
     assert one.members(at(130.0), FRESH_S) == [Member("immune", "", 0.0)]
+
+
+def test_a_reboot_ends_the_membership_of_its_host_s_watchers(one: Coordinator) -> None:
+    one.attend("immune", "", at(100.0))
+    assert one.members(at(130.0, boot="another"), FRESH_S) == []
     one.attend("immune", "", at(10.0, boot="another"))
     assert one.members(at(130.0), FRESH_S) == []
     assert one.members(at(10.0, boot="another"), FRESH_S) == [Member("immune", "", 0.0)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.meshes import KINDS, MeshOfKind
+from tests.unit.meshes import MANY_PROCESSES, MeshOfKind
 from watchdog.clock import moment
 from watchdog.mesh.coordinator import Order, OrderRequest
 from watchdog.model import Action
@@ -30,9 +30,9 @@ Start = Callable[..., BaseProcess]
 fork = multiprocessing.get_context("fork")
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=MANY_PROCESSES)
 def mesh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MeshOfKind]:
-    with KINDS[request.param](tmp_path / "state") as made:
+    with MANY_PROCESSES[request.param](tmp_path / "state") as made:
         yield made
 
 
