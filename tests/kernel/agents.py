@@ -55,6 +55,10 @@ def agent(run_in_cgroup: RunInside, cgroup: Cgroup, who: str = ROOT, netns: Netn
 
 
 def harmless(inside: Inside) -> Inside:
-    """Take its capabilities away: it may open no packet socket, so nothing is to be done on the host's links."""
+    """Take its capabilities away, for good: it may open no packet socket, so nothing is to be done on the host's links.
+
+    38 is PR_SET_NO_NEW_PRIVS: without it root has all of them again with its next program.
+    """
     inside.run("import ctypes; ctypes.CDLL(None).capset(struct.pack('Ii', 0x20080522, 0), bytes(24))")
+    inside.run("ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)")
     return inside

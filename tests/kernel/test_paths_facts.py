@@ -62,6 +62,23 @@ def test_a_thread_in_effect_without_what_it_may_take_back_counts(
     assert Need.NET_RAW in (look(target_of(cgroup)).facts.may or ())
 
 
+def test_every_thread_counts(cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside) -> None:
+    inside = agent(run_in_cgroup, cgroup)
+    inside.run("import threading; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()")
+    harmless(inside)  # the thread that began it, and no other
+    assert look(target_of(cgroup)).facts.may == frozenset(Need)
+
+
+def test_root_without_capabilities_has_them_again_with_its_next_program(
+    cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside
+) -> None:
+    inside = agent(run_in_cgroup, cgroup)
+    inside.run("checked(LIBC.capset(struct.pack('Ii', 0x20080522, 0), bytes(24)))")
+    assert look(target_of(cgroup)).facts.may == frozenset(Need)
+    inside.run("LIBC.prctl(38, 1, 0, 0, 0)")
+    assert look(target_of(cgroup)).facts.may == frozenset({Need.CGROUP_WRITE})
+
+
 @pytest.mark.parametrize(
     ("made", "holds"),
     [

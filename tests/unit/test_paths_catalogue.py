@@ -93,7 +93,7 @@ def test_layers_of_an_alternative_are_needed_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uid", "effective", "needs"),
+    ("uid", "capabilities", "needs"),
     [
         (0, 0, {Need.CGROUP_WRITE}),
         (1000, 0, set()),
@@ -102,8 +102,8 @@ def test_layers_of_an_alternative_are_needed_together() -> None:
         (0, (1 << 41) - 1, set(Need)),
     ],
 )
-def test_needs_are_read_from_credentials(uid: int, effective: int, needs: set[Need]) -> None:
-    assert needs_met(uid, effective) == needs
+def test_needs_are_read_from_credentials(uid: int, capabilities: int, needs: set[Need]) -> None:
+    assert needs_met({uid, 1000}, capabilities) == needs
 
 
 OK, EPERM, SILENT = Tried(True, "ok"), Tried(False, "EPERM"), Tried(False, "timeout")

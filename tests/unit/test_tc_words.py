@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdog.kernel.link_watch import Change, parse
-from watchdog.kernel.packet_sockets import CAP_NET_RAW_BIT, parse_listed, parse_permitted
+from watchdog.kernel.packet_sockets import parse_listed
 from watchdog.kernel.tc_plan import Handle
 
 LISTED = (
@@ -25,19 +25,6 @@ AF_BRIDGE = 7
 @pytest.mark.parametrize(("text", "inodes"), [(LISTED, {2105, 77123}), (LISTED.splitlines()[0], set()), ("", set())])
 def test_the_list_of_packet_sockets(text: str, inodes: set[int]) -> None:
     assert parse_listed(text) == inodes
-
-
-@pytest.mark.parametrize(
-    ("status", "may"),
-    [
-        ("Name:\tx\nCapPrm:\t0000000000002000\nCapEff:\t0000000000000000\n", True),
-        ("Name:\tx\nCapPrm:\t000001ffffffdfff\nCapEff:\t0000000000000000\n", False),
-        ("Name:\tCapPrm: f\n", False),
-        ("", False),
-    ],
-)
-def test_what_is_permitted_counts(status: str, may: bool) -> None:
-    assert bool(parse_permitted(status) >> CAP_NET_RAW_BIT & 1) is may
 
 
 def message(kind: int, body: bytes) -> bytes:

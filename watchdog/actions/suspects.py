@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from watchdog.actions.drift import Seen
 from watchdog.actions.place import Place, glance
 from watchdog.host import processes, unit_filters
 from watchdog.intents import Intent
-from watchdog.kernel import bpffs, cgroups
+from watchdog.kernel import bpffs, cgroups, credentials
 from watchdog.kernel.cgroups import Cgroup
-from watchdog.kernel.packet_sockets import parse_permitted
 
 CAP_NET_ADMIN_BIT, CAP_SYS_ADMIN_BIT = 12, 21
+RIGHTS = 1 << CAP_NET_ADMIN_BIT | 1 << CAP_SYS_ADMIN_BIT
 """<uapi/linux/capability.h>: either may detach programs, delete filters, move processes."""
 
 
@@ -37,10 +36,6 @@ def with_the_agent(seen: Seen, intent: Intent, place: Place) -> Seen:
 
 def _capable(inside: Iterable[Cgroup]) -> str:
     for pid in sorted({pid for cgroup in inside for pid in cgroups.processes(cgroup)} - {cgroups.OTHER_NAMESPACE}):
-        try:
-            status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-        except OSError:
-            continue
-        if parse_permitted(status) & (1 << CAP_NET_ADMIN_BIT | 1 << CAP_SYS_ADMIN_BIT):
+        if any(each.capabilities & RIGHTS for each in credentials.of_threads(pid)):
             return f"pid {pid} ({processes.printable(processes.name_of(pid))})"
     return ""

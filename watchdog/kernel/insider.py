@@ -32,6 +32,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 DATAGRAM_BYTES = 512
 
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
+PR_SET_NO_NEW_PRIVS = 38
 """<linux/capability.h>"""
 
 
@@ -101,9 +102,10 @@ def call(family: str, port: int) -> socket.socket | None:
 
 
 def drop_capabilities() -> None:
-    """Be nobody's danger: what is isolated here is a process that may nothing more than any other."""
+    """Be nobody's danger: what is isolated here is a process that may nothing more than any other, and never will."""
     header, nothing = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0), bytes(24)
     ctypes.CDLL(None).capset(header, nothing)
+    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.errors import KernelRefused
-from watchdog.kernel import netns, sockets
+from watchdog.kernel import credentials, netns, sockets
 from watchdog.kernel.netns import Netns, NetnsGone
 from watchdog.kernel.sockets import Handle
 
@@ -39,9 +39,8 @@ class PacketSocket:
 
 
 def may_be_opened(pids: Iterable[int]) -> bool:
-    """Whether any thread of these processes has CAP_NET_RAW, in whatever user namespace. Permitted is enough: what is
-    permitted can be made effective at any time."""
-    return any(permitted >> CAP_NET_RAW_BIT & 1 for pid in pids for permitted in _permitted(pid))
+    """Whether any thread of these processes has CAP_NET_RAW or takes it when it likes, in whatever user namespace."""
+    return any(each.capabilities >> CAP_NET_RAW_BIT & 1 for pid in pids for each in credentials.of_threads(pid))
 
 
 def open_ones(pids: Iterable[int], places: Iterable[Netns]) -> list[PacketSocket]:
@@ -60,22 +59,10 @@ def parse_listed(text: str) -> set[int]:
     return {int(line.split()[-1]) for line in text.splitlines()[1:] if line.strip()}
 
 
-def parse_permitted(status: str) -> int:
-    """The bits of CapPrm in /proc/PID/status; 0 where it has no such line."""
-    line = next((line for line in status.splitlines() if line.startswith("CapPrm:")), "CapPrm:\t0")
-    return int(line.split()[1], 16)
-
-
 def _listed_in(place: Netns) -> set[int]:
     with suppress(NetnsGone, OSError):  # OSError: a kernel without packet sockets has no such list
         return parse_listed(netns.inside(place, _LISTED.read_text))
     return set()
-
-
-def _permitted(pid: int) -> Iterator[int]:
-    for thread in _names(f"/proc/{pid}/task"):
-        with suppress(OSError):
-            yield parse_permitted(Path(f"/proc/{pid}/task/{thread}/status").read_text(errors="replace"))
 
 
 def _held(pids: Iterable[int], wanted: Iterable[int]) -> Iterator[tuple[int, Handle]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.errors import WatchdogError
-from watchdog.kernel import cgroups, diag, netns, sockets
+from watchdog.kernel import cgroups, credentials, diag, netns, sockets
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.netns import Netns
 from watchdog.kernel.sockets import AF_XDP, Scan
@@ -71,15 +71,9 @@ def has_vsock() -> bool:
 
 
 def _may(pids: Iterable[int]) -> frozenset[Need]:
-    """What any of them may do, by what is permitted to it: that can be made effective at any time."""
-    met: set[Need] = set()
-    for pid in pids:
-        with suppress(OSError):
-            lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-            fields = dict(line.split(":", 1) for line in lines if ":" in line)
-            uids = [int(uid) for uid in fields["Uid"].split()]
-            met |= needs_met(min(uids), int(fields["CapPrm"], 16))
-    return frozenset(met)
+    """What any of their threads may do."""
+    threads = (each for pid in pids for each in credentials.of_threads(pid))
+    return frozenset(need for each in threads for need in needs_met(each.uids, each.capabilities))
 
 
 def _holds(found: Scan, unix_peers: Collection[str]) -> frozenset[Holding]:

@@ -61,7 +61,7 @@ class Need(StrEnum):
 
 
 CAPABILITY_BITS = {Need.NET_ADMIN: 12, Need.NET_RAW: 13, Need.SYS_ADMIN: 21}
-"""<uapi/linux/capability.h>; the bits of CapEff in /proc/PID/status."""
+"""<uapi/linux/capability.h>; the bits of CapPrm in /proc/PID/status."""
 
 _DAC_OVERRIDE_BIT = 1
 
@@ -132,10 +132,10 @@ class Verdict:
     """By what it is covered, what is missing, or why it does not apply."""
 
 
-def needs_met(uid: int, effective: int) -> frozenset[Need]:
-    """What a process may do, by its uid and effective capabilities (CapEff of /proc/PID/status, a bit mask)."""
-    met = {need for need, bit in CAPABILITY_BITS.items() if effective >> bit & 1}
-    if uid == 0 or effective >> _DAC_OVERRIDE_BIT & 1:
+def needs_met(uids: Collection[int], capabilities: int) -> frozenset[Need]:
+    """What a thread may do, by its uids and capabilities (a bit mask)."""
+    met = {need for need, bit in CAPABILITY_BITS.items() if capabilities >> bit & 1}
+    if 0 in uids or capabilities >> _DAC_OVERRIDE_BIT & 1:
         met.add(Need.CGROUP_WRITE)
     return frozenset(met)
 
