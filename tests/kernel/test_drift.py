@@ -166,7 +166,7 @@ ROWS = [
     Row(delete_host_end, PARTIAL, "host_end: vb in ", Kind.FILTERS, "deleted or overrode the filter", is_news=False),
     Row(add_link, PARTIAL, "the link is new", Kind.LINKS, "made, or moved here, after the isolation"),
     Row(make_anew, FAILED, "is not filtered", Kind.CGROUP, "the cgroup was removed and made anew"),
-    Row(move_out, FAILED, "left its cgroup", Kind.PROCESSES, "wrote it to a cgroup.procs", is_news=False),
+    Row(move_out, FAILED, "left its cgroup", Kind.PROCESSES, "is of the agent, and could have done it", is_news=False),
     Row(move_all_out, FAILED, "left its cgroup", Kind.PROCESSES, "wrote it to a cgroup.procs"),
     Row(remove_pins, PARTIAL, "the pins of its programs are gone", Kind.PINS, "somebody removed files below"),
     Row(remove_common_pins, PARTIAL, "the pins of the layers' programs", Kind.PINS, "somebody removed files below"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 
-from tests.kernel.agents import ROOT, USER, agent, harmless
+from tests.kernel.agents import ROOT, UNPRIVILEGED_UID, USER, agent, harmless
 from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
 from tests.kernel.isolation_bed import Host
 from tests.kernel.netns import Netns
+from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import whose
 from watchdog.kernel.layers.base import Target
@@ -77,6 +79,23 @@ def test_root_without_capabilities_has_them_again_with_its_next_program(
     assert look(target_of(cgroup)).facts.may == frozenset(Need)
     inside.run("LIBC.prctl(38, 1, 0, 0, 0)")
     assert look(target_of(cgroup)).facts.may == frozenset({Need.CGROUP_WRITE})
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o664])
+def test_who_may_write_above_its_cgroup_may_leave_it(
+    scratch_cgroup: MakeCgroup, target_of: TargetOf, run_in_cgroup: RunInside, mode: int
+) -> None:
+    """As below user@UID.service, or with Delegate=."""
+    parent = scratch_cgroup()
+    own = scratch_cgroup("own", parent)
+    user = agent(run_in_cgroup, own, USER)
+    assert look(target_of(own)).facts.may == frozenset()
+    door = parent.path / "cgroup.procs"
+    os.chown(door, UNPRIVILEGED_UID if mode == 0o644 else 0, UNPRIVILEGED_UID)
+    door.chmod(mode)
+    assert look(target_of(own)).facts.may == frozenset({Need.CGROUP_WRITE})
+    user.run(f"open({str(door)!r}, 'w').write('0')")
+    assert cgroups.of_pid(user.pid) == parent
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from watchdog.kernel.credentials import Credentials, parse
@@ -11,7 +13,7 @@ STATUS = (
     "CapInh:\t0000000000000000\nCapPrm:\t{permitted:016x}\nCapEff:\t0000000000000000\n"
     "CapBnd:\t{bounding:016x}\nCapAmb:\t0000000000000000\nNoNewPrivs:\t{no_new_privs}\n"
 )
-RAW, ALL = 1 << 13, (1 << 41) - 1
+RAW, SETUID, ALL = 1 << 13, 1 << 7, (1 << 41) - 1
 
 
 def test_all_of_it_is_read() -> None:
@@ -32,6 +34,8 @@ def test_what_is_not_said_is_none() -> None:
         (0, 0, ALL, 0, ALL, ALL),
         (0, 0, RAW, 0, RAW, RAW),
         (0, 0, ALL, 1, 0, 0),
+        (1000, SETUID, ALL, 0, ALL, ALL),
+        (1000, SETUID, ALL, 1, SETUID, 0),
     ],
 )
 def test_root_takes_what_others_are_given(
@@ -39,3 +43,25 @@ def test_root_takes_what_others_are_given(
 ) -> None:
     found = parse(STATUS.format(uid=uid, permitted=permitted, bounding=bounding, no_new_privs=no_new_privs))
     assert (found.capabilities, found.given_by_programs) == (capabilities, given_by_programs)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "permitted", "may"),
+    [
+        (0o644, 0, 0, 0, False),
+        (0o644, 0, 27, 0, False),
+        (0o664, 0, 27, 0, True),
+        (0o664, 0, 28, 0, False),
+        (0o666, 0, 0, 0, True),
+        (0o444, 1000, 0, 0, True),
+        (0o644, 0, 0, RAW, False),
+        (0o644, 0, 0, 1 << 0, True),
+        (0o644, 0, 0, 1 << 1, True),
+        (0o644, 0, 0, 1 << 3, True),
+        (0o644, 0, 0, SETUID, True),
+    ],
+)
+def test_who_may_write_or_see_to_it(mode: int, owner: int, group: int, permitted: int, may: bool) -> None:
+    thread = parse(STATUS.format(uid=1000, permitted=permitted, bounding=0, no_new_privs=1))
+    file = os.stat_result((mode, 1, 1, 1, owner, group, 0, 0, 0, 0))
+    assert thread.may_write(file) is may

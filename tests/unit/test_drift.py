@@ -37,6 +37,7 @@ DROP_IN = f"/run/systemd/system/{UNIT}.d/50-watchdog-mesh.conf"
         (f"{LINK}no clsact any more, nor a filter of ours", Seen(), Kind.FILTERS, "deleted the clsact qdisc"),
         (f"{LINK}the link is new: no filter of ours", Seen(), Kind.LINKS, "after the isolation"),
         ("pid 9 sh (cgroup /b) left its cgroup", Seen(), Kind.PROCESSES, "wrote it to a cgroup.procs"),
+        ("pid 9 sh (cgroup /b) left its cgroup", Seen(mover="pid 9 sh"), Kind.PROCESSES, "pid 9 sh is of the agent"),
         ("pid 9 sh (cgroup /run-1.scope) left its cgroup", Seen(), Kind.PROCESSES, "systemd-run --scope"),
         ("the pins of its programs are gone", Seen(), Kind.PINS, "removed files below"),
         ("the pins of its programs are gone", Seen(bpffs="/pins"), Kind.BPFFS, "unmounted the bpffs at /pins"),

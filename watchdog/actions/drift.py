@@ -49,6 +49,8 @@ class Seen:
     """The unit's drop-in, where it is gone."""
     capable: str = ""
     """A process of the agent's own that may do such things."""
+    mover: str = ""
+    """A process of the agent's own that may leave its cgroup."""
 
 
 NOT_FILTERED, NOT_ATTACHED, NONE_OF_IT = "is not filtered", "not attached to", "has none of it"
@@ -112,16 +114,17 @@ def _cause(kind: Kind, gaps: Sequence[str], seen: Seen) -> str:
     if kind is Kind.PROGRAMS and seen.drop_in:
         return f"systemd detached them at a daemon-reload, since {seen.drop_in} was removed; or another process did"
     if kind is Kind.FILTERS and any(tc_links.CLSACT_GONE in gap for gap in gaps):
-        return f"another process deleted the clsact qdisc, and every filter with it{_or_itself(seen)}"
+        return f"another process deleted the clsact qdisc, and every filter with it{_or_itself(seen, kind)}"
     if kind is Kind.PROCESSES and any(LEFT in gap and ".scope" in gap for gap in gaps):
-        return f"systemd-run --scope or a login session moved it{_or_itself(seen)}"
+        return f"systemd-run --scope or a login session moved it{_or_itself(seen, kind)}"
     if kind is Kind.BPFFS:
         return f"somebody unmounted the bpffs at {seen.bpffs}"
-    return _CAUSES.get(kind, "") + (_or_itself(seen) if kind in _BY_ITSELF else "")
+    return _CAUSES.get(kind, "") + (_or_itself(seen, kind) if kind in _BY_ITSELF else "")
 
 
-def _or_itself(seen: Seen) -> str:
-    return f"; {seen.capable} is of the agent, and could have done it" if seen.capable else ""
+def _or_itself(seen: Seen, kind: Kind) -> str:
+    able = seen.mover if kind is Kind.PROCESSES else seen.capable
+    return f"; {able} is of the agent, and could have done it" if able else ""
 
 
 _CAUSES = {

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from watchdog.actions import noted
 from watchdog.actions.drift import Seen
 from watchdog.actions.place import Place, glance
 from watchdog.host import processes, unit_filters
 from watchdog.intents import Intent
-from watchdog.kernel import bpffs, cgroups, credentials
-from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel import bpffs, cgroups, credentials, moves
+from watchdog.kernel.credentials import Credentials
 
 CAP_NET_ADMIN_BIT, CAP_SYS_ADMIN_BIT = 12, 21
 RIGHTS = 1 << CAP_NET_ADMIN_BIT | 1 << CAP_SYS_ADMIN_BIT
-"""<uapi/linux/capability.h>: either may detach programs, delete filters, move processes."""
+"""<uapi/linux/capability.h>: either may detach programs or delete filters."""
 
 
 def look(intent: Intent, place: Place) -> Seen:
@@ -31,11 +32,17 @@ def look(intent: Intent, place: Place) -> Seen:
 
 def with_the_agent(seen: Seen, intent: Intent, place: Place) -> Seen:
     """The same, with whether the agent itself may be suspected."""
-    return replace(seen, capable=_capable(glance(intent.where, place.root)))
+    there = glance(intent.where, place.root)
+    left = {each.pid for each in noted.moved_out(intent, place, there)}
+    pids = sorted(left | {pid for cgroup in there for pid in cgroups.processes(cgroup)} - {cgroups.OTHER_NAMESPACE})
+    doors = moves.doors(there)
+    return replace(
+        seen,
+        capable=_first(pids, lambda each: bool(each.capabilities & RIGHTS)),
+        mover=_first(pids, lambda each: any(map(each.may_write, doors))),
+    )
 
 
-def _capable(inside: Iterable[Cgroup]) -> str:
-    for pid in sorted({pid for cgroup in inside for pid in cgroups.processes(cgroup)} - {cgroups.OTHER_NAMESPACE}):
-        if any(each.capabilities & RIGHTS for each in credentials.of_threads(pid)):
-            return f"pid {pid} ({processes.printable(processes.name_of(pid))})"
-    return ""
+def _first(pids: Iterable[int], may: Callable[[Credentials], bool]) -> str:
+    able = (pid for pid in pids if any(map(may, credentials.of_threads(pid))))
+    return next((f"pid {pid} ({processes.printable(processes.name_of(pid))})" for pid in able), "")

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IWGRP, S_IWOTH
+
+_CHOWN, _DAC_OVERRIDE, _FOWNER, _SETUID = 0, 1, 3, 7
+"""<uapi/linux/capability.h>"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,22 @@ class Credentials:
     @property
     def capabilities(self) -> int:
         """What it has, or takes when it likes: to root every next program is permitted all that is bounding."""
-        takes = 0 in self.uids and not self.no_new_privs
+        takes = (0 in self.uids or self._has(_SETUID)) and not self.no_new_privs
         return self.permitted | (self.bounding if takes else 0)
 
     @property
     def given_by_programs(self) -> int:
         """What a program with privileges of its own (setuid, or with capabilities) could have here."""
         return 0 if self.no_new_privs else self.bounding
+
+    def may_write(self, file: os.stat_result) -> bool:
+        """Whether it may write to a file, or may see to it that it may, as the file's owner can."""
+        if file.st_uid in self.uids or any(map(self._has, (_CHOWN, _DAC_OVERRIDE, _FOWNER, _SETUID))):
+            return True
+        return bool(file.st_mode & S_IWOTH or (file.st_gid in self.gids and file.st_mode & S_IWGRP))
+
+    def _has(self, bit: int) -> bool:
+        return bool(self.permitted >> bit & 1)
 
 
 def of_threads(pid: int) -> Iterator[Credentials]:

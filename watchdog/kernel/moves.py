@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from watchdog.errors import KernelRefused
@@ -48,6 +50,19 @@ def make(parent: Cgroup, name: str) -> Cgroup:
             f"{parent.path} is divided by threads: a cgroup in it is {kind!r}", hint="isolate it whole, with --cgroup"
         )
     return made
+
+
+def doors(inside: Iterable[Cgroup]) -> list[os.stat_result]:
+    """The files by which a process comes out of these cgroups: cgroup.procs of each that is above them.
+
+    Who moves a process must be allowed to write to that of a cgroup that is above both ends.
+    """
+    above = {parent for each in inside for parent in each.path.parents if parent.is_relative_to(each.root)}
+    found = []
+    for path in sorted(above):
+        with suppress(FileNotFoundError):
+            found.append((path / PROCS_FILE).stat())
+    return found
 
 
 def note_origin(made: Cgroup, old: Cgroup) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.errors import WatchdogError
-from watchdog.kernel import cgroups, credentials, diag, netns, sockets
+from watchdog.kernel import cgroups, credentials, diag, moves, netns, sockets
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.netns import Netns
 from watchdog.kernel.sockets import AF_XDP, Scan
@@ -52,7 +52,7 @@ def look(targets: Collection[Cgroup], found: Scan) -> Looked:
     visible = pids - {cgroups.OTHER_NAMESPACE}
     peers = _unix_peers(found)
     facts = Facts(
-        may=_may(visible) if pids == visible else None,
+        may=_may(visible, moves.doors(targets)) if pids == visible else None,
         holds=_holds(found, peers) if not found.unseen else None,
         own_netns=_has_own_netns(visible) if pids == visible else None,
         vsock=has_vsock(),
@@ -70,10 +70,11 @@ def has_vsock() -> bool:
     return False
 
 
-def _may(pids: Iterable[int]) -> frozenset[Need]:
+def _may(pids: Iterable[int], doors: Collection[os.stat_result]) -> frozenset[Need]:
     """What any of their threads may do."""
-    threads = (each for pid in pids for each in credentials.of_threads(pid))
-    return frozenset(need for each in threads for need in needs_met(each.uids, each.capabilities))
+    threads = [each for pid in pids for each in credentials.of_threads(pid)]
+    leave = {Need.CGROUP_WRITE for each in threads if any(map(each.may_write, doors))}
+    return frozenset(need for each in threads for need in needs_met(each.capabilities)) | leave
 
 
 def _holds(found: Scan, unix_peers: Collection[str]) -> frozenset[Holding]:

@@ -63,8 +63,6 @@ class Need(StrEnum):
 CAPABILITY_BITS = {Need.NET_ADMIN: 12, Need.NET_RAW: 13, Need.SYS_ADMIN: 21}
 """<uapi/linux/capability.h>; the bits of CapPrm in /proc/PID/status."""
 
-_DAC_OVERRIDE_BIT = 1
-
 
 class Holding(StrEnum):
     """What a process may have open already."""
@@ -132,12 +130,9 @@ class Verdict:
     """By what it is covered, what is missing, or why it does not apply."""
 
 
-def needs_met(uids: Collection[int], capabilities: int) -> frozenset[Need]:
-    """What a thread may do, by its uids and capabilities (a bit mask)."""
-    met = {need for need, bit in CAPABILITY_BITS.items() if capabilities >> bit & 1}
-    if 0 in uids or capabilities >> _DAC_OVERRIDE_BIT & 1:
-        met.add(Need.CGROUP_WRITE)
-    return frozenset(met)
+def needs_met(capabilities: int) -> frozenset[Need]:
+    """What a thread may do by its capabilities (a bit mask)."""
+    return frozenset(need for need, bit in CAPABILITY_BITS.items() if capabilities >> bit & 1)
 
 
 def parse_layers(text: str) -> frozenset[frozenset[Layer]]:
