@@ -157,6 +157,34 @@ def test_whose_namespace_it_is(
     assert look(target_of(other)).facts.own_netns is True
 
 
+@pytest.mark.parametrize(
+    ("made", "holding"),
+    [
+        ("socket.socket(INET, RAW, 1)", Holding.RAW),
+        ("socket.socket(PACKET, RAW, 0)", Holding.PACKET),
+        ("socket.socket(44, RAW, 0)", Holding.XDP),
+        ("os.open('/dev/net/tun', os.O_RDWR)", Holding.TUN),
+    ],
+)
+def test_whose_namespace_a_socket_is_of(
+    cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside, made: str, holding: Holding
+) -> None:
+    inside = agent(run_in_cgroup, cgroup)
+    inside.run(f"kept = {made}; checked(LIBC.unshare(0x40000000))")
+    assert look(target_of(cgroup)).facts.abroad == frozenset({holding})
+    inside.run(f"del kept; kept = {made}" if "socket(" in made else f"os.close(kept); kept = {made}")
+    assert look(target_of(cgroup)).facts.abroad == frozenset()
+
+
+def test_a_socket_from_elsewhere_may_be_of_another_namespace(
+    cgroup: Cgroup, scratch_cgroup: MakeCgroup, target_of: TargetOf, run_in_cgroup: RunInside
+) -> None:
+    inside = agent(run_in_cgroup, scratch_cgroup("elsewhere"))
+    inside.run("made = socket.socket(INET, DGRAM); checked(LIBC.unshare(0x40000000))")
+    inside.move(cgroup.path)
+    assert look(target_of(cgroup)).facts.abroad == frozenset({Holding.ELSEWHERE})
+
+
 def test_sockets_that_io_uring_keeps_are_not_known(
     cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside
 ) -> None:
@@ -187,10 +215,7 @@ def test_a_privileged_agent_is_cut_off_in_part_and_only_frozen_holds_it(
     answer = host.mesh("isolate", *target, "--reason", "drill")
     assert answer.status == PARTIAL
     assert "is cut off in part" in answer.out
-    assert (
-        "not covered: process that moved out: new UDP socket: only host_end or lsm or freeze would stop it"
-        in answer.out
-    )
+    assert "not covered: process that moved out: new UDP socket: only lsm or freeze would stop it" in answer.out
     assert "only --level frozen holds against that" in answer.out
     document = host.mesh("verify", *target, "--json")
     assert document.status == PARTIAL

@@ -24,7 +24,8 @@ P, K, T, D, H, L, F = (
     Layer.FREEZE,
 )
 
-WORST = Facts(may=frozenset(Need), holds=frozenset(Holding), own_netns=True, vsock=True)
+WORST = Facts(may=frozenset(Need), holds=frozenset(Holding), abroad=frozenset(Holding), own_netns=True, vsock=True)
+AT_HOME = Facts(may=frozenset(Need) - {Need.SYS_ADMIN}, holds=frozenset(Holding), abroad=frozenset(), own_netns=True)
 HARMLESS_USER = Facts(may=frozenset(), holds=frozenset(), own_netns=False, vsock=False)
 
 layer_sets = st.sets(st.sampled_from(list(Layer)))
@@ -37,15 +38,23 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
         ("E1a", set(), WORST, NOT_COVERED, "only packets or host_end or lsm would stop it"),
         ("E1a", {F}, WORST, NOT_COVERED, "only packets or host_end or lsm would stop it"),
         ("E2a", {F}, WORST, COVERED, "by freeze"),
-        ("E5a", {P}, WORST, NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
-        ("E5a", {P}, Facts(), NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
+        ("E5a", {P}, WORST, NOT_COVERED, "only tc or lsm or freeze would stop it"),
+        ("E5a", {P}, Facts(), NOT_COVERED, "only tc or lsm or freeze would stop it"),
+        ("E5a", {P}, AT_HOME, NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
         ("E5a", {P}, HARMLESS_USER, NOT_APPLICABLE, "it lacks CAP_NET_RAW"),
         ("E5b", {P}, HARMLESS_USER, NOT_APPLICABLE, "it has no packet socket open"),
-        ("E5b", {P}, Facts(may=frozenset()), NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
+        ("E5b", {P}, Facts(may=frozenset()), NOT_COVERED, "only tc or lsm or freeze would stop it"),
+        ("E5b", {P}, AT_HOME, NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
         ("E5b", {P}, Facts(may=frozenset(), holds=frozenset({Holding.PACKET})), NOT_COVERED, None),
-        ("E6b", {T}, WORST, NOT_COVERED, "only host_end or lsm or freeze or descriptors and tc would stop it"),
+        ("E6b", {T}, AT_HOME, NOT_COVERED, "only host_end or lsm or freeze or descriptors and tc would stop it"),
         ("E6b", {T, D}, WORST, COVERED, "by descriptors and tc"),
+        ("E8b", {P, H}, AT_HOME, COVERED, "by host_end"),
+        ("E8b", {P, H}, WORST, NOT_COVERED, "only lsm or freeze would stop it"),
         ("E9c", {P, K}, WORST, COVERED, "by cookies"),
+        ("E9c", {P, H}, AT_HOME, COVERED, "by host_end"),
+        ("E9c", {P, H}, WORST, NOT_COVERED, "only cookies or lsm or freeze would stop it"),
+        ("E10b", {P, H}, AT_HOME, NOT_COVERED, "only lsm or freeze would stop it"),
+        ("E12e", {P, H}, WORST, NOT_COVERED, "only freeze would stop it"),
         ("E12a", {P}, Facts(vsock=False), NOT_APPLICABLE, "this host has no vsock transport"),
         ("E12a", {P}, Facts(vsock=None), NOT_COVERED, None),
         ("E12b", {P}, WORST, NOT_APPLICABLE, None),

@@ -115,6 +115,7 @@ def _agent(looked: Looked) -> dict[str, Any]:
         "runs": looked.runs,
         "may": _sorted(facts.may),
         "holds": _sorted(facts.holds),
+        "abroad": _sorted(facts.abroad),
         "own_network_namespace": facts.own_netns,
         "vsock": facts.vsock,
         "unix_peers": list(looked.unix_peers),

@@ -2,7 +2,7 @@
 
     namespace "agent":  the agents (root and not), isolated; their mate, not isolated      va 192.0.2.1
     namespace "peer":   the peer, across the veth                                           vb 192.0.2.2
-    namespace "native": the native, for agents that enter another namespace
+    namespace "native": the native, for agents that enter another namespace, and who hands sockets of it over
 
 Nothing of the host's own is touched: everything is below one scratch cgroup and inside these namespaces, and all of it
 is gone at the end. Whatever holds a namespace is one of its processes.
@@ -43,8 +43,10 @@ _INSIDERS = ("", ".child", ".migrant", ".newcomer", ".abroad")
 _OUTSIDERS = ("mate", "peer", "native")
 
 FACTS = {
-    ROOT: Facts(may=frozenset(Need), holds=frozenset(Holding), own_netns=True),
-    USER: Facts(may=frozenset(), holds=frozenset({Holding.UNIX, Holding.ELSEWHERE}), own_netns=True),
+    ROOT: Facts(may=frozenset(Need), holds=frozenset(Holding), abroad=frozenset(), own_netns=True),
+    USER: Facts(
+        may=frozenset(), holds=frozenset({Holding.UNIX, Holding.ELSEWHERE}), abroad=frozenset(), own_netns=True
+    ),
 }
 """What is true of the two agents of a bed; whether there is vsock is the host's."""
 

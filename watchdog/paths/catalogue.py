@@ -95,9 +95,9 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     _path("E9b", "TCP from elsewhere: receiving", _IN, _MOVED, "cookies host_end lsm", holding=Holding.ELSEWHERE),
     _path("E9c", "UDP from elsewhere", _OUT, _MOVED, "cookies host_end lsm freeze", holding=Holding.ELSEWHERE),
     _path("E9d", "listening TCP from elsewhere", _IN, _MOVED, "cookies host_end", holding=Holding.ELSEWHERE),
-    _path("E10a", "TCP connection passed in", _OUT, _PASSED, "host_end lsm freeze", **_LINKED),
-    _path("E10b", "UDP socket passed in", _OUT, _PASSED, "host_end lsm freeze", **_LINKED),
-    _path("E10c", "listening TCP passed in", _IN, _PASSED, "host_end lsm freeze", **_LINKED),
+    _path("E10a", "TCP connection passed in", _OUT, _PASSED, "lsm freeze", **_LINKED),
+    _path("E10b", "UDP socket passed in", _OUT, _PASSED, "lsm freeze", **_LINKED),
+    _path("E10c", "listening TCP passed in", _IN, _PASSED, "lsm freeze", **_LINKED),
     _path(
         "E10d",
         "UDP socket of its own, used by a process outside",
@@ -157,10 +157,11 @@ def verdict(path: TrafficPath, layers: Collection[Layer], facts: Facts) -> Verdi
     inapplicable = _why_not_applicable(path, facts)
     if inapplicable:
         return Verdict(path.id, path.title, Coverage.NOT_APPLICABLE, inapplicable)
-    holding = [alternative for alternative in path.stopped_by if alternative <= set(layers)]
+    stopped_by = _alternatives(path, facts)
+    holding = [alternative for alternative in stopped_by if alternative <= set(layers)]
     if holding:
         return Verdict(path.id, path.title, Coverage.COVERED, f"by {listed(set().union(*holding))}")
-    return Verdict(path.id, path.title, Coverage.NOT_COVERED, f"only {_what_would(path)} would stop it")
+    return Verdict(path.id, path.title, Coverage.NOT_COVERED, f"only {_in_words(stopped_by)} would stop it")
 
 
 def verdicts(layers: Collection[Layer], facts: Facts) -> list[Verdict]:
@@ -182,8 +183,17 @@ def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
     return ""
 
 
-def _what_would(path: TrafficPath) -> str:
-    """The alternatives in the layers' order, the simplest first."""
+def _alternatives(path: TrafficPath, facts: Facts) -> frozenset[frozenset[Layer]]:
+    """What stops it for this agent. The host end is that of its own network namespace, and nothing that is in another
+    one passes there: what is open there, or is made by who can go there."""
+    can_go = facts.may is None or Need.SYS_ADMIN in facts.may
+    is_abroad = path.holding is not None and (facts.abroad is None or path.holding in facts.abroad)
+    passes_by = is_abroad or (path.made is Made.AFTER and can_go)
+    return path.stopped_by - {frozenset({Layer.HOST_END})} if passes_by else path.stopped_by
+
+
+def _in_words(alternatives: Collection[frozenset[Layer]]) -> str:
+    """In the layers' order, the simplest first."""
     order = list(Layer)
-    ranked = sorted(path.stopped_by, key=lambda alternative: (len(alternative), min(map(order.index, alternative))))
+    ranked = sorted(alternatives, key=lambda alternative: (len(alternative), min(map(order.index, alternative))))
     return " or ".join(listed(alternative) for alternative in ranked)

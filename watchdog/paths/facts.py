@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from watchdog.errors import WatchdogError
 from watchdog.kernel import cgroups, credentials, diag, moves, netns, sockets
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.netns import Netns
-from watchdog.kernel.sockets import AF_XDP, Scan
+from watchdog.kernel.sockets import AF_XDP, Handle, Scan
 from watchdog.paths.words import Facts, Holding, Need, needs_met
 
 VSOCK_DEVICE = Path("/dev/vsock")
@@ -50,11 +50,13 @@ def look(targets: Collection[Cgroup], found: Scan) -> Looked:
     """Look at the processes in the cgroups and below; `found` is what they have open (sockets.scan)."""
     pids = {pid for cgroup in targets for pid in cgroups.processes(cgroup)}
     visible = pids - {cgroups.OTHER_NAMESPACE}
-    peers = _unix_peers(found)
+    peers, held = _unix_peers(found), _held(found)
+    spaces = netns.of_processes(visible).keys() - netns.hosts_own().keys()
     facts = Facts(
         may=_may(visible, moves.doors(targets)) if pids == visible else None,
-        holds=_holds(found, peers) if not found.unseen else None,
-        own_netns=_has_own_netns(visible) if pids == visible else None,
+        holds=_holds(held, peers) if not found.unseen else None,
+        abroad=_abroad(held, spaces) if spaces and not found.unseen else None,
+        own_netns=_has_own(spaces, visible) if pids == visible else None,
         vsock=has_vsock(),
     )
     return Looked(facts, bool(pids), tuple(sorted(peers)))
@@ -77,17 +79,39 @@ def _may(pids: Iterable[int], doors: Collection[os.stat_result]) -> frozenset[Ne
     return frozenset(need for each in threads for need in needs_met(each.capabilities)) | leave
 
 
-def _holds(found: Scan, unix_peers: Collection[str]) -> frozenset[Holding]:
+def _held(found: Scan) -> dict[Holding, list[Handle]]:
+    """Where it has what is in a network namespace open."""
     listed = found.sockets.values()
-    held = {
-        Holding.RAW: any(each.family in sockets.INTERNET and each.type == socket.SOCK_RAW for each in listed),
-        Holding.PACKET: any(each.family == socket.AF_PACKET for each in listed),
-        Holding.XDP: any(each.family == AF_XDP for each in listed),
-        Holding.TUN: bool(found.tuns),
-        Holding.ELSEWHERE: bool(found.elsewhere()),
-        Holding.UNIX: bool(unix_peers),
+    raw = [each for each in listed if each.family in sockets.INTERNET and each.type == socket.SOCK_RAW]
+    by_kind = {
+        Holding.RAW: raw,
+        Holding.PACKET: found.of_family(socket.AF_PACKET),
+        Holding.XDP: found.of_family(AF_XDP),
+        Holding.ELSEWHERE: found.elsewhere(),
     }
-    return frozenset(holding for holding, is_held in held.items() if is_held)
+    held = {holding: [found.handles[each.inode] for each in kind] for holding, kind in by_kind.items()}
+    return {**held, Holding.TUN: found.tuns}
+
+
+def _holds(held: Mapping[Holding, Sequence[Handle]], unix_peers: Collection[str]) -> frozenset[Holding]:
+    return frozenset(holding for holding, handles in held.items() if handles) | (
+        {Holding.UNIX} if unix_peers else frozenset()
+    )
+
+
+def _abroad(held: Mapping[Holding, Sequence[Handle]], own: Collection[int]) -> frozenset[Holding]:
+    return frozenset(holding for holding, handles in held.items() if not {*map(_netns_of, handles)} <= {*own})
+
+
+def _netns_of(handle: Handle) -> int | None:
+    """The network namespace of a socket or a TUN descriptor; None where it is not known."""
+    with suppress(OSError), sockets.opened(handle) as fd:
+        namespace = fcntl.ioctl(fd, sockets.SIOCGSKNS)
+        try:
+            return os.fstat(namespace).st_ino
+        finally:
+            os.close(namespace)
+    return None
 
 
 def _unix_peers(found: Scan) -> set[str]:
@@ -118,7 +142,5 @@ def _unix_sockets_around(fd: int, asked: set[int]) -> dict[int, diag.UnixSocket]
         os.close(namespace)
 
 
-def _has_own_netns(pids: Collection[int]) -> bool:
-    hosts = netns.hosts_own()
-    own = [inode for inode in netns.of_processes(pids) if inode not in hosts]
-    return any(not netns.strangers(inode, pids) for inode in own)
+def _has_own(spaces: Iterable[int], pids: Collection[int]) -> bool:
+    return any(not netns.strangers(inode, pids) for inode in spaces)

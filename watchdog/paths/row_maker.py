@@ -139,13 +139,13 @@ def sends(
     )
 
 
-def unix_link(r: RowMaker, path: str) -> tuple[Step, ...]:
+def unix_link(r: RowMaker, path: str, mate: str = "mate") -> tuple[Step, ...]:
     """A connection between agent and mate, called ".link" at both ends."""
     listener, link, place = r.name(path) + ".at", r.name(path) + ".link", f"{r.who.folder}/{r.who.name}-{path}"
     return (
-        Step("mate", listening(listener, "unix_stream", place)),
+        Step(mate, listening(listener, "unix_stream", place)),
         Step(r.agent, [["make", link, "unix_stream"], ["dial", link, place, DIAL_S]]),
-        Step("mate", [["accept", listener, link, DIAL_S]]),
+        Step(mate, [["accept", listener, link, DIAL_S]]),
     )
 
 

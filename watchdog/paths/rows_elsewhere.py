@@ -80,33 +80,34 @@ def newcomer(r: RowMaker) -> list[Row]:
 
 
 def passed(r: RowMaker) -> list[Row]:
-    """Over a unix connection that the agent and its mate have had since before."""
+    """Over a unix connection that the agent has had since before. What is passed in is of another network namespace:
+    nothing in the agent's stops it."""
     return [_passed_tcp(r), _passed_udp(r), _passed_listener(r), _passed_out(r)]
 
 
 def _passed_tcp(r: RowMaker) -> Row:
-    name, link, to = r.name("E10a"), r.name("E10a") + ".link", [PEER_V4, r.port("E10a")]
+    name, link, at, to = r.name("E10a"), r.name("E10a") + ".link", r.name("E10a") + ".server", _abroad(r, "E10a")
     return r.row(
         "E10a",
         lambda _, token: (
-            Step("mate", [["make", name, "tcp4"], ["dial", name, to, DIAL_S], ["pass_over", name, link]]),
+            Step("native", [["make", name, "tcp4"], ["dial", name, to, DIAL_S], ["pass_over", name, link]]),
             Step(r.agent, [["take", name, link, TAKE_S], ["send", name, token.hex()]]),
         ),
-        Expect("peer", name, "accepted"),
-        (*unix_link(r, "E10a"), Step("peer", listening(name, "tcp4", to))),
+        Expect("native", at, "accepted"),
+        (*unix_link(r, "E10a", "native"), Step("native", listening(at, "tcp4", to))),
     )
 
 
 def _passed_udp(r: RowMaker) -> Row:
-    name, link, to = r.name("E10b"), r.name("E10b") + ".link", [PEER_V4, r.port("E10b")]
+    name, link, at, to = r.name("E10b"), r.name("E10b") + ".link", r.name("E10b") + ".server", _abroad(r, "E10b")
     return r.row(
         "E10b",
         lambda _, token: (
-            Step("mate", [["make", name, "udp4"], ["pass_over", name, link]]),
+            Step("native", [["make", name, "udp4"], ["pass_over", name, link]]),
             Step(r.agent, [["take", name, link, TAKE_S], ["send", name, token.hex(), to]]),
         ),
-        r.hears("peer", "E10b"),
-        (*unix_link(r, "E10b"), r.udp_at_peer("E10b")),
+        r.hears("native", "E10b", ".server"),
+        (*unix_link(r, "E10b", "native"), Step("native", bound(at, "udp4", to))),
     )
 
 
@@ -114,14 +115,19 @@ def _passed_listener(r: RowMaker) -> Row:
     name, link = r.name("E10c"), r.name("E10c") + ".link"
 
     def fire(phase: Phase, token: bytes) -> tuple[Step, ...]:
-        to = [AGENT_V4, r.port("E10c") + phase.number]  # the agent may still have the last one
+        to = _abroad(r, "E10c", phase.number)  # the agent may still have the last one
         return (
-            Step("mate", [*listening(name, "tcp4", to), ["pass_over", name, link], ["close", name]]),
+            Step("native", [*listening(name, "tcp4", to), ["pass_over", name, link], ["close", name]]),
             Step(r.agent, [["take", name, link, TAKE_S]]),
-            Step("peer", [["make", name, "tcp4"], ["dial", name, to, DIAL_S], ["send", name, token.hex()]]),
+            Step("native", [["make", name, "tcp4"], ["dial", name, to, DIAL_S], ["send", name, token.hex()]]),
         )
 
-    return r.row("E10c", fire, Expect(r.agent, name, "accepted"), unix_link(r, "E10c"))
+    return r.row("E10c", fire, Expect(r.agent, name, "accepted"), unix_link(r, "E10c", "native"))
+
+
+def _abroad(r: RowMaker, path: str, number: int = 0) -> list[str | int]:
+    """Loopback of the native's network namespace."""
+    return [LOOPBACK_V4, r.port(path) + number]
 
 
 def _passed_out(r: RowMaker) -> Row:

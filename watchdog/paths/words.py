@@ -105,6 +105,8 @@ class Facts:
 
     may: frozenset[Need] | None = None
     holds: frozenset[Holding] | None = None
+    abroad: frozenset[Holding] | None = None
+    """Of which of these something is in a network namespace that is not its own."""
     own_netns: bool | None = None
     """Whether no process but its own lives in its network namespace."""
     vsock: bool | None = None
