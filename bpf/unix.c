@@ -3,7 +3,8 @@
  * New connections of unix sockets, by path and by abstract name, and unix datagrams to an address: refused with EPERM.
  *
  * What is connected already goes on, and so does a connection that somebody outside makes to a listening unix socket
- * of the agent. Linux 6.7 and later.
+ * of the agent: these hooks know who calls, and there is none for who is called. E16a and E16f in the catalogue.
+ * Linux 6.7 and later.
  */
 #include "wd.h"
 

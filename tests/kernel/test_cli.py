@@ -156,7 +156,8 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "allowed": {"ingress": nothing, "egress": nothing},
         "flows": None,
     }
-    idle = {"runs": False, "may": [], "holds": [], "abroad": None, "own_network_namespace": False, "unix_peers": []}
+    idle = {"runs": False, "may": [], "holds": [], "abroad": None, "own_network_namespace": False}
+    idle |= {"unix_peers": [], "unix_addresses": []}
     held_by = {"layers": isolated["layers"], "paths": [], "agent": idle | {"vsock": facts.has_vsock()}}
     no_flows = {"flows": {"seen": 0, "known": 0, "packets_of_unknown": 0, "top": []}}
     standing = {"state": "isolated", "changed": True, "holds": True}

@@ -140,6 +140,27 @@ def test_a_unix_connection_to_a_process_outside_is_named(
     assert found.unix_peers in {(f"@wd-test-{inside.pid}",), ("",)}
 
 
+@pytest.mark.parametrize(
+    ("made", "is_reachable"),
+    [
+        ("made.bind(name); made.listen()", True),
+        ("made.bind(name)", False),
+        ("made = socket.socket(UNIX, DGRAM); made.bind(name)", True),
+        ("made = socket.socket(UNIX, DGRAM)", False),
+        ("made = socket.socket(UNIX, DGRAM); made.bind(name); made.connect(name)", False),
+        ("made = socket.socket(UNIX, socket.SOCK_SEQPACKET); made.bind(name); made.listen()", True),
+    ],
+)
+def test_where_others_can_connect_is_named(
+    cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside, made: str, is_reachable: bool
+) -> None:
+    inside = agent(run_in_cgroup, cgroup)
+    inside.run(f"name = '\\0wd-test-{inside.pid}'; made = socket.socket(UNIX); {made}")
+    found = look(target_of(cgroup))
+    assert (Holding.LISTENING in (found.facts.holds or ())) is is_reachable
+    assert found.unix_addresses == ((f"@wd-test-{inside.pid}",) if is_reachable else ())
+
+
 def test_whose_namespace_it_is(
     cgroup: Cgroup,
     scratch_cgroup: MakeCgroup,
@@ -205,6 +226,27 @@ def test_sockets_that_io_uring_keeps_are_not_known(
 
 
 # --- as the command tells it
+
+
+def test_an_agent_that_begins_to_listen_is_cut_off_in_part(
+    host: Host, cgroup: Cgroup, run_in_cgroup: RunInside
+) -> None:
+    """Nothing refuses that without BPF LSM, and anybody may connect then."""
+    inside = agent(run_in_cgroup, cgroup, USER)
+    target = ("--cgroup", str(cgroup.path))
+    before = host.mesh("isolate", *target, "--reason", "drill", "--json").document
+    said = {each["path"]: each["coverage"] for each in before["paths"]}
+    assert (said["E10a"], said["E16f"]) == ("not applicable", "not applicable")
+    name = f"\0wd-test-{inside.pid}"
+    inside.run(f"server = socket.socket(UNIX); server.bind({name!r}); server.listen()")
+    with closing(socket.socket(socket.AF_UNIX)) as caller:
+        caller.connect(name)
+        inside.run("server.accept()[0].send(b'out')")
+        assert caller.recv(3) == b"out"
+    after = host.mesh("verify", *target)
+    assert after.status == PARTIAL
+    assert "not covered: unix connection made to it from outside: answering: only lsm or freeze" in after.out
+    assert f"others can connect to it at @wd-test-{inside.pid}" in after.out
 
 
 def test_a_privileged_agent_is_cut_off_in_part_and_only_frozen_holds_it(

@@ -28,6 +28,11 @@ WORST = Facts(may=frozenset(Need), holds=frozenset(Holding), abroad=frozenset(Ho
 AT_HOME = Facts(may=frozenset(Need) - {Need.SYS_ADMIN}, holds=frozenset(Holding), abroad=frozenset(), own_netns=True)
 HARMLESS_USER = Facts(may=frozenset(), holds=frozenset(), own_netns=False, vsock=False)
 
+
+def holding(*holds: Holding) -> Facts:
+    return Facts(may=frozenset(), holds=frozenset(holds))
+
+
 layer_sets = st.sets(st.sampled_from(list(Layer)))
 
 
@@ -54,6 +59,19 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
         ("E9c", {P, H}, AT_HOME, COVERED, "by host_end"),
         ("E9c", {P, H}, WORST, NOT_COVERED, "only cookies or lsm or freeze would stop it"),
         ("E10b", {P, H}, AT_HOME, NOT_COVERED, "only lsm or freeze would stop it"),
+        ("E10b", {P, K}, WORST, NOT_COVERED, "only lsm or freeze would stop it before the next scan finds it"),
+        ("E10b", {P, K}, holding(Holding.LISTENING), NOT_COVERED, None),
+        (
+            "E10b",
+            {P, K},
+            HARMLESS_USER,
+            NOT_APPLICABLE,
+            "it has no unix connection to a process outside and no listening unix socket open",
+        ),
+        ("E10d", {P}, holding(Holding.LISTENING), COVERED, "by packets"),
+        ("E16a", {P}, holding(Holding.LISTENING), NOT_APPLICABLE, None),
+        ("E16f", {P}, holding(Holding.LISTENING), NOT_COVERED, "only lsm or freeze would stop it"),
+        ("E16f", {P}, holding(Holding.UNIX), NOT_APPLICABLE, "it has no listening unix socket open"),
         ("E12e", {P, H}, WORST, NOT_COVERED, "only freeze would stop it"),
         ("E12a", {P}, Facts(vsock=False), NOT_APPLICABLE, "this host has no vsock transport"),
         ("E12a", {P}, Facts(vsock=None), NOT_COVERED, None),

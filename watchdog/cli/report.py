@@ -119,6 +119,7 @@ def _agent(looked: Looked) -> dict[str, Any]:
         "own_network_namespace": facts.own_netns,
         "vsock": facts.vsock,
         "unix_peers": list(looked.unix_peers),
+        "unix_addresses": list(looked.unix_addresses),
     }
 
 
@@ -144,6 +145,8 @@ def uncovered_in_words(result: Result) -> list[str]:
     if looked is not None and result.uncovered:
         if named := [name for name in looked.unix_peers if name]:
             lines.append(f"its unix connections lead to {', '.join(named[:PEERS_AT_MOST])}")
+        if named := [name for name in looked.unix_addresses if name]:
+            lines.append(f"others can connect to it at {', '.join(named[:PEERS_AT_MOST])}")
         if looked.is_privileged and result.intent.why.level != FROZEN:
             lines.append(ONLY_FROZEN)
     return lines

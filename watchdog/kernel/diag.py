@@ -68,11 +68,17 @@ class UnixSocket:
     """One unix socket of a network namespace."""
 
     inode: int
+    type: int
     name: str
     """The path it is bound to, with @ before an abstract name; "" for none."""
     peer: int | None
     """The inode of the socket it is connected to, 0 where that waits to be accepted; None for none."""
     listens: bool
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether others can connect or send to it: a connected one takes datagrams of its peer alone."""
+        return self.listens or (self.type == socket.SOCK_DGRAM and bool(self.name) and self.peer is None)
 
 
 def internet_sockets(place: Netns) -> list[Listed]:
@@ -101,12 +107,12 @@ def _inet(request: bytes) -> Iterator[Listed]:
 
 
 def _unix(body: bytes) -> UnixSocket:
-    _, _, state, _, inode, _, _ = UNIX_ANSWER.unpack_from(body)
+    _, kind, state, _, inode, _, _ = UNIX_ANSWER.unpack_from(body)
     found = _attributes(body, UNIX_ANSWER.size)
     name = found.get(UNIX_DIAG_NAME, b"").decode(errors="replace")
     name = f"@{name[1:]}" if name.startswith("\0") else name.rstrip("\0")
     peer = int.from_bytes(found[UNIX_DIAG_PEER], sys.byteorder) if UNIX_DIAG_PEER in found else None
-    return UnixSocket(inode, name, peer, state == LISTEN)
+    return UnixSocket(inode, kind, name, peer, state == LISTEN)
 
 
 def _dump(request: bytes) -> Iterator[bytes]:

@@ -45,7 +45,10 @@ _OUTSIDERS = ("mate", "peer", "native")
 FACTS = {
     ROOT: Facts(may=frozenset(Need), holds=frozenset(Holding), abroad=frozenset(), own_netns=True),
     USER: Facts(
-        may=frozenset(), holds=frozenset({Holding.UNIX, Holding.ELSEWHERE}), abroad=frozenset(), own_netns=True
+        may=frozenset(),
+        holds=frozenset({Holding.UNIX, Holding.LISTENING, Holding.ELSEWHERE}),
+        abroad=frozenset(),
+        own_netns=True,
     ),
 }
 """What is true of the two agents of a bed; whether there is vsock is the host's."""

@@ -31,7 +31,8 @@ _RAW: dict[str, Any] = {"needs": Need.NET_RAW, "refused_with": frozenset({"EPERM
 _ADMIN: dict[str, Any] = {"needs": Need.NET_ADMIN, "refused_with": frozenset({"EPERM", "EACCES"})}
 """EACCES: /dev/net/tun is root's alone where no udev rule has opened it to everybody."""
 _SYSTEM: dict[str, Any] = {"needs": Need.SYS_ADMIN, "refused_with": frozenset({"EPERM", "EACCES"})}
-_LINKED: dict[str, Any] = {"holding": Holding.UNIX}
+_REACHED: dict[str, Any] = {"holding": (Holding.UNIX, Holding.LISTENING)}
+_PASSED_IN: dict[str, Any] = {**_REACHED, "scanned": Layer.COOKIES}
 _LEAVE: dict[str, Any] = {"needs": Need.CGROUP_WRITE, "refused_with": frozenset({"EACCES"})}
 
 
@@ -63,11 +64,13 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     _path("E3g", "UDP socket: receiving", _IN, _OLD, "packets host_end lsm"),
     _path("E3h", "new bound port, reached from outside", _IN, _NEW, "packets calls host_end lsm freeze"),
     _path("E4a", "new raw socket: ICMP", _OUT, _NEW, "packets host_end lsm freeze", **_RAW),
-    _path("E4b", "raw socket: ICMP", _OUT, _OLD, "packets host_end lsm freeze", holding=Holding.RAW, **_RAW),
+    _path("E4b", "raw socket: ICMP", _OUT, _OLD, "packets host_end lsm freeze", holding=(Holding.RAW,), **_RAW),
     _path("E4c", "new raw socket: IP header of its own", _OUT, _NEW, "packets host_end lsm freeze", **_RAW),
     _path("E4d", "new raw socket: ICMPv6", _OUT, _NEW, "packets host_end lsm freeze", **_RAW),
     _path("E5a", "new packet socket: sending frames", _OUT, _NEW, "tc host_end lsm freeze", **_RAW),
-    _path("E5b", "packet socket: sending frames", _OUT, _OLD, "tc host_end lsm freeze", holding=Holding.PACKET, **_RAW),
+    _path(
+        "E5b", "packet socket: sending frames", _OUT, _OLD, "tc host_end lsm freeze", holding=(Holding.PACKET,), **_RAW
+    ),
     _path("E5c", "new packet socket: reading others' frames", _IN, _NEW, "host_end lsm freeze", **_RAW),
     _path("E6a", "new packet socket past the queueing layer", _OUT, _NEW, "options host_end lsm freeze", **_RAW),
     _path(
@@ -76,7 +79,7 @@ CATALOGUE: tuple[TrafficPath, ...] = (
         _OUT,
         _OLD,
         "descriptors+tc host_end lsm freeze",
-        holding=Holding.PACKET,
+        holding=(Holding.PACKET,),
         **_RAW,
     ),
     _path("E7a", "new UDP socket in a child cgroup", _OUT, _NEW, "packets calls host_end lsm freeze"),
@@ -91,20 +94,20 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     ),
     _path("E8b", "process that moved out: new UDP socket", _OUT, _NEW, "host_end lsm freeze", **_LEAVE),
     _path("E8c", "process that moved out: new TCP connection", _OUT, _NEW, "host_end lsm freeze", **_LEAVE),
-    _path("E9a", "TCP from elsewhere: sending", _OUT, _MOVED, "cookies host_end lsm", holding=Holding.ELSEWHERE),
-    _path("E9b", "TCP from elsewhere: receiving", _IN, _MOVED, "cookies host_end lsm", holding=Holding.ELSEWHERE),
-    _path("E9c", "UDP from elsewhere", _OUT, _MOVED, "cookies host_end lsm freeze", holding=Holding.ELSEWHERE),
-    _path("E9d", "listening TCP from elsewhere", _IN, _MOVED, "cookies host_end", holding=Holding.ELSEWHERE),
-    _path("E10a", "TCP connection passed in", _OUT, _PASSED, "lsm freeze", **_LINKED),
-    _path("E10b", "UDP socket passed in", _OUT, _PASSED, "lsm freeze", **_LINKED),
-    _path("E10c", "listening TCP passed in", _IN, _PASSED, "lsm freeze", **_LINKED),
+    _path("E9a", "TCP from elsewhere: sending", _OUT, _MOVED, "cookies host_end lsm", holding=(Holding.ELSEWHERE,)),
+    _path("E9b", "TCP from elsewhere: receiving", _IN, _MOVED, "cookies host_end lsm", holding=(Holding.ELSEWHERE,)),
+    _path("E9c", "UDP from elsewhere", _OUT, _MOVED, "cookies host_end lsm freeze", holding=(Holding.ELSEWHERE,)),
+    _path("E9d", "listening TCP from elsewhere", _IN, _MOVED, "cookies host_end", holding=(Holding.ELSEWHERE,)),
+    _path("E10a", "TCP connection passed in", _OUT, _PASSED, "lsm freeze", **_PASSED_IN),
+    _path("E10b", "UDP socket passed in", _OUT, _PASSED, "lsm freeze", **_PASSED_IN),
+    _path("E10c", "listening TCP passed in", _IN, _PASSED, "lsm freeze", **_PASSED_IN),
     _path(
         "E10d",
         "UDP socket of its own, used by a process outside",
         _OUT,
         _OLD,
         "packets host_end lsm freeze",
-        **_LINKED,
+        **_REACHED,
     ),
     _path("E11a", "new UDP socket in another network namespace", _OUT, _NEW, "packets calls lsm freeze", **_SYSTEM),
     _path("E11b", "new TCP connection in another network namespace", _OUT, _NEW, "packets calls lsm freeze", **_SYSTEM),
@@ -127,21 +130,35 @@ CATALOGUE: tuple[TrafficPath, ...] = (
         harmless="it talks to the kernel, not to anybody else",
     ),
     _path("E12d", "new AF_XDP socket: sending frames", _OUT, _NEW, "options host_end lsm freeze", **_RAW),
-    _path("E12e", "AF_XDP socket: sending frames", _OUT, _OLD, "host_end freeze", holding=Holding.XDP, **_RAW),
+    _path("E12e", "AF_XDP socket: sending frames", _OUT, _OLD, "host_end freeze", holding=(Holding.XDP,), **_RAW),
     _path("E12f", "new TUN descriptor: packets to be forwarded", _OUT, _NEW, "devices host_end freeze", **_ADMIN),
     _path(
-        "E12g", "TUN descriptor: packets to be forwarded", _OUT, _OLD, "host_end freeze", holding=Holding.TUN, **_ADMIN
+        "E12g",
+        "TUN descriptor: packets to be forwarded",
+        _OUT,
+        _OLD,
+        "host_end freeze",
+        holding=(Holding.TUN,),
+        **_ADMIN,
     ),
     _path("E14", "BPF: taking our programs off", _OUT, _NEW, "lsm freeze", **_SYSTEM),
     _path("E15a", "TCP connection to its listening port", _IN, _OLD, "packets host_end"),
     _path("E15b", "closed port: the kernel's refusal", _OUT, Made.KERNEL, "host_end", kernel_answers=True),
     _path("E15c", "ping: the kernel's answer", _OUT, Made.KERNEL, "host_end", kernel_answers=True),
     _path("E15d", "ping of its own, without privilege", _OUT, _NEW, "packets host_end lsm freeze"),
-    _path("E16a", "unix connection", _OUT, _OLD, "lsm freeze", **_LINKED),
+    _path("E16a", "unix connection", _OUT, _OLD, "lsm freeze", holding=(Holding.UNIX,)),
     _path("E16b", "new unix connection by path", _OUT, _NEW, "unix lsm freeze"),
     _path("E16c", "new unix connection by abstract name", _OUT, _NEW, "unix lsm freeze"),
     _path("E16d", "new connected unix datagram socket", _OUT, _NEW, "unix lsm freeze"),
     _path("E16e", "new unconnected unix datagram socket", _OUT, _NEW, "unix lsm freeze"),
+    _path(
+        "E16f",
+        "unix connection made to it from outside: answering",
+        _OUT,
+        _OLD,
+        "lsm freeze",
+        holding=(Holding.LISTENING,),
+    ),
 )
 
 _BY_ID = {path.id: path for path in CATALOGUE}
@@ -161,7 +178,8 @@ def verdict(path: TrafficPath, layers: Collection[Layer], facts: Facts) -> Verdi
     holding = [alternative for alternative in stopped_by if alternative <= set(layers)]
     if holding:
         return Verdict(path.id, path.title, Coverage.COVERED, f"by {listed(set().union(*holding))}")
-    return Verdict(path.id, path.title, Coverage.NOT_COVERED, f"only {_in_words(stopped_by)} would stop it")
+    until = " before the next scan finds it" if path.scanned in layers else ""
+    return Verdict(path.id, path.title, Coverage.NOT_COVERED, f"only {_in_words(stopped_by)} would stop it{until}")
 
 
 def verdicts(layers: Collection[Layer], facts: Facts) -> list[Verdict]:
@@ -176,8 +194,9 @@ def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
         return "it shares its network namespace: that answer is the host's"
     if path.needs_vsock and facts.vsock is False:
         return "this host has no vsock transport"
-    if path.holding is not None:
-        return f"it has no {path.holding} open" if facts.holds is not None and path.holding not in facts.holds else ""
+    if path.holding:
+        none = facts.holds is not None and facts.holds.isdisjoint(path.holding)
+        return f"it has no {' and no '.join(path.holding)} open" if none else ""
     if path.needs is not None and facts.may is not None and path.needs not in facts.may:
         return f"it lacks {path.needs}"
     return ""
@@ -187,7 +206,7 @@ def _alternatives(path: TrafficPath, facts: Facts) -> frozenset[frozenset[Layer]
     """What stops it for this agent. The host end is that of its own network namespace, and nothing that is in another
     one passes there: what is open there, or is made by who can go there."""
     can_go = facts.may is None or Need.SYS_ADMIN in facts.may
-    is_abroad = path.holding is not None and (facts.abroad is None or path.holding in facts.abroad)
+    is_abroad = bool(path.holding) and (facts.abroad is None or not facts.abroad.isdisjoint(path.holding))
     passes_by = is_abroad or (path.made is Made.AFTER and can_go)
     return path.stopped_by - {frozenset({Layer.HOST_END})} if passes_by else path.stopped_by
 

@@ -39,6 +39,8 @@ class Looked:
     """Whether there is any process."""
     unix_peers: tuple[str, ...] = ()
     """What its unix connections lead to outside, by name; "" for a socket that has none."""
+    unix_addresses: tuple[str, ...] = ()
+    """Where others can make a unix connection to it, or send it datagrams; "" for what is not known."""
 
     @property
     def is_privileged(self) -> bool:
@@ -50,16 +52,18 @@ def look(targets: Collection[Cgroup], found: Scan) -> Looked:
     """Look at the processes in the cgroups and below; `found` is what they have open (sockets.scan)."""
     pids = {pid for cgroup in targets for pid in cgroups.processes(cgroup)}
     visible = pids - {cgroups.OTHER_NAMESPACE}
-    peers, held = _unix_peers(found), _held(found)
+    listed, held = _unix_listed(found), _held(found)
+    peers, addresses = _unix_peers(found, listed), _unix_addresses(found, listed)
+    connected = {Holding.UNIX: peers, Holding.LISTENING: addresses}
     spaces = netns.of_processes(visible).keys() - netns.hosts_own().keys()
     facts = Facts(
         may=_may(visible, moves.doors(targets)) if pids == visible else None,
-        holds=_holds(held, peers) if not found.unseen else None,
+        holds=_open_ones({**held, **connected}) if not found.unseen else None,
         abroad=_abroad(held, spaces) if spaces and not found.unseen else None,
         own_netns=_has_own(spaces, visible) if pids == visible else None,
         vsock=has_vsock(),
     )
-    return Looked(facts, bool(pids), tuple(sorted(peers)))
+    return Looked(facts, bool(pids), tuple(sorted(peers)), tuple(sorted(addresses)))
 
 
 def has_vsock() -> bool:
@@ -93,10 +97,8 @@ def _held(found: Scan) -> dict[Holding, list[Handle]]:
     return {**held, Holding.TUN: found.tuns}
 
 
-def _holds(held: Mapping[Holding, Sequence[Handle]], unix_peers: Collection[str]) -> frozenset[Holding]:
-    return frozenset(holding for holding, handles in held.items() if handles) | (
-        {Holding.UNIX} if unix_peers else frozenset()
-    )
+def _open_ones(held: Mapping[Holding, Collection[object]]) -> frozenset[Holding]:
+    return frozenset(holding for holding, each in held.items() if each)
 
 
 def _abroad(held: Mapping[Holding, Sequence[Handle]], own: Collection[int]) -> frozenset[Holding]:
@@ -114,19 +116,30 @@ def _netns_of(handle: Handle) -> int | None:
     return None
 
 
-def _unix_peers(found: Scan) -> set[str]:
-    """The names of what is at the other end of its unix connections, where that is not itself or the journal."""
-    held = {each.inode for each in found.of_family(socket.AF_UNIX)}
+def _unix_listed(found: Scan) -> dict[int, diag.UnixSocket]:
+    """Its unix sockets and those around them, by inode. One that is not listed is one of which nothing is known."""
     listed: dict[int, diag.UnixSocket] = {}
     asked: set[int] = set()
-    for inode in held:
-        if inode not in listed:
-            with suppress(OSError, WatchdogError), sockets.opened(found.handles[inode]) as fd:
+    for each in found.of_family(socket.AF_UNIX):
+        if each.inode not in listed:
+            with suppress(OSError, WatchdogError), sockets.opened(found.handles[each.inode]) as fd:
                 listed |= _unix_sockets_around(fd, asked)
+    return listed
+
+
+def _unix_peers(found: Scan, listed: Mapping[int, diag.UnixSocket]) -> set[str]:
+    """The names of what is at the other end of its unix connections, where that is not itself or the journal."""
+    held = {each.inode for each in found.of_family(socket.AF_UNIX)}
     peers = {peer for inode in held if inode in listed and (peer := listed[inode].peer) is not None}
     names = {listed[peer].name if peer in listed else "" for peer in peers - held}
     unknown = {""} if held - listed.keys() else set()
     return (names | unknown) - JOURNAL
+
+
+def _unix_addresses(found: Scan, listed: Mapping[int, diag.UnixSocket]) -> set[str]:
+    """Where others can reach a unix socket of its own."""
+    held = [listed.get(each.inode) for each in found.of_family(socket.AF_UNIX)]
+    return {"" if each is None else each.name for each in held if each is None or each.is_reachable}
 
 
 def _unix_sockets_around(fd: int, asked: set[int]) -> dict[int, diag.UnixSocket]:

@@ -114,14 +114,20 @@ class Steps:
             self.sockets[name].setblocking(False)
 
     def accept(self, listener: str, name: str, timeout_s: float) -> None:
-        """Wait for one connection and keep it."""
-        self.sockets[listener].settimeout(timeout_s)
+        """Wait for one connection and keep it: the last one, where several wait."""
+        listening = self.sockets[listener]
+        listening.settimeout(timeout_s)
         try:
             self.close(name)
-            self._keep(name, self.sockets[listener].accept()[0])
+            self._keep(name, listening.accept()[0])
+            listening.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while newer := listening.accept()[0]:
+                    self.close(name)
+                    self._keep(name, newer)
             reset_on_close(self.sockets[name])
         finally:
-            self.sockets[listener].setblocking(False)
+            listening.setblocking(False)
 
     def send(self, name: str, data: str, address: Address = None) -> None:
         """Send hexadecimal data, to an address where one is given."""

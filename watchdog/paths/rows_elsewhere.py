@@ -201,4 +201,18 @@ def unix(r: RowMaker) -> list[Row]:
         streams("E16c", f"@watchdog-{r.who.folder}-{r.who.name}"),
         datagrams("E16d", connected=True),
         datagrams("E16e", connected=False),
+        _called(r),
     ]
+
+
+def _called(r: RowMaker) -> Row:
+    name, at, place = r.name("E16f"), r.name("E16f") + ".at", f"@watchdog-{r.who.folder}-{r.who.name}-E16f"
+    return r.row(
+        "E16f",
+        lambda _, token: (
+            Step("mate", [["make", name, "unix_stream"], ["dial", name, place, DIAL_S]]),
+            Step(r.agent, [["accept", at, name, DIAL_S], ["send", name, token.hex()]]),
+        ),
+        Expect("mate", name, "data"),
+        (Step(r.agent, listening(at, "unix_stream", place)),),
+    )

@@ -73,6 +73,8 @@ class Holding(StrEnum):
     TUN = "TUN descriptor"
     ELSEWHERE = "socket made in another cgroup"
     UNIX = "unix connection to a process outside"
+    LISTENING = "listening unix socket"
+    """Also one with an address that takes datagrams from everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,10 @@ class TrafficPath:
     needs: Need | None = None
     refused_with: frozenset[str] = frozenset()
     """What the kernel answers a process that is not allowed, isolated or not."""
-    holding: Holding | None = None
-    """What must be open already for this path to be there at all."""
+    holding: tuple[Holding, ...] = ()
+    """One of these must be open already for this path to be there at all."""
+    scanned: Layer | None = None
+    """Which layer finds it when it looks again, and stops it then."""
     ended_by: frozenset[Layer] = frozenset()
     """Layers that do to it what no release takes back."""
     kernel_answers: bool = False
