@@ -218,4 +218,4 @@ def test_a_base_of_the_callers_own(tmp_path: Path) -> None:
     path.write_text(f"[Service]\nIPIngressFilterPath={tmp_path}/none\n")
     found = filters_installed(UNIT, base=tmp_path)
     assert found is not None
-    assert (found.egress, found.missing_pins()) == (None, (tmp_path / "none",))
+    assert (found.egress, found.ingress) == (None, tmp_path / "none")

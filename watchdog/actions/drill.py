@@ -22,7 +22,7 @@ from watchdog.host.caller import who
 from watchdog.intents import Inside, Intent, Until, Where, Why
 from watchdog.kernel import cgroups, gate, moves
 from watchdog.kernel.cgroups import Cgroup
-from watchdog.paths.scratch import scratch_tree
+from watchdog.kernel.scratch import scratch_tree
 from watchdog.paths.words import Coverage
 
 NOBODY = 65534

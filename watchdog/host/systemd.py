@@ -48,11 +48,9 @@ PROPERTIES = (
     "MainPID",
     "ControlGroup",
     "InvocationID",
-    "NRestarts",
     "FragmentPath",
     "DropInPaths",
     "Job",
-    "ExecMainStatus",
     "IPIngressFilterPath",
     "IPEgressFilterPath",
 )
@@ -86,12 +84,10 @@ class UnitState:
     control_group: str
     """Path below the cgroup root, "/system.slice/x.service"; "" while the unit has no processes."""
     invocation_id: str
-    n_restarts: int
     fragment_path: str
     drop_in_paths: tuple[str, ...]
     job: int
     """Number of the job queued or running for the unit; 0 for none."""
-    exec_main_status: int
     ip_ingress_filter_path: tuple[str, ...]
     ip_egress_filter_path: tuple[str, ...]
 
@@ -217,11 +213,9 @@ def parse_state(text: str) -> UnitState:
         main_pid=_number(word, "MainPID"),
         control_group=word.get("ControlGroup", ""),
         invocation_id=word.get("InvocationID", ""),
-        n_restarts=_number(word, "NRestarts"),
         fragment_path=word.get("FragmentPath", ""),
         drop_in_paths=tuple(word.get("DropInPaths", "").split()),
         job=_number(word, "Job"),
-        exec_main_status=_number(word, "ExecMainStatus"),
         ip_ingress_filter_path=_words(values, "IPIngressFilterPath"),
         ip_egress_filter_path=_words(values, "IPEgressFilterPath"),
     )

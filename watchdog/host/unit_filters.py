@@ -43,10 +43,6 @@ class InstalledFilters:
     ingress: Path | None
     egress: Path | None
 
-    def missing_pins(self) -> tuple[Path, ...]:
-        """Pins that the drop-in names and that are not there: the unit cannot start."""
-        return tuple(pin for pin in (self.ingress, self.egress) if pin is not None and not pin.exists())
-
 
 def drop_in(unit: str, base: Path = BASE) -> Path:
     """Where the drop-in of a unit, given by its full name, is."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 SLICE = ".slice"
 
+REMOVE_RETRY_S = 0.005
 SELFTEST_PREFIX, BED_PREFIX, DRILL_PREFIX = "watchdog-selftest-", "watchdog-paths-", "watchdog-drill-"
 """How the names of our own scratch cgroups begin; in a bed there are more below. What a killed process left of them is
 no agent's, and the next one clears it away."""
@@ -202,6 +204,25 @@ def by_id(cgroup_id: int, root: Path) -> Cgroup | None:
             os.close(fd)
     found = Cgroup(path, cgroup_id, root)
     return found if path.is_relative_to(root) and exists(found) else None
+
+
+def remove(path: Path, until_s: float) -> str:
+    """Remove one cgroup; why it stays, or "" where it is gone.
+
+    A killed process leaves its cgroup a moment after its end: a busy one is tried again until `until_s`
+    (time.monotonic).
+    """
+    while True:
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > until_s:
+                return error.strerror or str(error)
+            time.sleep(REMOVE_RETRY_S)
+        else:
+            return ""
 
 
 @contextmanager

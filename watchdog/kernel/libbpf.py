@@ -80,7 +80,6 @@ class ProgramInfo:
     tag: str
     """Hash of its instructions, 16 hexadecimal digits: the same for every load of the same program."""
     map_ids: tuple[int, ...]
-    load_time_ns: int
     """CLOCK_BOOTTIME."""
 
 
@@ -281,7 +280,6 @@ def prog_info(fd: int) -> ProgramInfo:
         type=info.type,
         tag=bytes(info.tag).hex(),
         map_ids=tuple(maps[: info.nr_map_ids]),
-        load_time_ns=info.load_time,
     )
 
 

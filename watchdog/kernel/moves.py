@@ -108,25 +108,4 @@ def remove(top: Cgroup, timeout_s: float = EMPTY_TIMEOUT_S) -> bool:
     deadline_s = time.monotonic() + timeout_s
     if not cgroups.exists(top):
         return True
-    return all(_remove_one(each.path, deadline_s) for each in reversed(list(cgroups.tree(top))))
-
-
-def _remove_one(path: Path, deadline_s: float) -> bool:
-    while True:
-        try:
-            path.rmdir()
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > deadline_s:
-                return False
-            time.sleep(0.005)
-        else:
-            return True
-
-
-def cgroups_processes(path: Path) -> bool:
-    try:
-        return "populated 1" in (path / "cgroup.events").read_text()
-    except OSError:
-        return False
+    return not any(cgroups.remove(each.path, deadline_s) for each in reversed(list(cgroups.tree(top))))

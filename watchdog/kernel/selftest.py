@@ -5,23 +5,19 @@ Uses a cgroup and loopback sockets of its own and nothing else, and leaves nothi
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchdog.errors import HostCannot, KernelRefused, WatchdogError
+from watchdog.errors import WatchdogError
 from watchdog.kernel import cgroups, gate, slots
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.loopback import PATIENCE_S, SILENCE_S, Loopback, Round, loopback
+from watchdog.kernel.scratch import scratch_tree
 from watchdog.kernel.slots import Counters, Slot
 
 SCRATCH_PREFIX = cgroups.SELFTEST_PREFIX
-
-REMOVE_TIMEOUT_S = 1.0
-REMOVE_RETRY_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ def prove(slot: Slot, parent: Path | None = None) -> list[Check]:
     checks: list[Check] = []
     try:
         with (
-            scratch(parent or cgroups.find_v2_root()) as cgroup,
+            scratch_tree(parent or cgroups.find_v2_root(), SCRATCH_PREFIX) as cgroup,
             loopback(cgroup) as traffic,
             closing(_steps(cgroup, slot, traffic)) as steps,
         ):
@@ -92,41 +88,3 @@ def _check_counted(before: Counters, after: Counters, tried: frozenset[str]) -> 
     ok = egress >= sent and ingress >= received
     wanted = f"want at least {sent} and {received}; is the slot's map damaged? remove its pins, it is built again"
     return Check("counts", ok, f"{egress} packets out, {ingress} in", "" if ok else wanted)
-
-
-@contextmanager
-def scratch(parent: Path) -> Iterator[Cgroup]:
-    """A cgroup of this process's own below `parent`, removed at the end."""
-    _remove_leftovers(parent)
-    path = parent / f"{SCRATCH_PREFIX}{os.getpid()}"
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise HostCannot(
-            f"cannot make the scratch cgroup {path}: {error.strerror}",
-            hint="this needs root and a writable cgroup tree (no ProtectControlGroups= on the service)",
-        ) from error
-    try:
-        yield cgroups.resolve(path)
-    finally:
-        _remove(path)
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Of self-tests that were killed: their process inside ended with them, their cgroup did not."""
-    for path in parent.glob(f"{SCRATCH_PREFIX}*"):
-        if not Path(f"/proc/{path.name.removeprefix(SCRATCH_PREFIX)}").exists():
-            with suppress(OSError):
-                path.rmdir()
-
-
-def _remove(path: Path) -> None:
-    """A killed process leaves its cgroup a moment after its end; until then it is busy."""
-    deadline_s = time.monotonic() + REMOVE_TIMEOUT_S
-    while path.exists():
-        try:
-            path.rmdir()
-        except OSError as error:
-            if time.monotonic() > deadline_s:
-                raise KernelRefused(f"cannot remove the scratch cgroup {path}: {error.strerror}") from error
-            time.sleep(REMOVE_RETRY_S)

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.scratch import make, scratch_folder, scratch_tree
 from watchdog.paths import rows
 from watchdog.paths.actor import Actor, must
 from watchdog.paths.bed_network import READY_TIMEOUT_S, connect
 from watchdog.paths.play import Phase, Play, Row, Tried
 from watchdog.paths.row_maker import DEVICE, FAR_DEVICE, Who
-from watchdog.paths.scratch import make, scratch_folder, scratch_tree
 from watchdog.paths.words import Facts, Holding, Need
 
 PREFIX = cgroups.BED_PREFIX

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,11 +19,11 @@ from pathlib import Path
 from watchdog.errors import KernelRefused, Refused, WatchdogError
 from watchdog.kernel import cgroups, freezer, memory, visitor
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.scratch import scratch_folder
 from watchdog.paths import catalogue, loopback_rows
 from watchdog.paths.actor import SILENT, Actor, CannotEnter, must
 from watchdog.paths.loopback_rows import INSIDE, LOADED_IF, OUTSIDE, Scene
 from watchdog.paths.play import Phase, Play, Row, Tried
-from watchdog.paths.scratch import scratch_folder
 
 PREFIX = "watchdog-probe-"
 
@@ -35,7 +35,6 @@ NEEDED_BYTES = 16 << 20
 whole unit (OOMPolicy=stop)."""
 
 REMOVE_TIMEOUT_S = 1.0
-REMOVE_RETRY_S = 0.005
 
 
 class Outcome(StrEnum):
@@ -198,14 +197,9 @@ def _leave(actor: Actor, path: Path) -> None:
 
 
 def _remove(actor: Actor, child: Path) -> None:
-    """Killed before its cgroup goes; that is busy a moment longer."""
+    """Killed before its cgroup goes."""
     actor.close()
-    deadline_s = time.monotonic() + REMOVE_TIMEOUT_S
-    while child.exists() and time.monotonic() < deadline_s:
-        with suppress(OSError):
-            child.rmdir()
-            return
-        time.sleep(REMOVE_RETRY_S)
+    cgroups.remove(child, time.monotonic() + REMOVE_TIMEOUT_S)
 
 
 def _findings(rows: tuple[Row, ...], tried: dict[str, Tried]) -> list[Finding]:

@@ -8,20 +8,17 @@ not for this target: what is allowed goes the same way.
 from __future__ import annotations
 
 from watchdog.errors import KernelRefused
-from watchdog.kernel import hooks, libbpf, netns, tc_links, tc_maps
+from watchdog.kernel import allow, hooks, libbpf, netns, tc_links, tc_maps
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import Target
 from watchdog.kernel.layers.reach import Reach, reach_of
-from watchdog.kernel.programs import ALLOW_MAP, TC_DROP
+from watchdog.kernel.programs import TC_DROP
 from watchdog.kernel.tc_plan import FIRST_PRIO, Filter, Handle, TcHook
 from watchdog.kernel.veth import Ends, ends_of
 
 _SIDES = tuple(zip((TcHook.INGRESS, TcHook.EGRESS), TC_DROP.names, strict=True))
 
 NO_SPACE = "it has no network namespace of its own"
-
-_ONLY_LIST = bytes(4)
-"""wd_allow's one key."""
 
 
 class HostEnd:
@@ -86,12 +83,7 @@ def allows(target: Target) -> bool:
     """Whether the isolation lets anything pass."""
     if target.allows is not None:
         return target.allows
-    return any(_has_list(map_id) for map_id in hooks.maps_of(target.slot.program_ids, ALLOW_MAP))
-
-
-def _has_list(map_id: int) -> bool:
-    with libbpf.map_by_id(map_id) as fd:
-        return libbpf.map_lookup(fd, _ONLY_LIST, libbpf.MAP_ID_BYTES) is not None
+    return allow.has_list(target.slot.program_ids)
 
 
 def _ends(target: Target, reach: Reach) -> Ends:

@@ -16,7 +16,6 @@ from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
 
 REMOVE_TIMEOUT_S = 2.0
-REMOVE_RETRY_S = 0.005
 
 _serial = count()
 
@@ -74,20 +73,8 @@ def remove_tree(top: Path) -> None:
         (top / "cgroup.kill").write_text("1")
     deadline_s = time.monotonic() + REMOVE_TIMEOUT_S
     for folder, _, _ in os.walk(top, topdown=False):
-        _remove_one(Path(folder), deadline_s)
-
-
-def _remove_one(path: Path, deadline_s: float) -> None:
-    """A killed process leaves its cgroup a moment after its end; until then it is busy."""
-    while True:
-        try:
-            return path.rmdir()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if time.monotonic() > deadline_s:
-                raise KernelRefused(f"cannot remove the scratch cgroup {path}: {error.strerror}") from error
-            time.sleep(REMOVE_RETRY_S)
+        if why_not := cgroups.remove(Path(folder), deadline_s):
+            raise KernelRefused(f"cannot remove the scratch cgroup {folder}: {why_not}")
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:
