@@ -115,6 +115,15 @@ def test_a_silence_is_ended_by_hand(mesh: Mesh) -> None:
 # The history
 
 
+def test_the_newest_records_are_read_without_the_rest(mesh: Mesh, state: Path) -> None:
+    for _ in range(3):
+        mesh(*SILENCE)
+    with closing(sqlite3.connect(state / FILE_NAME)) as edited:
+        edited.execute("UPDATE audit SET record = 'no JSON' WHERE seq = 1")
+        edited.commit()
+    assert [record["seq"] for record in mesh("history", "--last", "2")[1]["records"]] == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("done", "problem"),
     [

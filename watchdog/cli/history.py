@@ -37,8 +37,8 @@ def verb(config_path: Path | None, as_json: bool, newest: int, peer: str | None,
     with closing_journal(configured(config_path)) as journal:
         if check:
             return _check(output, journal.broken_records())
-        records = [record for record in journal.trail() if peer in (None, record.get("peer"), record.get("target"))]
-    records = records[-newest:]
+        records = journal.trail(newest=None if peer else newest)
+    records = [record for record in records if peer in (None, record.get("peer"), record.get("target"))][-newest:]
     output.document("history", 1, {"records": records})
     output.words(*(_line(record) for record in records))
     if not records:
