@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 from watchdog import clock, journal, webhook
@@ -44,8 +43,6 @@ from watchdog.status.server import StatusServer, parse_listen
 from watchdog.webhook import Receiver
 
 SENDER_STOP_S = 5.0
-EVENTS_KEPT = timedelta(days=30)
-"""How long settled events stay in the outbox; the audit trail keeps what happened for ever."""
 LOOP_LATE_S = 10.0
 """The monitor's loop turns every second; /healthz says 503 when it has not for this long."""
 READY_SLOTS = 2
@@ -133,7 +130,6 @@ class Daemon:
         try:
             builder.ensure_slots(self.place.pins, self.place.build_lock, READY_SLOTS)
             stale.prune_stale(self.place.pins, self.place.build_lock, keep=slots_in_use(self.place))
-            self.outbox.prune(clock.utc_now() - EVENTS_KEPT)
             self._restore()
             self.keeper.sweep()
             if self.place.intents.in_force():

@@ -16,6 +16,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from watchdog import clock
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 LATE_TURNS = 3
 JOIN_MARGIN_S = 2.0
 DEFAULT_RESTART_TIMEOUT_S = 60.0
+EVENTS_KEPT = timedelta(days=30)
+"""How long settled events stay in the outbox; the audit trail keeps what happened for ever."""
+PRUNE_EVERY_S = 24 * 3600.0
 OVERTAKEN = "overtaken by a newer order, or its time was up; nothing was done"
 
 log = logging.getLogger("watchdog")
@@ -112,6 +116,7 @@ class Monitor:
         self._shown: dict[str, PeerStatus] = {}
         self._loop: Loop | None = None
         self._started: Moment | None = None
+        self._pruned_s: float | None = None
 
     # What others call
 
@@ -146,7 +151,7 @@ class Monitor:
 
             self._prober = Prober(len(self._targets))
         hands = Hands(
-            self._prober, self._look, self._carry_out, self._show, on_turn=self._on_turn, on_round=self._on_round
+            self._prober, self._look, self._carry_out, self._show, on_turn=self._on_turn, on_round=self._end_round
         )
         with self._lock:
             if self._loop is not None:
@@ -257,6 +262,13 @@ class Monitor:
         self._watcher.watch(target.name, target.endpoint, at)
         self._show(target.name)
 
+    def _end_round(self) -> None:
+        self._on_round()
+        at = clock.moment()
+        if is_due(self._pruned_s, at.s) and not self._watcher.trouble:
+            self._outbox.prune(at.utc - EVENTS_KEPT)
+            self._pruned_s = at.s
+
     def _look(self, peer: str, beat: Heartbeat) -> Heartbeat:
         """A miss, with what this host says; asked for only when it could matter: it costs a systemctl."""
         shown = self.get_peer_status(peer)
@@ -300,3 +312,8 @@ class Monitor:
             return False
         self._journal.after_commit(lambda: self._handlers.hand_out(escalation))
         return True
+
+
+def is_due(pruned_s: float | None, now_s: float) -> bool:
+    """Whether the outbox is to be pruned: in the first round, and then once a day."""
+    return pruned_s is None or now_s - pruned_s >= PRUNE_EVERY_S

@@ -28,6 +28,8 @@ from watchdog.mesh.coordinator import Order, Outcome, Silence
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.mesh.overview import NOTHING_SAID, Votes
 from watchdog.model import Action, Escalation, EventState, Heartbeat, Severity, Status
+from watchdog.monitor import is_due
+from watchdog.outbox import Outbox
 from watchdog.probe import Target
 from watchdog.status.document import is_unknown
 
@@ -671,6 +673,31 @@ def test_stop_from_a_handler_and_before_start(mesh: dict[str, Agent], monitors: 
 )
 def test_ticks_stay_on_their_grid(due_s: float, now_s: float, next_s: float) -> None:
     assert next_tick_s(due_s, now_s, 30.0) == next_s
+
+
+# What is forgotten
+
+
+def test_it_forgets_settled_events_of_long_ago(monitors: Monitors, journal: Journal) -> None:
+    at = clock.moment()
+    outbox = Outbox(journal, (), host="soc-1")
+    for key, age in (("old", timedelta(days=31)), ("new", timedelta(days=29))):
+        then = at.utc - age
+        event = Escalation(then, "shield", Action.ALERT, "", Severity.MEDIUM, EventState.FIRING, "immune", 1)
+        assert outbox.publish(event, key, dataclasses.replace(at, utc=then))
+    monitors({}, journal=journal).start()
+    eventually(lambda: [row["key"] for row in journal.read("SELECT key FROM event")] == ["new"])
+
+
+DAY_S = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("pruned_s", "now_s", "due"),
+    [(None, 5.0, True), (5.0, 5.0, False), (5.0, 4.9 + DAY_S, False), (5.0, 5.0 + DAY_S, True)],
+)
+def test_the_outbox_is_pruned_once_a_day(pruned_s: float | None, now_s: float, due: bool) -> None:
+    assert is_due(pruned_s, now_s) is due
 
 
 # A host that gives no more threads
