@@ -18,7 +18,7 @@ from datetime import datetime
 
 from watchdog import ladder, quorum
 from watchdog.clock import Moment
-from watchdog.errors import WatchdogError
+from watchdog.errors import JournalCorrupt, JournalFailed, WatchdogError
 from watchdog.herald import STORM, Herald, Publish
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
@@ -87,20 +87,41 @@ class Watcher:
         )
         self._tick: Tick | None = None
         self._records: dict[str, PeerRecord] = {}
+        self._untaken: list[str] = []
         self._version: int | None = None
         self._overrun_s = 0.0
         self._saved_doubt: Doubt | None = None
         self._storm_is_said = True  # by the process before this one, as far as is known
 
     def watch(self, peer: str, endpoint: str, at: Moment) -> None:
-        """Begin to watch a peer where this watcher left it, or with a clean slate."""
-        saved = self._standings.load(peer)
-        watched = Watched(endpoint)
-        if saved is not None:
-            watched.standing, watched.last_seen = saved.standing, saved.last_seen
+        """Begin to watch a peer where this watcher left it, or with a clean slate.
+
+        While the journal does not answer it is watched all the same; the first round in which it does takes it up.
+        """
+        self.peers[peer] = Watched(endpoint)
+        self._untaken.append(peer)
+        if self._untaken[0] != peer:
+            return  # the journal was asked for another one, which may have taken seconds
+        try:
+            self._take_up(at)
+        except JournalCorrupt:
+            raise
+        except JournalFailed as error:
+            self.trouble = error.one_line()
+
+    def _take_up(self, at: Moment) -> None:
+        """What this watcher left, and what the mesh knows, of every peer of which it could not be read before."""
+        while self._untaken:
+            peer = self._untaken[0]
+            saved, watched = self._standings.load(peer), self.peers[peer]
+            self._records[peer] = self._coordinator.record(peer, at)
+            self._untaken.pop(0)
+            if saved is None:
+                continue
+            if watched.beat is None:  # what was heard since is newer
+                watched.standing = saved.standing
+            watched.last_seen = watched.last_seen or saved.last_seen
             watched.suspected = True  # it may have been: the first good answer takes back what was said then
-        self._records[peer] = self._coordinator.record(peer, at)
-        self.peers[peer] = watched
 
     # A round
 
@@ -129,7 +150,9 @@ class Watcher:
         with self._remembering():
             self._refresh_records(at)
             if self._saved_doubt is None:
-                self.doubt = self._saved_doubt = self._standings.load_doubt()
+                self._saved_doubt = self._standings.load_doubt()
+                self.doubt = self.doubt if self.doubt.doubting else self._saved_doubt
+            self._take_up(at)
             self._settle_for_the_dead(at)
 
     @property

@@ -510,6 +510,31 @@ def test_without_a_journal_peers_are_heard_and_nothing_is_ordered(bench: Bench) 
     assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")], "told when it could be"
 
 
+@pytest.mark.parametrize("heard", [DOWN, UP])
+def test_a_watcher_begun_without_its_journal_hears_acts_on_nobody_and_takes_up_what_it_left(
+    bench: Bench, heard: Heartbeat
+) -> None:
+    bench.rounds(2, SILENT)
+    bench.journal.refusing = True
+    asked = bench.journal.asked
+    bench.start()
+    assert bench.journal.asked == asked + 1, "each question may take seconds"
+    for misses in (1, 2, 3, 4):
+        assert bench.round({"shield": heard}) == []
+        assert bench.watcher.status_of("shield").missed_count == (misses if heard is DOWN else 0)
+        assert bench.watcher.status_of("sidecar").status is Status.HEALTHY
+    assert bench.doubts()
+    assert "locked" in bench.watcher.trouble
+    bench.journal.refusing = False
+    assert bench.round({"shield": heard}) == [], "the first clean round does not end the doubt"
+    assert bench.doubts()
+    assert bench.watcher.trouble == ""
+    assert actions(bench.rounds(2, {"shield": heard})) == (["restart shield"] if heard is DOWN else [])
+    assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")], "told when it could be"
+    if heard is UP:
+        assert bench.votes() == [], "what the one before said is taken back"
+
+
 def test_a_journal_that_refuses_is_asked_once_a_round(bench: Bench) -> None:
     """A locked journal keeps every question waiting for seconds."""
     bench.journal.refusing = True
