@@ -151,7 +151,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "changes": [],
         "not_taken": [],
         "gaps": [],
-        "dropped": {"ingress": nothing, "egress": nothing},
+        "dropped": {"ingress": nothing, "egress": nothing, "frames": {"ingress": 0, "egress": 0}},
         "allow": [],
         "allowed": {"ingress": nothing, "egress": nothing},
         "flows": None,

@@ -123,8 +123,15 @@ def dropped_of(intent: Intent, place: Place) -> Counters | None:
     at_home = visitor_traffic.without(slots.counters_of_programs(held.values()), held.values())
     if at_home is None:
         return None
-    made_elsewhere = elsewhere.dropped(programs.seeing_elsewhere(intent.held_by, place), held[INGRESS.name])
-    return slots.total([at_home, made_elsewhere, tc_maps.frames(held[INGRESS.name])])
+    return slots.total([at_home, _dropped_elsewhere(intent, place), tc_maps.frames(held[INGRESS.name])])
+
+
+def _dropped_elsewhere(intent: Intent, place: Place) -> Counters:
+    ids, isolation = programs.seeing_elsewhere(intent.held_by, place), programs.ids(intent.held_by)[INGRESS.name]
+    counted = elsewhere.dropped(ids, isolation)
+    if counted == slots.NOTHING:
+        return counted
+    return visitor_traffic.without_flows(counted, elsewhere.flows_of(ids, isolation).listed)
 
 
 def _verdicts(standings: Sequence[Standing], looked: Looked | None) -> list[Verdict]:

@@ -44,6 +44,17 @@ def without(counted: Counters | None, program_ids: Collection[int]) -> Counters 
     )
 
 
+def without_flows(counted: Counters, listed: Collection[Flow]) -> Counters:
+    """The same of what is counted beside a slot, by the flows that were listed of it."""
+    own = {way: [flow for flow in listed if flow.direction is way and is_flow(flow)] for way in Hook}
+    sums = {way: Traffic(sum(f.packets for f in found), sum(f.bytes for f in found)) for way, found in own.items()}
+    return replace(
+        counted,
+        ingress=_less(counted.ingress, sums[Hook.INGRESS]),
+        egress=_less(counted.egress, sums[Hook.EGRESS]),
+    )
+
+
 def _less(all_of_it: Traffic, own: Traffic) -> Traffic:
     return Traffic(max(0, all_of_it.packets - own.packets), max(0, all_of_it.bytes - own.bytes))
 
