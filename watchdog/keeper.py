@@ -101,13 +101,14 @@ class Keeper:
 
     def sweep(self) -> None:
         """Look at every isolation, repair what is not as meant, and remember what was seen."""
-        intents = self._place.intents
+        intents, repairs = self._place.intents, list[Repair]()
         if intents.in_force() or intents.shadows() or intents.drifting():
-            for repair in reconcile.reconcile(self._place, clock.moment(), patient=True):
+            repairs = reconcile.reconcile(self._place, clock.moment(), patient=True)
+            for repair in repairs:
                 self._on_repair(repair)
-                if self._ready_slots and LOST_PINS & set(repair.kinds):
-                    builder.ensure_slots(self._place.pins, self._place.build_lock, self._ready_slots)
         self.views = tuple(view_of(intent, self._place) for intent in intents.in_force())
+        if self._ready_slots and any(LOST_PINS & set(repair.kinds) for repair in repairs):
+            builder.ensure_slots(self._place.pins, self._place.build_lock, self._ready_slots)
 
     def _say_once(self, trouble: str) -> None:
         if trouble != self._trouble:

@@ -6,6 +6,7 @@ host, have theirs.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from watchdog.kernel import cgroups, gate, libbpf, moves, slots
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import freeze
 from watchdog.kernel.layers.base import FROZEN, NETWORK
+from watchdog.kernel.libbpf import BpfRefused
 from watchdog.moved import Moved
 
 REASON = "found cut off, and in no intent"
@@ -66,7 +68,12 @@ def _is_scratch(cgroup: Cgroup) -> bool:
 def _slots_by_id(place: Place) -> dict[int, With]:
     """Every whole slot below the pins, of whatever version, by the ids of its programs."""
     keys = [folder.name for folder in place.pins.iterdir()] if place.pins.is_dir() else []
-    found = [programs.held_by(slot, place) for key in keys for slot in slots.list_slots(place.pins, key)]
+    try:
+        found = [programs.held_by(slot, place) for key in keys for slot in slots.list_slots(place.pins, key)]
+    except BpfRefused as error:
+        if error.code != errno.EROFS:
+            raise
+        found = []  # what the journal knows is looked after all the same, and the rest stays cut off
     return {program_id: held for held in found for program_id in held.ids.values()}
 
 

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     PROCESSES = "processes moved out"
     PINS = "pins removed"
     BPFFS = "bpffs unmounted"
+    READ_ONLY = "bpffs read-only"
     DROP_IN = "drop-in removed"
     UNIT = "unit renamed"
     FREEZER = "thawed"
@@ -55,6 +56,7 @@ class Seen:
 
 NOT_FILTERED, NOT_ATTACHED, NONE_OF_IT = "is not filtered", "not attached to", "has none of it"
 ONLY_PARTLY = "are not attached"
+PINS_CLOSED = "cannot be opened"
 PINS_GONE, DROP_IN_GONE, DROP_IN_UNREAD = "pins", "its drop-in is missing", "has not read its drop-in"
 LEFT, RENAMED, NOT_FROZEN = "left its cgroup", "is named", "is not frozen"
 
@@ -66,6 +68,7 @@ _OF: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (Kind.FREEZER, (NOT_FROZEN,)),
     (Kind.PROGRAMS, (NOT_FILTERED, NOT_ATTACHED, NONE_OF_IT, ONLY_PARTLY)),
     (Kind.DROP_IN, (DROP_IN_GONE, DROP_IN_UNREAD)),
+    (Kind.READ_ONLY, (PINS_CLOSED,)),
     (Kind.PINS, (PINS_GONE,)),
 )
 """By what a gap says; the first that fits."""
@@ -134,6 +137,7 @@ _CAUSES = {
     Kind.LINKS: "the link was made, or moved here, after the isolation",
     Kind.PROCESSES: "another process wrote it to a cgroup.procs",
     Kind.PINS: "somebody removed files below the pin directory",
+    Kind.READ_ONLY: "somebody remounted it: mount -o remount,rw puts it right",
     Kind.DROP_IN: "somebody removed or rewrote the drop-in: by hand, or with systemctl revert",
     Kind.UNIT: "somebody renamed the unit file",
     Kind.FREEZER: "another process wrote 0 to cgroup.freeze",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from watchdog.actions import allowing, drift, noted, programs, renamed, targets, whereabouts
 from watchdog.actions.place import Place, Sight, look
 from watchdog.host import processes, unit_filters
 from watchdog.intents import Intent, Where, With
-from watchdog.kernel import cgroups, common, elsewhere, gate, hooks, slots, tc_maps, visitor_traffic
+from watchdog.kernel import bpffs, cgroups, common, elsewhere, gate, hooks, slots, tc_maps, visitor_traffic
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.layers import sequence, whose
 from watchdog.kernel.layers.sequence import Standing
@@ -110,10 +111,17 @@ def _pins_gone(held: With, place: Place) -> list[str]:
     """Another version's layers have their programs elsewhere, and their pins are its own."""
     gone = []
     if programs.ids(held) and programs.pinned(held, place) is None:
-        gone.append("the pins of its programs are gone")
+        gone.append(f"the pins of its programs {_what_of_pins(place.pins / held.slot, place)}")
     if programs.common_ids(held) and held.slot.startswith(own_key()) and common.find(place.pins) is None:
-        gone.append("the pins of the layers' programs are gone")
+        folder = place.pins / own_key() / common.FOLDER
+        gone.append(f"the pins of the layers' programs {_what_of_pins(folder, place)}")
     return gone
+
+
+def _what_of_pins(folder: Path, place: Place) -> str:
+    if folder.exists() and bpffs.is_read_only(place.pins):
+        return f"{drift.PINS_CLOSED}: {bpffs.read_only(place.pins)}"
+    return "are gone"
 
 
 def dropped_of(intent: Intent, place: Place) -> Counters | None:
@@ -147,14 +155,20 @@ def _lacks_guards_only(cgroup: Cgroup, slot: Slot) -> bool:
 def next_start(intent: Intent, place: Place, sight: Sight) -> str:
     """Why the unit's next start would not be as meant; empty when it would, and for what is no unit."""
     unit, held = intent.where.unit, intent.held_by
-    if not unit:
-        return ""
+    if not unit or (without := no_drop_in(intent, place, sight)):
+        return without if unit else ""
+    if programs.pinned(held, place) is None:
+        return f"{unit} cannot start: the pins that its drop-in names {_what_of_pins(place.pins / held.slot, place)}"
+    return ""
+
+
+def no_drop_in(intent: Intent, place: Place, sight: Sight) -> str:
+    """Why nothing would isolate the unit's next start; empty where its drop-in is there and was read."""
+    unit, held = intent.where.unit, intent.held_by
     filters = unit_filters.filters_installed(unit, base=place.drop_ins)
     pins = [place.pins / held.slot / program.name for program in (INGRESS, EGRESS)]
     if filters is None or [filters.ingress, filters.egress] != pins:
         return f"a restart of {unit} would open it: its drop-in is missing"
-    if programs.pinned(held, place) is None:
-        return f"{unit} cannot start: the pins that its drop-in names are gone"
     state = sight.unit
     if state is not None and state.load_state == LOADED and str(pins[0]) not in state.ip_ingress_filter_path:
         return f"a restart of {unit} would open it: systemd has not read its drop-in"

@@ -33,6 +33,9 @@ Rails = Callable[[], list[str]]
 """Asked with the lock held: raises Refused, or says which objections were overruled."""
 
 
+NOTED = "what was asked for is in the journal, and a watcher, or reconcile, goes on trying"
+
+
 def no_step(_: str) -> None:
     """Nobody wants to know."""
 
@@ -102,6 +105,8 @@ def _cut_or_undo(intent: Intent, place: Place, now: datetime, step: Step, slot: 
         if intent.state is not State.ISOLATED:  # one that held in part stays: never open because something failed
             begun = place.intents.change(place.intents.get(intent), State.UNDOING, now, trouble=error.one_line())
             finish_undo(begun, place, now)
+        else:
+            error.hint = "; ".join(filter(None, [error.hint, NOTED]))
         raise
 
 
@@ -291,7 +296,7 @@ def _hold_again(intent: Intent, slot: Slot, place: Place, held: Collection[Cgrou
 def _make_lasting(intent: Intent, slot: Slot, place: Place) -> str:
     """Have systemd isolate every later start of the unit. What went wrong leaves a gap, not an open target."""
     try:
-        if holding.next_start(intent, place, look(intent.where, place.root)):
+        if holding.no_drop_in(intent, place, look(intent.where, place.root)):
             unit_filters.install_filters(intent.where.unit, slot.pin(INGRESS), slot.pin(EGRESS), base=place.drop_ins)
     except WatchdogError as error:
         return error.one_line()

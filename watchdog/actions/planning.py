@@ -11,7 +11,7 @@ from watchdog.actions.isolation import Rails, no_rails
 from watchdog.actions.place import Place, look
 from watchdog.host import processes, unit_filters
 from watchdog.intents import State, Where, Why
-from watchdog.kernel import cgroups, common, gate
+from watchdog.kernel import bpffs, cgroups, common, gate
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers import sequence, whose
@@ -76,7 +76,10 @@ def plan(
         return _planned(wanted.where, wanted.why, place, target, ready=True, changed=wanted != intent)
     allow = default_allow() if why.allow is None else why.allow
     why = replace(why, overruled=tuple(rails()), allow=allow, level=why.level or default_level)
+    bpffs.check(place.pins)
     free = programs.find_free(place)
+    if free is None:
+        bpffs.check_writable(place.pins)
     slot = free or Slot(place.pins, {each.name: 0 for each in GATE}, {})
     here = look(where, place.root).cgroups
     built = common.find(place.pins)

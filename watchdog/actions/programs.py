@@ -99,11 +99,16 @@ def pinned(held: With, place: Place) -> Slot | None:
 
 
 def restored(held: With, place: Place) -> Slot | None:
-    """The slot, its pins put back where somebody removed them; None where the programs themselves are gone."""
+    """The slot, its pins put back where somebody removed them; None where the programs themselves are gone.
+
+    By the programs' ids alone, where nothing can be pinned.
+    """
     if held.slot and (slot := pinned(held, place)) is not None:
         return slot
     if not ids(held) or not all(map(is_loaded, ids(held).values())):
         return None
+    if bpffs.is_read_only(place.pins):
+        return slots.of_ids(place.pins / held.slot, ids(held))
     bpffs.prepare(place.pins)  # it may have been unmounted
     try:
         return slots.repin(place.pins / held.slot, ids(held).values())

@@ -9,14 +9,15 @@ from watchdog.actions import noted
 from watchdog.actions.place import Place
 from watchdog.errors import WatchdogError
 from watchdog.intents import Intent, With
-from watchdog.kernel import builder, common
+from watchdog.kernel import bpffs, builder, common
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import Target
+from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.programs import CALLS, COMMON_SETS, COOKIES, DEVICES, OPTIONS, OWNERS, UNIX
 from watchdog.kernel.slots import Slot
 from watchdog.kernel.sockets import Known
-from watchdog.kernel.sources import source_key
+from watchdog.kernel.sources import own_key, source_key
 
 SETS = {
     "cookies": (COOKIES, OWNERS),
@@ -39,7 +40,7 @@ def target_of(intent: Intent, slot: Slot, place: Place, cgroups: Iterable[Cgroup
     return Target(
         tuple(cgroups),
         slot,
-        common_programs(place) if build else common.find(place.pins) or none_of_them(place, NOT_THERE),
+        _unpinned(intent, place) or (common_programs(place) if build else _found(place)),
         place.root,
         level=intent.why.level,
         host_links=place.host_links,
@@ -48,6 +49,23 @@ def target_of(intent: Intent, slot: Slot, place: Place, cgroups: Iterable[Cgroup
         known=_known(intent, place),
         covered=noted.covered_of(intent, place),
     )
+
+
+def _found(place: Place) -> Common:
+    return common.find(place.pins) or none_of_them(place, NOT_THERE)
+
+
+def _unpinned(intent: Intent, place: Place) -> Common | None:
+    """Those of this version by the ids in the journal, where their pins are there and cannot be opened."""
+    held = intent.held_by
+    if common.find(place.pins) is not None or not bpffs.is_read_only(place.pins):
+        return None
+    if not held.common or held.boot != clock.boot_id() or not held.slot.startswith(own_key()):
+        return None
+    try:
+        return common.of_ids(place.pins / own_key() / common.FOLDER, held.common)
+    except BpfRefused:
+        return None
 
 
 def common_programs(place: Place) -> Common:

@@ -31,18 +31,53 @@ def prepare(pins: Path) -> Path:
     mount namespace only. HostCannot where neither can be, or where others could put their pins in our place;
     NotRoot for anybody but root.
     """
+    check(pins)
+    _make_directories(pins)
+    if fs_type_of(pins) != "bpf":
+        _mount_once(pins)
+    _check_private(pins)
+    return pins
+
+
+def check(pins: Path) -> None:
+    """Raises what `prepare` would, as far as that can be seen without making or mounting anything."""
     if os.geteuid() != ROOT_UID:
         raise NotRoot(f"only root can pin BPF programs in {pins}")
     if not pins.is_absolute() or ".." in pins.parts:
         raise HostCannot(f"the pin directory {pins} is no absolute path", hint="set paths.bpffs")
-    kind = fs_type_of(_nearest_existing(pins))
-    if kind == "sysfs":
+    if fs_type_of(_nearest_existing(pins)) == "sysfs":
         raise HostCannot(f"no bpffs is mounted for {pins}", hint=f"mount -t bpf bpf {DEFAULT_PINS.parent}")
-    _make_directories(pins)
-    if kind != "bpf":
-        _mount_once(pins)
-    _check_private(pins)
-    return pins
+    if pins.is_dir():
+        _check_private(pins)
+    else:
+        check_writable(pins)
+
+
+def check_writable(pins: Path) -> None:
+    """HostCannot where nothing can be pinned, or no directory be made for pins, since it is mounted read-only."""
+    if is_read_only(pins):
+        raise HostCannot(f"nothing can be pinned in {pins}: {read_only(pins)}", hint=_remount(pins))
+
+
+def is_read_only(pins: Path) -> bool:
+    """Whether what `pins` is on, or would be, is mounted read-only; a directory for a bpffs to be mounted on may be."""
+    nearest = _nearest_existing(pins)
+    if not os.statvfs(nearest).f_flag & os.ST_RDONLY:
+        return False
+    return nearest != pins or fs_type_of(pins) == "bpf"
+
+
+def read_only(pins: Path) -> str:
+    """What is mounted read-only there, as a sentence's part."""
+    return f"{_mount_point(pins)} is mounted read-only"
+
+
+def _remount(pins: Path) -> str:
+    return f"mount -o remount,rw {_mount_point(pins)}"
+
+
+def _mount_point(pins: Path) -> Path:
+    return next(path for path in (pins, *pins.parents) if path.is_mount())
 
 
 def is_on_bpffs(pins: Path) -> bool:

@@ -75,6 +75,7 @@ def ensure_slots(
     ready = slots.list_slots(pins, key)
     if len(ready) >= count and common.find(pins, key) is not None:
         return ready
+    bpffs.check_writable(pins)
     deadline_s = time.monotonic() + timeout_s
     with locked(lock, timeout_s) as lock_fd:
         remove_leftovers(pins / key)

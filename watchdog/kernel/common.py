@@ -23,6 +23,8 @@ FOLDER = "common"
 
 REASON_CHARACTERS = 500
 
+NOT_KNOWN = "its pin cannot be opened, and no isolation knows it by its id"
+
 REMEMBERED = 8
 """Versions of them at once."""
 
@@ -69,6 +71,14 @@ def common_at(path: Path) -> Common:
     lost = {name for each in COMMON_SETS if set(each.names) <= missing.keys() for name in each.maps}
     maps = {name: slots.pinned_map_id(path / name) for name in _MAP_NAMES - lost}
     return Common(path, programs, maps, missing)
+
+
+def of_ids(path: Path, programs: Mapping[str, int]) -> Common:
+    """The same as its loaded programs make it, where their pins cannot be opened; BpfRefused where one is gone."""
+    names = _program_names(COMMON_SETS)
+    known = {name: program_id for name, program_id in programs.items() if name in names}
+    missing = {name: _reason(path / name) or NOT_KNOWN for name in names - known.keys()}
+    return Common(path, known, slots.maps_used(known.values()), missing)
 
 
 def repin(path: Path, program_ids: Iterable[int]) -> None:

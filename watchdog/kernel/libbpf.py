@@ -49,6 +49,7 @@ _HINTS = {
     errno.EPERM: "this needs root with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN in the initial user namespace",
     errno.ENOENT: "it may have been removed meanwhile; `watchdog-mesh doctor` checks this host",
     errno.EINVAL: "this kernel may lack the hook; `watchdog-mesh doctor` checks this host",
+    errno.EROFS: "find what is mounted read-only there with findmnt -T, and remount it: mount -o remount,rw",
     errno.ENOMEM: "free memory, or raise the service's LimitMEMLOCK=",
 }
 

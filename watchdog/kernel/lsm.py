@@ -98,13 +98,18 @@ def gaps(common: Common, held: Collection[Cgroup]) -> list[str]:
 
 def _attach_all(common: Common) -> None:
     folder = _folder(common)
-    folder.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+    try:
+        folder.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+    except OSError as error:
+        raise KernelRefused(f"cannot make {folder}: {error.strerror}") from error
     refused: list[str] = []
     for program in _loaded(common):
         try:
             _attach(folder / program.name, common.programs[program.name])
         except WatchdogError as error:
             refused.append(error.message)
+        except OSError as error:
+            refused.append(f"cannot replace the link in {folder}: {error.strerror}")
     if refused:
         raise KernelRefused("; ".join(refused))
 

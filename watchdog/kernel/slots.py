@@ -146,6 +146,17 @@ def repin(path: Path, program_ids: Iterable[int]) -> Slot:
     return slot_at(path)
 
 
+def of_ids(path: Path, programs: Mapping[str, int]) -> Slot:
+    """A slot as its loaded programs make it, whether its pins can be opened or not; BpfRefused where one is gone."""
+    return Slot(path, programs, maps_used(programs.values()))
+
+
+def maps_used(program_ids: Iterable[int]) -> dict[str, int]:
+    """The ids by name of all maps that loaded programs use."""
+    used = {map_id for program_id in program_ids for map_id in libbpf.prog_info_of(program_id).map_ids}
+    return {_map_name(map_id): map_id for map_id in used}
+
+
 def put_pins(path: Path, program_ids: Iterable[int]) -> None:
     """Pin programs found by their ids, and the maps they use, in a directory that is there; right pins stay."""
     for program_id in program_ids:
@@ -213,9 +224,13 @@ def _put_pin(pin: Path, fd: int, object_id: int, id_at: Callable[[Path], int]) -
         found = id_at(pin)
     except BpfRefused:
         found = None
-    if found != object_id:
+    if found == object_id:
+        return
+    try:
         pin.unlink(missing_ok=True)
-        libbpf.obj_pin(fd, pin)
+    except OSError as error:
+        raise KernelRefused(f"cannot replace the pin {pin}: {error.strerror}") from error
+    libbpf.obj_pin(fd, pin)
 
 
 def _count_maps(program_id: int) -> list[int]:
