@@ -130,7 +130,7 @@ def following(began_s: float, ended_s: float, sweep_s: float = SWEEP_S) -> tuple
 def view_of(intent: Intent, place: Place) -> IsolationView:
     """One isolation as the kernel and the journal together show it."""
     result = holding.verify(intent, place)
-    dropped = result.dropped or NOTHING
+    dropped, until = result.dropped or NOTHING, intent.why.until
     return IsolationView(
         peer=intent.where.peer,
         unit=intent.where.unit,
@@ -149,4 +149,6 @@ def view_of(intent: Intent, place: Place) -> IsolationView:
         drift="; ".join(result.gaps),
         paths=result.verdicts,
         moved_from=intent.where.moved.cgroup if intent.where.moved else "",
+        until=until.utc if until else None,
+        overdue=until is not None and until.is_over(clock.moment()),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from tests.kernel.agents import harmless
 from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import NOW, Host, ours_at
+from watchdog import clock
 from watchdog.clock import rfc3339
+from watchdog.intents import Until
 from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers.sequence import LAYERS
@@ -61,14 +64,14 @@ def test_isolate_verify_release_in_words(host: Host, agent: Cgroup) -> None:
     assert released.out.startswith(f"{agent.path} is released: {agent.path}\n  dropped so far: ")
     assert ours_at(agent) == []
     told = host.mesh("history").out
-    assert [line.split("Z  ")[1].split("  ")[0] for line in told.splitlines()] == [
+    assert [line.split("Z  ")[1].split("  ")[0] for line in told.splitlines() if line[0] != " "] == [
         "intent isolating",
         "intent isolated",
         "release asked for",
         "intent releasing",
         "intent released",
     ]
-    assert "it lies; by root" in told
+    assert "it lies; incident INC-7; by root" in told
 
 
 def test_a_change_has_its_own_reason_in_the_history_and_what_was_not_taken_is_said(host: Host, agent: Cgroup) -> None:
@@ -159,7 +162,8 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     idle = {"runs": False, "may": [], "holds": [], "abroad": None, "own_network_namespace": False}
     idle |= {"unix_peers": [], "unix_addresses": []}
     held_by = {"layers": isolated["layers"], "paths": [], "agent": idle | {"vsock": facts.has_vsock()}}
-    no_flows = {"flows": {"seen": 0, "known": 0, "packets_of_unknown": 0, "top": []}}
+    lost = {"packets_lost": 0, "first_packets_lost": 0}
+    no_flows = {"flows": {"seen": 0, "known": 0, "packets_of_unknown": 0, **lost, "top": []}}
     standing = {"state": "isolated", "changed": True, "holds": True}
     assert isolated == {"schema": "watchdog-mesh/isolate/1", **same, **held_by, **standing, "notices": []}
     again = host.mesh("isolate", *target, "--reason", "again", "--ttl", "1h", "--json").document
@@ -386,3 +390,20 @@ def test_whoever_ends_an_isolation_tells_that_it_has_ended(host: Host, agent: Cg
         ("intent/1/FIRING", "FIRING"),
         ("intent/1/RESOLVED", "RESOLVED"),
     ]
+
+
+def test_verify_and_status_say_when_it_ends_and_that_it_is_overdue(host: Host, agent: Cgroup) -> None:
+    """No watcher runs here, so that nobody releases it."""
+    target = ("--cgroup", agent.path)
+    host.mesh("isolate", *target, "--reason", "it lies", "--ttl", "1h")
+    [before] = host.mesh("status", "--json").document["isolations"]
+    assert before["overdue"] is False
+    for words in (("verify", *target), ("status",)):
+        assert f"  until {before['until']}: a watcher, or reconcile, releases it then" in host.mesh(*words).out
+    [intent] = host.place.intents.in_force()
+    over = Until(intent.why.until.utc, clock.now_s(), clock.boot_id()) if intent.why.until else None
+    host.place.intents.change(intent, intent.state, NOW, why=replace(intent.why, until=over))
+    [after] = host.mesh("status", "--json").document["isolations"]
+    assert (after["until"], after["overdue"]) == (before["until"], True)
+    for words in (("verify", *target), ("status",)):
+        assert f"  OVERDUE since {before['until']}: " in host.mesh(*words).out

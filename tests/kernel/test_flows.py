@@ -117,6 +117,7 @@ def test_the_first_and_the_last_of_too_many_are_known_and_the_rest_is_counted(
     send_to_many(agent, many)
     seen = flows.read(slot.maps)
     assert seen.seen == many == slots.counters(slot).egress.packets
+    assert (seen.lost, seen.events_lost) == (0, many - RING_EVENTS)
     forgotten = [flow for flow in seen.listed if not flow.is_whole]
     assert len(forgotten) == RING_EVENTS
     assert len(seen.listed) - len(forgotten) <= flows.MAX_FLOWS

@@ -80,6 +80,8 @@ GOLDEN = {
             "cgroup": "/sys/fs/cgroup/system.slice/shield.service",
             "moved_from": None,
             "since": "2026-03-01T02:52:40.250000Z",
+            "until": None,
+            "overdue": False,
             "level": "network",
             "reason": "3 restarts did not help; still no answer within 5 s",
             "dropped": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from watchdog.kernel.flows import Flow, Flows
 from watchdog.kernel.programs import INGRESS, Hook
 from watchdog.kernel.slots import Counters
 from watchdog.kernel.tried import Tried
+from watchdog.numbers import counted
 
 KEPT = 50
 """Flows that the journal keeps of an isolation, the busiest ones."""
@@ -43,7 +45,8 @@ def of(intent: Intent, place: Place, dropped: Counters | None, at: Moment) -> di
     if found is None:
         return None
     own = [flow for flow in found.listed if visitor_traffic.is_flow(flow)]
-    agents = Flows(tuple(flow for flow in found.listed if flow not in own), max(0, found.seen - len(own)))
+    listed = tuple(flow for flow in found.listed if flow not in own)
+    agents = replace(found, listed=listed, seen=max(0, found.seen - len(own)))
     return facts_of(agents, dropped, at, refused=[each for each in refused if not visitor_traffic.is_tried(each)])
 
 
@@ -65,6 +68,8 @@ def facts_of(
         "seen": found.seen + len(refused),
         "known": len(listed),
         "packets_of_unknown": max(0, packets - found.packets),
+        "packets_lost": found.lost,
+        "first_packets_lost": found.events_lost,
         "top": listed[:most],
     }
 
@@ -110,11 +115,21 @@ def _when(s: float, at: Moment) -> str:
 
 
 def in_words(facts: Mapping[str, Any], most: int = SHOWN) -> list[str]:
-    """The busiest flows, a line each, and how many more there are."""
+    """The busiest flows, a line each, how many more there are, and what the kernel could not keep of them."""
     top = facts["top"][:most]
     lines = [_line(flow) for flow in top]
     more = facts["seen"] - len(top)
-    return [*lines, f"and {more} flows more"] if more > 0 else lines
+    lines += [f"and {more} flows more"] if more > 0 else []
+    lines += [f"{counted(lost, 'packet')} in no flow: no memory was left" for lost in _lost(facts, "packets_lost")]
+    return lines + [
+        f"{counted(lost, 'flow')} of those began when there was no room for their first packets"
+        for lost in _lost(facts, "first_packets_lost")
+    ]
+
+
+def _lost(facts: Mapping[str, Any], what: str) -> list[int]:
+    """The number, where there is one that is not 0: records of earlier versions have none."""
+    return [facts[what]] if facts.get(what) else []
 
 
 def _line(flow: Mapping[str, Any]) -> str:

@@ -7,13 +7,18 @@ from typing import Any
 
 import click
 
+from watchdog.actions import flow_facts
 from watchdog.cli.app import closing_journal, common, configured, need_root
 from watchdog.cli.output import Output
 from watchdog.errors import Exit
+from watchdog.numbers import counted
 
 SHOWN_BY_DEFAULT = 50
 WHOM = ("target", "peer", "watcher", "receiver")
 TOLD = ("reason", "outcome", "found", "done", "error", "until", "why", "event")
+FLOWS_SHOWN = 3
+INDENT = " " * 22
+"""As far as a line's time reaches."""
 TIME_LENGTH = len("2026-01-01T00:00:00")
 
 
@@ -40,7 +45,7 @@ def verb(config_path: Path | None, as_json: bool, newest: int, peer: str | None,
         records = journal.trail(newest=None if peer else newest)
     records = [record for record in records if peer in (None, record.get("peer"), record.get("target"))][-newest:]
     output.document("history", 1, {"records": records})
-    output.words(*(_line(record) for record in records))
+    output.words(*(line for record in records for line in _lines(record)))
     if not records:
         output.words(f"No record is about {peer!r}" if peer else "Nothing has happened yet")
     return Exit.OK
@@ -52,13 +57,25 @@ def _check(output: Output, problems: list[str]) -> int:
     return Exit.FAILED if problems else Exit.OK
 
 
+def _lines(record: dict[str, Any]) -> list[str]:
+    """One record for people, and who was talked to where it says so; --json has all of it."""
+    flows = record.get("flows")
+    talked = flow_facts.in_words(flows, FLOWS_SHOWN) if isinstance(flows, dict) else []
+    return [_line(record), *(f"{INDENT}{line}" for line in talked)]
+
+
 def _line(record: dict[str, Any]) -> str:
-    """One record for people: the facts they ask for first; --json has them all."""
+    """The facts that people ask for first."""
     whom = next((str(record[key]) for key in WHOM if record.get(key)), "")
     if record.get("asked"):  # of one that was isolated already: why it was asked for now, and by whom
         record = record | {"reason": record["asked"], "by": record.get("asked_by")}
     facts = [str(record[key]) for key in TOLD if record.get(key)]
     facts += [*record.get("changes", ()), *record.get("not_taken", ())]
+    if record.get("incident") and not record.get("asked"):
+        facts.append(f"incident {record['incident']}")
+    if record.get("dropped_packets") is not None:
+        frames = f" and {counted(record['dropped_frames'], 'frame')}" if record.get("dropped_frames") else ""
+        facts.append(f"dropped {counted(record['dropped_packets'], 'packet')}{frames}")
     if record.get("moved_from"):
         facts.append(f"moved there from {record['moved_from']}")
     by = record.get("by")

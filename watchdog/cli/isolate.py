@@ -136,7 +136,7 @@ def _from_inside(result: Result, place: Place) -> tuple[Result, str | None]:
 
 def _tell(output: Output, plan: planning.Plan, *, all_paths: bool) -> int:
     output.document("isolate-plan", 1, report.plan_facts_of(plan))
-    output.words(*report.plan_in_words(plan))
+    output.words(*report.plan_in_words(plan, clock.moment()))
     output.words(*(f"  {line}" for line in report.paths_in_words(plan.verdicts) if all_paths))
     return Exit.OK
 
@@ -147,7 +147,7 @@ def _watch(output: Output, where: Where, why: Why, place: Place) -> int:
     name = result.intent.name
     output.words(
         f"{name} is NOT isolated: a shadow counts what would be dropped, since {clock.rfc3339(result.intent.since)}",
-        *(f"  {line}" for line in report.shadow_in_words(result)),
+        *(f"  {line}" for line in report.shadow_in_words(result, clock.moment())),
         f"  end it with: watchdog-mesh release {_again(result)} --reason ...",
     )
     return Exit.PARTIAL if result.gaps else Exit.OK
@@ -171,9 +171,9 @@ def _say(output: Output, result: Result) -> None:
         output.words(f"{name} is isolated{frozen}: {report.place_of(result)}")
     output.words(*(f"  {line}" for line in (*result.changes, *result.not_taken, *report.moved_in_words(result))))
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
-    output.words(*(f"  {line}" for line in report.allowed_in_words(result)))
-    if result.intent.why.until:
-        output.words(f"  until {clock.rfc3339(result.intent.why.until.utc)}: a watcher, or reconcile, releases it then")
+    why, at = result.intent.why, clock.moment()
+    output.words(*(f"  {line}" for line in report.allowed_in_words(why.allow or (), at)))
+    output.words(*(f"  {line}" for line in report.ending_in_words(why, at)))
     output.words(f"  let it back with: watchdog-mesh release {_again(result)} --reason ...")
 
 

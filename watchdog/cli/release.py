@@ -64,7 +64,7 @@ def _end_shadow(output: Output, intent: Intent, place: Place, reason: str) -> in
     result = shadow.end(intent, place, clock.utc_now())
     output.document("release", 1, report.shadow_facts_of(result) | {"reason": reason, "watched": False})
     output.words(f"The shadow of {intent.name} is gone: {report.place_of(result)}")
-    output.words(*(f"  {line}" for line in report.shadow_in_words(result)))
+    output.words(*(f"  {line}" for line in report.shadow_in_words(result, clock.moment())))
     return Exit.OK
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from watchdog.actions import flow_facts
 from watchdog.actions.holding import Result
 from watchdog.actions.planning import NOT_BUILT, Plan
-from watchdog.clock import rfc3339
-from watchdog.intents import Allowed, Inside, State, Where
+from watchdog.clock import Moment, rfc3339
+from watchdog.intents import Allowed, Inside, State, Where, Why
 from watchdog.kernel.layers.base import FROZEN
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.slots import Counters, Traffic
@@ -23,6 +24,9 @@ ONLY_FROZEN = (
     "does not prevent it); only --level frozen holds against that"
 )
 
+
+ALLOWED_SHOWN = 10
+"""Entries of an allow-list that people are shown."""
 
 STOPPED, FREE = "all is stopped that is said to be covered", "nothing is stopped any more"
 """What a try from inside should find during an isolation, and after it."""
@@ -193,7 +197,7 @@ def plan_facts_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def plan_in_words(plan: Plan) -> list[str]:
+def plan_in_words(plan: Plan, at: Moment) -> list[str]:
     """What isolate would do, for people."""
     held = ", ".join(str(cgroup.path) for cgroup in plan.cgroups) or "no cgroup now: nothing of it runs"
     held = plan.where.cgroup if plan.moves else held
@@ -206,7 +210,7 @@ def plan_in_words(plan: Plan) -> list[str]:
     lines += [f"  {_step(each)}" for each in plan.steps]
     lines += [f"  unit: {plan.drop_in} would be written, and systemd would read it"] if plan.drop_in else []
     lines += [f"  stays: {other}" for other in plan.foreign]
-    lines += [f"  would be allowed: {each}" for each in plan.why.allow or ()]
+    lines += [f"  {line}" for line in allowed_in_words(plan.why.allow or (), at, "would be allowed")]
     return lines + [f"  then {line}" for line in paths_in_short(plan.verdicts)]
 
 
@@ -264,9 +268,32 @@ def place_of(result: Result) -> str:
     return ", ".join(part for part in (where.unit, where.cgroup) if part) or "no cgroup now"
 
 
-def allowed_in_words(result: Result) -> list[str]:
-    """What may pass nevertheless, for people."""
-    return [f"allowed: {each}" for each in result.intent.why.allow or ()]
+def allowed_in_words(allow: Sequence[Allowed], at: Moment, said: str = "allowed") -> list[str]:
+    """What may pass nevertheless, and what may not any more, for people."""
+    by_end: dict[bool, list[Allowed]] = {False: [], True: []}
+    for each in allow:
+        by_end[each.until is not None and each.until.is_over(at)].append(each)
+    return _at_most(said, by_end[False]) + _at_most("expired, and allows nothing", by_end[True])
+
+
+def _at_most(said: str, entries: Sequence[Allowed]) -> list[str]:
+    more = len(entries) - ALLOWED_SHOWN
+    lines = [f"{said}: {each}" for each in entries[:ALLOWED_SHOWN]]
+    return [*lines, f"{said}: {more:,} more, which --json lists"] if more > 0 else lines
+
+
+def until_in_words(until: datetime | None, *, overdue: bool) -> list[str]:
+    """When it ends by itself, for people; nothing where it does not."""
+    if until is None:
+        return []
+    if overdue:
+        return [f"OVERDUE since {rfc3339(until)}: a watcher releases it, or: watchdog-mesh reconcile"]
+    return [f"until {rfc3339(until)}: a watcher, or reconcile, releases it then"]
+
+
+def ending_in_words(why: Why, at: Moment) -> list[str]:
+    """The same, of an intent."""
+    return until_in_words(why.until.utc, overdue=why.until.is_over(at)) if why.until else []
 
 
 def flows_in_words(result: Result) -> list[str]:
@@ -274,13 +301,14 @@ def flows_in_words(result: Result) -> list[str]:
     return flow_facts.in_words(result.flows) if result.flows else []
 
 
-def shadow_in_words(result: Result) -> list[str]:
+def shadow_in_words(result: Result, at: Moment) -> list[str]:
     """What a shadow has seen, for people."""
     counted = dropped_in_words(result, "would have been dropped so far")
     return [
         *(f"not watched: {gap}" for gap in result.gaps),
         counted,
-        *allowed_in_words(result),
+        *ending_in_words(result.intent.why, at),
+        *allowed_in_words(result.intent.why.allow or (), at),
         *flows_in_words(result),
     ]
 

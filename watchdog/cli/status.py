@@ -139,13 +139,14 @@ def _print(
             f"  dropped: {counted(view.dropped.egress_packets, 'packet')} out, {view.dropped.ingress_packets:,} in"
             + report.frames_in_words(view.dropped.frames_out, view.dropped.frames_in),
         )
+        output.words(*(f"  {line}" for line in report.until_in_words(view.until, overdue=view.overdue)))
         say = report.paths_in_words if all_paths else report.paths_in_short
         output.words(*(f"  {line}" for line in say(view.paths)))
         if view.drift:
             output.words(f"  NOT AS MEANT: {view.drift}; put it back with: watchdog-mesh reconcile")
     for watched in shadows:
         output.words(f"SHADOW of {watched.intent.name}, which is NOT isolated: {watched.intent.why.reason}")
-        output.words(*(f"  {line}" for line in report.shadow_in_words(watched)))
+        output.words(*(f"  {line}" for line in report.shadow_in_words(watched, clock.moment())))
     for silence in facts["silences"]:
         output.words(f"SILENCED {silence['peer']} until {silence['until']}: {silence['reason']} ({silence['by']})")
     for watcher in facts["watchers"]:

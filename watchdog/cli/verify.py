@@ -46,11 +46,13 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
             found = inside.look(intent, place, clock.moment())
             result = replace(result, intent=place.intents.note_inside(intent, found))
         result = _with_inside(result)
-        result = replace(result, flows=flow_facts.of(intent, place, result.dropped, clock.moment()))
+        at = clock.moment()
+        result = replace(result, flows=flow_facts.of(intent, place, result.dropped, at))
     output.document("verify", 1, report.facts_of(result))
     whole = "holds in part" if result.is_partial else "holds"
     verdict = whole if result.holds else "DOES NOT HOLD"
     output.words(f"The isolation of {intent.name} {verdict}: {report.place_of(result)}")
+    output.words(*(f"  {line}" for line in report.ending_in_words(intent.why, at)))
     output.words(*(f"  {line}" for line in report.moved_in_words(result)))
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
     output.words(
@@ -58,7 +60,8 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     )
     if all_paths:
         output.words(*(f"  {line}" for line in report.paths_in_words(result.verdicts)))
-    output.words(*(f"  {line}" for line in [*report.allowed_in_words(result), *report.flows_in_words(result)]))
+    allowed = report.allowed_in_words(intent.why.allow or (), at)
+    output.words(*(f"  {line}" for line in [*allowed, *report.flows_in_words(result)]))
     if not result.holds:
         output.words("  put it back with: watchdog-mesh reconcile")
         return Exit.FAILED
@@ -78,7 +81,7 @@ def _of_shadow(output: Output, intent: Intent, place: Place) -> int:
     result = shadow.verify(intent, place, with_flows=True)
     output.document("verify", 1, report.shadow_facts_of(result))
     output.words(f"{intent.name} is NOT isolated: a shadow counts what would be dropped: {report.place_of(result)}")
-    output.words(*(f"  {line}" for line in report.shadow_in_words(result)))
+    output.words(*(f"  {line}" for line in report.shadow_in_words(result, clock.moment())))
     return Exit.FAILED
 
 

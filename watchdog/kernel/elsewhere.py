@@ -171,9 +171,10 @@ def dropped(program_ids: Collection[int], isolation: int) -> Counters:
 
 def flows_of(program_ids: Collection[int], isolation: int) -> Flows:
     """Whom an isolation's sockets from elsewhere talked to, as far as these programs dropped it."""
-    *_, seen, _ = _counted(program_ids, isolation)
+    *_, seen, lost = _counted(program_ids, isolation)
     found = [each for map_id in hooks.maps_of(program_ids, MADE_FLOWS_MAP) for each in _flows(map_id, isolation)]
-    return Flows((), seen) + Flows(tuple(flows.flow_of(FLOW_KEY.unpack(key)[0], value) for key, value in found), 0)
+    listed = tuple(flows.flow_of(FLOW_KEY.unpack(key)[0], value) for key, value in found)
+    return Flows((), seen, lost) + Flows(listed, 0)
 
 
 def _counted(program_ids: Collection[int], isolation: int) -> tuple[int, ...]:

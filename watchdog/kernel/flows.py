@@ -81,6 +81,10 @@ class Flows:
     """Most packets first."""
     seen: int
     """Flows that began; one that was forgotten and came back counts twice."""
+    lost: int = 0
+    """Packets of flows for which there was no memory."""
+    events_lost: int = 0
+    """First packets of flows for which there was no room."""
 
     @property
     def packets(self) -> int:
@@ -89,7 +93,12 @@ class Flows:
 
     def __add__(self, other: Flows) -> Flows:
         """Both; who was talked to in both ways is listed twice."""
-        return Flows(_busiest_first((*self.listed, *other.listed)), self.seen + other.seen)
+        return Flows(
+            _busiest_first((*self.listed, *other.listed)),
+            self.seen + other.seen,
+            self.lost + other.lost,
+            self.events_lost + other.events_lost,
+        )
 
 
 def read(maps: Mapping[str, int]) -> Flows:
@@ -101,7 +110,8 @@ def read(maps: Mapping[str, int]) -> Flows:
     listed = {key: flow_of(key, value) for key, value in found.items()}
     forgotten = (replace(flow, is_whole=False) for key, flow in early.items() if key not in listed)
     with libbpf.map_by_id(maps[TALLY_MAP]) as fd:
-        return Flows(_busiest_first((*listed.values(), *forgotten)), *libbpf.map_sum(fd, Tally.FLOWS_SEEN, 1))
+        seen, lost, events_lost = (libbpf.map_sum(fd, each, 1)[0] for each in Tally)
+    return Flows(_busiest_first((*listed.values(), *forgotten)), seen, lost, events_lost)
 
 
 def read_of_programs(program_ids: Collection[int]) -> Flows | None:

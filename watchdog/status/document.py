@@ -77,6 +77,10 @@ class IsolationView:
     """What holds of it, path by path; none while nothing of it runs."""
     moved_from: str = ""
     """The cgroup that its processes shared before this one was made for them; empty where it is their own."""
+    until: datetime | None = None
+    """When it ends by itself; None where a person has to release it."""
+    overdue: bool = False
+    """Whether that time has come, and nobody has released it."""
 
     @property
     def uncovered(self) -> tuple[Verdict, ...]:
@@ -224,6 +228,8 @@ def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
         "cgroup": isolation.cgroup,
         "moved_from": isolation.moved_from or None,
         "since": rfc3339(isolation.since),
+        "until": _time(isolation.until),
+        "overdue": isolation.overdue,
         "level": isolation.level,
         "reason": isolation.reason,
         "dropped": {

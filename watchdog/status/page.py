@@ -183,6 +183,7 @@ def _isolation(isolation: IsolationView, now: datetime) -> str:
     facts = {
         "Reason": _text(isolation.reason),
         "Since": f"{_clock(isolation.since)} ({_ago(isolation.since, now)})",
+        **({"Until": f"{_clock(isolation.until)}{', OVERDUE' * isolation.overdue}"} if isolation.until else {}),
         "Level": _text(isolation.level),
         "Dropped": _dropped(isolation.dropped),
         "Unit": _text(isolation.unit or "none"),
