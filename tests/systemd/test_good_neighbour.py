@@ -14,11 +14,12 @@ from tests.systemd.testbed import Testbed
 
 pytestmark = pytest.mark.systemd
 
-UNIT = "wd-neighbour.service"
+UNIT, SOCKET = "wd-neighbour.service", "wd-neighbour.socket"
 SLICE = "/system.slice"
 CGROUPS = Path("/sys/fs/cgroup")
 SYSTEMDS = "sd_"
 """How systemd names its programs. It loads them anew at every daemon-reload, so that their ids say nothing."""
+OURS = "wd_"
 STATE = ("/run/watchdog-mesh", "/var/lib/watchdog-mesh", "/sys/fs/bpf/watchdog-mesh")
 LINKS = ("lo", "wd-guarded", "wd-plain")
 UNIT_TEXT = """[Service]
@@ -27,6 +28,8 @@ IPAddressDeny=192.0.2.0/24
 IPAccounting=yes
 DevicePolicy=closed
 """
+SOCKET_TEXT = "[Socket]\nListenStream=127.0.0.1:47111\n"
+"""A socket that was made elsewhere: by process 1, in its cgroup."""
 NFT = f"""table inet neighbour {{
     chain out {{
         type filter hook output priority 0; policy accept;
@@ -54,8 +57,9 @@ def host(testbed: Testbed) -> Iterator[Mission]:
     try:
         for line in GUARDS:
             testbed.run(line.split())
+        testbed.unit(SOCKET, SOCKET_TEXT)
         testbed.unit(UNIT, UNIT_TEXT)
-        testbed.systemctl("start", UNIT)
+        testbed.systemctl("start", SOCKET, UNIT)
         testbed.write("/run/neighbour.nft", NFT)
         testbed.run(["nft", "-f", "/run/neighbour.nft"])
         testbed.call(filters.start_counting, SLICE)
@@ -63,20 +67,27 @@ def host(testbed: Testbed) -> Iterator[Mission]:
     finally:
         testbed.call(filters.stop_counting, SLICE)
         testbed.run(["nft", "flush", "ruleset"])
+        testbed.remove_unit(SOCKET)
         testbed.remove_unit(UNIT)
         testbed.run(["ip", "link", "delete", "wd-guarded"])
         testbed.run(["rm", "-rf", "/run/neighbour.nft", *STATE])
 
 
-def on_cgroups() -> list[tuple[str, object]]:
-    """Every program of others at every hook of every cgroup: all that the kernel says of it."""
-    seen: list[tuple[str, object]] = []
+Seen = list[tuple[str, str]]
+
+
+def on_cgroups() -> Seen:
+    """Every program at every hook of every cgroup, ours too: all that the kernel says of it."""
+    seen: Seen = []
     for folder in [CGROUPS, *sorted(path for path in CGROUPS.rglob("*") if path.is_dir())]:
         for hook, flags, info in foreign.snapshot(folder):
-            if not info.name.startswith("wd_"):
-                said = info.name if info.name.startswith(SYSTEMDS) else repr(info)
-                seen.append((f"{folder} {hook.name} {flags}", said))
+            said = info.name if info.name.startswith((SYSTEMDS, OURS)) else repr(info)
+            seen.append((f"{folder} {hook.name} {flags}", said))
     return seen
+
+
+def of_others(seen: Seen) -> Seen:
+    return [(where, said) for where, said in seen if not said.startswith(OURS)]
 
 
 def on_links(bed: Testbed) -> str:
@@ -86,7 +97,7 @@ def on_links(bed: Testbed) -> str:
     return "".join(bed.run(command, check=False).stdout for command in commands)
 
 
-def everything(bed: Testbed) -> tuple[object, str, str]:
+def everything(bed: Testbed) -> tuple[Seen, str, str]:
     rules = bed.run(["nft", "--stateless", "--handle", "list", "ruleset"]).stdout
     return bed.call(on_cgroups), on_links(bed), rules
 
@@ -100,11 +111,12 @@ def test_what_others_have_is_as_it_was(host: Mission) -> None:
     assert "tc" in {layer["layer"] for layer in isolated["layers"] if layer["holds"]}
 
     cgroups, links, rules = everything(host.bed)
-    assert (cgroups, rules) == (before[0], before[2])
+    assert (of_others(cgroups), rules) == (before[0], before[2])
+    assert any(said == "wd_cookie_out" and UNIT not in where for where, said in cgroups), cgroups
     assert set(before[1].splitlines()) <= set(links.splitlines())
     assert links.count("handle 0x57440001") == len(LINKS), links
     host.bed.systemctl("daemon-reload")
-    assert host.bed.call(on_cgroups) == before[0]
+    assert of_others(host.bed.call(on_cgroups)) == before[0]
 
     assert host.document("release", "--unit", UNIT, "--reason", "a test")["exit"] == 0
     assert everything(host.bed) == before
