@@ -183,8 +183,11 @@ def parse(text: str, path: Path, environment: Mapping[str, str]) -> Config:
         raise ConfigurationError(f"{path} is nested too deeply", problems=("nested too deeply",)) from error
     problems: list[str] = []
     table = with_environment(table, environment)
-    config = Config(**_read_values(table, Config, "", problems))
-    problems += config_check.whole(config, _names_in(table.get("peer")))
+    values = _read_values(table, Config, "", problems)
+    config = Config(**values)
+    problems += config_check.whole(config, _names_in(table.get("peer")), _names_in(table.get("webhook")))
+    if not {"interval", "timeout"} & (set(table) - set(values)):
+        problems += config_check.times(config)
     problems += [] if table.get("peer") else ["peer: want at least one [[peer]]"]
     if problems:
         problems = [_as_set(problem, environment) for problem in problems]
@@ -195,9 +198,9 @@ def parse(text: str, path: Path, environment: Mapping[str, str]) -> Config:
     return config
 
 
-def _names_in(peers: Any) -> list[str]:
-    """The peers' names as written, those of malformed ones too."""
-    entries = [entry for entry in peers if isinstance(entry, dict)] if isinstance(peers, list) else []
+def _names_in(tables: Any) -> list[str]:
+    """The names of peers or webhooks as written, those of malformed ones too."""
+    entries = [entry for entry in tables if isinstance(entry, dict)] if isinstance(tables, list) else []
     return [entry["name"] for entry in entries if isinstance(entry.get("name"), str)]
 
 
@@ -236,11 +239,12 @@ def read_table(table: Any, kind: type[Table], at: str, problems: list[str]) -> T
     """One table as `kind`, checked; all that is wrong with it goes to `problems`. None when it is not well formed."""
     before = len(problems)
     values = _read_values(table, kind, at, problems)
-    if len(problems) != before:
-        return None
-    made = kind(**values)
-    problems += config_check.one(made, at)
-    return made
+    well_formed = len(problems) == before
+    blank = {field.name: None for field in msgspec.structs.fields(kind) if field.required and field.name not in values}
+    made = kind(**blank, **values)
+    if isinstance(table, dict):
+        problems += config_check.one(made, at, table)
+    return made if well_formed else None
 
 
 def _read_values(table: Any, kind: type[Settings], at: str, problems: list[str]) -> dict[str, Any]:

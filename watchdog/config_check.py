@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -49,15 +49,24 @@ def is_printable(value: Any) -> bool:
     return not isinstance(value, str) or value.isprintable()
 
 
-def one(table: Settings, at: str) -> list[str]:
-    """What is wrong with one table."""
+def one(table: Settings, at: str, given: Collection[str]) -> list[str]:
+    """What is wrong with one table, as far as it is well formed; `given` are its settings, malformed ones too.
+
+    A setting that is malformed is None here, and has its problem already.
+    """
     check = CHECKS.get(type(table).__name__)
-    return check(table, at) if check else []
+    together = _together(given, at) if type(table).__name__ == "Peer" else []
+    return together + (check(table, at) if check else [])
 
 
-def whole(config: Config, peers_named: Sequence[str]) -> list[str]:
-    """What is wrong with tables together; `peers_named` are all that the file names, malformed ones too."""
-    problems = _names(config, peers_named)
+def whole(config: Config, peers_named: Sequence[str], webhooks_named: Sequence[str]) -> list[str]:
+    """What is wrong with tables together; the names are all that are in the file, those of malformed tables too."""
+    return _names(config, peers_named, webhooks_named)
+
+
+def times(config: Config) -> list[str]:
+    """What is wrong with the times, where all of them are well formed."""
+    problems = []
     if not LEAST_INTERVAL_S <= config.interval <= LONGEST_INTERVAL_S:
         problems.append(f"interval: want {LEAST_INTERVAL_S * 1000:g}ms to 24h, got {config.interval:g} s")
     if config.timeout >= config.interval:
@@ -65,11 +74,10 @@ def whole(config: Config, peers_named: Sequence[str]) -> list[str]:
     return problems
 
 
-def _names(config: Config, names: Sequence[str]) -> list[str]:
+def _names(config: Config, names: Sequence[str], receivers: Sequence[str]) -> list[str]:
     problems = []
     selves = [config.self_name] if config.self_name is not None else []
     problems += [f"self: want {NAME_WANTED}, got {shown(name)}" for name in selves if not NAME.fullmatch(name)]
-    receivers = [webhook.name for webhook in config.webhooks]
     for at, all_of_them in (("peer", names), ("webhook", receivers)):
         twice = sorted({name for name in all_of_them if list(all_of_them).count(name) > 1})
         problems += [f"{at} {shown(name)}: the name is used twice" for name in twice]
@@ -86,9 +94,6 @@ def _names(config: Config, names: Sequence[str]) -> list[str]:
 
 def _peer(peer: Peer, at: str) -> list[str]:
     problems = _name(peer.name, at) + _url(peer.endpoint, f"{at}endpoint")
-    chosen = [key for key in SELECTORS if getattr(peer, key) is not None]
-    if len(chosen) > 1:
-        problems.append(f"{at}{chosen[1]}: want one way to find the agent, got {', '.join(chosen)}")
     if peer.unit is not None and not UNIT.fullmatch(peer.unit):
         problems.append(f"{at}unit: want a unit's name, got {shown(peer.unit)}")
     if peer.host_end is not None and (not LINK.fullmatch(peer.host_end) or peer.host_end in NO_VETHS):
@@ -99,12 +104,21 @@ def _peer(peer: Peer, at: str) -> list[str]:
         problems.append(f"{at}cgroup: want the cgroup's path without .., got {peer.cgroup}")
     if peer.restart is not None and not (peer.restart and peer.restart[0].startswith("/")):
         problems.append(f"{at}restart: want a list that begins with an absolute path, got {shown(peer.restart)}")
-    if (peer.client_cert is None) != (peer.client_key is None):
-        problems.append(f"{at}client_cert: want client_cert and client_key together")
     problems += _file(peer.key_file, f"{at}key_file", secret=True)
     problems += _file(peer.client_key, f"{at}client_key", secret=True)
     problems += _file(peer.ca_file, f"{at}ca_file") + _file(peer.client_cert, f"{at}client_cert")
     return problems + (_listen(peer.status_listen, f"{at}status_listen") if peer.status_listen is not None else [])
+
+
+def _together(given: Collection[str], at: str) -> list[str]:
+    """What is wrong with a peer's settings together."""
+    problems = []
+    chosen = [key for key in SELECTORS if key in given]
+    if len(chosen) > 1:
+        problems.append(f"{at}{chosen[1]}: want one way to find the agent, got {', '.join(chosen)}")
+    if ("client_cert" in given) != ("client_key" in given):
+        problems.append(f"{at}client_cert: want client_cert and client_key together")
+    return problems
 
 
 def _webhook(webhook: Webhook, at: str) -> list[str]:
@@ -131,11 +145,13 @@ CHECKS: dict[str, Callable[..., list[str]]] = {
 """By the name of the table's type."""
 
 
-def _name(name: str, at: str) -> list[str]:
-    return [] if NAME.fullmatch(name) else [f"{at}name: want {NAME_WANTED}, got {shown(name)}"]
+def _name(name: str | None, at: str) -> list[str]:
+    return [] if name is None or NAME.fullmatch(name) else [f"{at}name: want {NAME_WANTED}, got {shown(name)}"]
 
 
-def _url(url: str, at: str) -> list[str]:
+def _url(url: str | None, at: str) -> list[str]:
+    if url is None:
+        return []
     wanted = "http://HOST:PORT/PATH or https://HOST:PORT/PATH"
     try:
         parts = urlsplit(url)

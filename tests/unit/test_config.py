@@ -273,12 +273,54 @@ def test_all_problems_are_told_at_once() -> None:
         "interval",
         "missed_before_restart",
         "peer 'shield'.port",
+        "peer 'shield'.endpoint",
         "peer 'sidecar'.endpoint",
         "peer 'sidecar'.unit",
         "peer 'sidecar'.endpoint",
         "webhook 'architect'.url",
         "status.listen",
         "peer 'sidecar'",
+    ]
+
+
+def test_a_malformed_value_hides_no_other_problem() -> None:
+    found = problems(
+        """
+        interval = 60
+        timeout = "40s"
+        [[peer]]
+        name = "shield"
+        endpoint = "ftp://x"
+        port = 70000
+        unit = "a b"
+        client_cert = 7
+        client_key = "/no/such/key"
+        [[peer]]
+        name = "a b"
+        restart = ["x"]
+        [[webhook]]
+        name = "architect"
+        url = "soc"
+        timeout = 3
+        [[webhook]]
+        name = "architect"
+        url = "http://h/"
+        """
+    )
+    assert sorted(problem.partition(":")[0] for problem in found) == [
+        "interval",
+        "peer 'a b'.endpoint",
+        "peer 'a b'.name",
+        "peer 'a b'.restart",
+        "peer 'shield'.client_cert",
+        "peer 'shield'.client_key",
+        "peer 'shield'.endpoint",
+        "peer 'shield'.port",
+        "peer 'shield'.port",
+        "peer 'shield'.unit",
+        "webhook 'architect'",
+        "webhook 'architect'.timeout",
+        "webhook 'architect'.url",
     ]
 
 
