@@ -33,6 +33,9 @@ class Facts:
     max_isolated: int = 1
     peers_left: int | None = None
     """Configured agents that would still be on the network; None when the target is none of them."""
+    watchers_left: int | None = None
+    """Watchers that run and are on time, without the target's own; None when the target is no configured agent, or no
+    watcher runs at all: none is needed to act."""
 
 
 def objections(facts: Facts) -> list[str]:
@@ -56,6 +59,8 @@ def objections(facts: Facts) -> list[str]:
         found.append(f"processes of it are in other cgroups, and would not be cut off: {_listed(facts.elsewhere)}")
     if facts.peers_left == 0:
         found.append("it is the last peer that is still on the network")
+    if facts.watchers_left == 0:
+        found.append("no watcher but its own is alive and on time: nobody would be left to see to it")
     if len(facts.isolated_now) >= facts.max_isolated:
         found.append(
             f"the limit max_isolated = {facts.max_isolated} is reached: {', '.join(facts.isolated_now)} "

@@ -8,18 +8,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import Answer, Host, ours_at
-from watchdog import config
+from watchdog import clock, config
 from watchdog.actions import locate
 from watchdog.actions.locate import Named
 from watchdog.errors import Refused
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.programs import GATE
+from watchdog.status import published
 
 pytestmark = pytest.mark.kernel
 
@@ -252,6 +254,47 @@ def test_the_last_peer(host: Host, scratch_cgroup: MakeCgroup) -> None:
     assert host.mesh("isolate", "immune", "--reason", "drill").status == OK, "it is isolated already"
     yes = host.mesh("isolate", "shield", "--reason", "drill", "--force")
     assert (yes.status, "Although it is the last peer" in yes.out) == (OK, True)
+
+
+def run_watcher(
+    host: Host, scratch: Cgroup, start: Callable[..., subprocess.Popen[str]], name: str, age_s: float
+) -> None:
+    """What a watcher shows of itself as long as it runs: a held lock, and when it last said something."""
+    host.run_dir.mkdir(exist_ok=True)
+    holder = start(scratch, sys.executable, "-c", HOLD_LOCK, str(host.run_dir / f"watcher-{name}.lock"))
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    said = {"self": name, "generated_at": clock.rfc3339(clock.utc_now() - timedelta(seconds=age_s))}
+    published.publish(host.run_dir, name, said)
+
+
+@pytest.mark.parametrize(
+    ("running", "objects"),
+    [
+        ({}, False),
+        ({"shield": 1.0}, True),
+        ({"shield": 1.0, "immune": 1.0}, False),
+        ({"immune": 1.0}, False),
+        ({"shield": 1.0, "immune": 3600.0}, True),
+        ({"immune": 3600.0}, True),
+    ],
+    ids=["none runs", "its own", "another", "only another", "another hangs", "the only one hangs"],
+)
+def test_the_last_watcher(
+    host: Host,
+    scratch_cgroup: MakeCgroup,
+    start_in: Callable[..., subprocess.Popen[str]],
+    running: dict[str, float],
+    objects: bool,
+) -> None:
+    first, second = scratch_cgroup("first"), scratch_cgroup("second")
+    host.configure(TWO_PEERS.format(most=1, first=first.path, second=second.path))
+    for name, age_s in running.items():
+        run_watcher(host, scratch_cgroup("watchers"), start_in, name, age_s)
+    answer = host.mesh("isolate", "shield", "--reason", "drill")
+    assert answer.status == (REFUSED if objects else OK), answer.err
+    assert ("no watcher but its own is alive and on time" in answer.err) is objects
+    assert host.mesh("isolate", "shield", "--reason", "drill", "--force").status == OK
 
 
 def test_every_objection_is_told_at_once(host: Host, agent: Cgroup, scratch_cgroup: MakeCgroup) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watchdog import config, rails
+from watchdog import clock, config, rails
 from watchdog.actions import adopt, moving, whereabouts
 from watchdog.actions.place import Place, glance, look, unit_cgroup
 from watchdog.config import Config
@@ -17,11 +17,14 @@ from watchdog.host.agents import AgentSelector
 from watchdog.intents import Where
 from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.mesh.overview import fresh_s
 from watchdog.status import published
 
 INIT_PID = 1
 SSHD = ("sshd", "sshd-session", "sshd-auth")
 """Its name, and since OpenSSH 9.8 those of the processes that serve a login."""
+LATE_S = 30.0
+"""Beyond two intervals without a word in its status a watcher hangs; systemd ends it about then (WatchdogSec=)."""
 WHOLE_CGROUP = ("unit", "cgroup")
 """Selectors that name a cgroup and all that is in it; the others name processes, and the rest are strangers."""
 
@@ -187,6 +190,7 @@ def facts_of(located: Located, settings: Config, place: Place) -> rails.Facts:
         isolated_now=[intent.name for intent in others],
         max_isolated=settings.isolation.max_isolated,
         peers_left=_peers_left(where, {intent.where.peer for intent in others}, settings),
+        watchers_left=_watchers_left(where, settings, place),
     )
 
 
@@ -218,6 +222,15 @@ def _peers_left(where: Where, isolated: set[str], settings: Config) -> int | Non
     everybody = {peer.name for peer in settings.peers} | ({settings.self_name} if settings.self_name else set())
     alone = len(everybody) == 1
     return None if not where.peer or alone else len(everybody - isolated - {where.peer})
+
+
+def _watchers_left(where: Where, settings: Config, place: Place) -> int | None:
+    running = [watcher for watcher in published.read_all(place.run) if watcher.alive]
+    if not where.peer or not running:
+        return None
+    late_s = fresh_s(settings.policy) + LATE_S
+    on_time = [each for each in running if (age_s := each.age_s(clock.utc_now())) is None or age_s < late_s]
+    return len([each for each in on_time if each.watcher != where.peer])
 
 
 def _name(where: Where) -> str:

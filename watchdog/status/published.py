@@ -12,9 +12,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from watchdog.clock import from_rfc3339
 from watchdog.errors import WatchdogError
 from watchdog.kernel import locks
 from watchdog.kernel.locks import LockBusy
@@ -32,6 +34,13 @@ class Published:
     alive: bool
     document: Mapping[str, Any]
     """Empty when it never wrote one."""
+
+    def age_s(self, now: datetime) -> float | None:
+        """Seconds since it was written; None where that is not known."""
+        try:
+            return (now - from_rfc3339(self.document["generated_at"])).total_seconds()
+        except (KeyError, TypeError, ValueError):
+            return None
 
 
 @contextmanager
