@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watchdog.config_check import shown
-from watchdog.errors import ConfigurationError
+from watchdog.errors import ConfigurationError, HostCannot
 
 if TYPE_CHECKING:
     from watchdog.config import Config, Peer, Webhook
     from watchdog.probe.tls import Files
+
+
+ANY_PORT = ":0"
 
 
 def problems(config: Config) -> list[str]:
@@ -26,7 +31,15 @@ def problems(config: Config) -> list[str]:
     for webhook in config.webhooks:
         places |= {f"webhook {shown(webhook.name)}.{setting}": read for setting, read in _of_webhook(webhook)}
     places["status.listen"] = lambda: _look_up(config.status.listen)
-    return [f"{place}: {why}" for place, read in places.items() if (why := _why_not(read))]
+    return [f"{place}: {why}" for place, read in places.items() if (why := _why_not(read))] + _shared_addresses(config)
+
+
+def read_for(place: str, read: Callable[[Path], bytes], path: Path) -> bytes:
+    """What is in a file of the configuration; raises ConfigurationError that begins with the setting's place."""
+    try:
+        return read(path)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{place}: {error.message}", hint=error.hint) from error
 
 
 def _why_not(read: Callable[[], object]) -> str:
@@ -35,6 +48,20 @@ def _why_not(read: Callable[[], object]) -> str:
     except ConfigurationError as error:
         return error.one_line()
     return ""
+
+
+def _shared_addresses(config: Config) -> list[str]:
+    """Watchers of one file that would serve their status at the same address: all but the first could not start."""
+    first: dict[str, str] = {}
+    problems = []
+    for peer in config.peers if config.self_name is None else ():
+        if config.watchers is not None and peer.name not in config.watchers:
+            continue
+        listen = peer.status_listen or config.status.listen
+        taken = first.setdefault(listen, peer.name)
+        if taken != peer.name and not listen.endswith(ANY_PORT):
+            problems.append(f"peer {shown(peer.name)}.status_listen: {listen} is that of {shown(taken)}'s watcher")
+    return problems
 
 
 def _of_peer(peer: Peer) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -47,6 +74,9 @@ def _of_peer(peer: Peer) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "ca_file", lambda: _load_tls((peer.ca_file, None, None))
     if peer.client_cert is not None:
         yield "client_cert", lambda: _load_tls((None, peer.client_cert, peer.client_key))
+    if peer.cgroup is not None:
+        cgroup = peer.cgroup
+        yield "cgroup", lambda: _below_the_root(cgroup)
     if peer.status_listen is not None:
         listen = peer.status_listen
         yield "status_listen", lambda: _look_up(listen)
@@ -69,6 +99,16 @@ def _load_tls(files: Files) -> None:
     from watchdog.probe.tls import Contexts
 
     Contexts().get(files)
+
+
+def _below_the_root(path: Path) -> None:
+    """It need not be there: its agent may not run."""
+    from watchdog.kernel.cgroups import find_v2_root
+
+    with suppress(HostCannot):  # doctor says that
+        root = find_v2_root()
+        if path == root or not path.is_relative_to(root):
+            raise ConfigurationError(f"want a cgroup below {root}, got {path}")
 
 
 def _look_up(listen: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from watchdog import clock, journal, webhook
+from watchdog import clock, config_files, journal, webhook
 from watchdog.actions import reconcile
 from watchdog.actions.orders import HostActions
 from watchdog.actions.ownership import Ownerships
@@ -256,7 +256,11 @@ def receivers(settings: Config) -> list[Receiver]:
         Receiver(
             name=hook.name,
             url=hook.url,
-            secrets=tuple(webhook.read_secret(path) for path in (hook.secret_file, hook.previous_secret_file) if path),
+            secrets=tuple(
+                config_files.read_for(f"webhook {hook.name!r}.{setting}", webhook.read_secret, path)
+                for setting in ("secret_file", "previous_secret_file")
+                if (path := getattr(hook, setting)) is not None
+            ),
             min_severity=hook.min_severity,
             timeout_s=hook.timeout,
             ca_file=hook.ca_file,
@@ -267,7 +271,8 @@ def receivers(settings: Config) -> list[Receiver]:
 
 def target_of(peer: Peer, timeout_s: float) -> Target:
     """How a configured peer is probed."""
-    key = read_key(peer.key_file) if peer.key_file else None
+    place = f"peer {peer.name!r}.key_file"
+    key = config_files.read_for(place, read_key, peer.key_file) if peer.key_file else None
     return Target(
         name=peer.name,
         endpoint=peer.endpoint,

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.certificates import Authority
-from watchdog import config_files
+from watchdog import config_files, daemon
 from watchdog.config import parse
+from watchdog.errors import ConfigurationError
+from watchdog.kernel.cgroups import find_v2_root
 
 SHIELD = '[[peer]]\nname = "shield"\nendpoint = "https://127.0.0.1:9103/healthz"\n'
 ARCHITECT = '[[webhook]]\nname = "architect"\nurl = "https://soc.example/hook"\n'
@@ -65,3 +67,50 @@ def test_files_that_can_be_used(tmp_path: Path) -> None:
 def test_an_address_that_is_none(tmp_path: Path, listen: str) -> None:
     [problem] = problems(f'{SHIELD}[status]\nlisten = "{listen}"\n', tmp_path)
     assert problem.startswith("status.listen: ")
+
+
+AGENTS = (
+    '[[peer]]\nname = "immune"\nendpoint = "http://h/"\n{immune}\n[[peer]]\nname = "shield"\nendpoint = "http://h/"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("top", "immune", "shield", "shared"),
+    [
+        ("", "", "", "127.0.0.1:9470"),
+        ("", 'status_listen = "127.0.0.1:9471"', "", ""),
+        ("", 'status_listen = "127.0.0.1:9471"', 'status_listen = "127.0.0.1:9471"', "127.0.0.1:9471"),
+        ("", 'status_listen = "127.0.0.1:0"', 'status_listen = "127.0.0.1:0"', ""),
+        ('watchers = ["shield"]', "", "", ""),
+        ('self = "sidecar"', "", "", ""),
+    ],
+)
+def test_watchers_of_one_file_at_one_address(tmp_path: Path, top: str, immune: str, shield: str, shared: str) -> None:
+    found = problems(f"{top}\n{AGENTS.format(immune=immune)}{shield}\n", tmp_path)
+    wanted = [f"peer 'shield'.status_listen: {shared} is that of 'immune''s watcher"] if shared else []
+    assert found == wanted
+
+
+@pytest.mark.parametrize("cgroup", ["/", "/etc", "{root}", "{root}-elsewhere/x"])
+def test_a_cgroup_that_no_agent_can_have(tmp_path: Path, cgroup: str) -> None:
+    root = find_v2_root()
+    named = cgroup.format(root=root)
+    assert problems(f'{SHIELD}cgroup = "{named}"\n', tmp_path) == [
+        f"peer 'shield'.cgroup: want a cgroup below {root}, got {named}"
+    ]
+
+
+def test_a_cgroup_need_not_be_there(tmp_path: Path) -> None:
+    assert problems(f'{SHIELD}cgroup = "{find_v2_root()}/wd-not-there"\n', tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "setting"), [(SHIELD, "key_file"), (ARCHITECT, "secret_file"), (ARCHITECT, "previous_secret_file")]
+)
+def test_who_starts_a_watcher_is_told_whose_secret_is_none(tmp_path: Path, table: str, setting: str) -> None:
+    line = f'{setting} = "{written(tmp_path, b"short")}"\n'
+    found = parse(f"{SHIELD}{line}" if table is SHIELD else f"{SHIELD}{ARCHITECT}{line}", tmp_path / "config.toml", {})
+    who = "peer 'shield'" if table is SHIELD else "webhook 'architect'"
+    with pytest.raises(ConfigurationError, match=f"^{who}.{setting}: ") as caught:
+        [daemon.target_of(peer, 5.0) for peer in found.peers] + [daemon.receivers(found)]
+    assert "openssl rand -hex" in caught.value.hint

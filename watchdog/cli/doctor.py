@@ -12,13 +12,14 @@ from pathlib import Path
 import click
 
 from watchdog import config, config_files
-from watchdog.actions import programs, targets
+from watchdog.actions import locate, programs, targets
 from watchdog.actions.place import Place
 from watchdog.cli.app import common, configured, need_root, place_of
 from watchdog.cli.output import Output, one_line, table
 from watchdog.config import Config
 from watchdog.errors import Exit, HostCannot, WatchdogError
-from watchdog.host import systemd
+from watchdog.host import agents, systemd
+from watchdog.host.processes import describe
 from watchdog.kernel import bpffs, cgroups, headers, libbpf, selftest
 from watchdog.kernel.layers import tc
 from watchdog.kernel.selftest import Check
@@ -156,7 +157,7 @@ def _other_checks(settings: Config, path: Path) -> list[Check]:
             remedy=f"watchdog-mesh config check --config {path}" if unusable else "",
         )
     )
-    return checks + [check for peer in settings.peers if (check := _peer_check(peer, bool(running))) is not None]
+    return checks + [_peer_check(peer, bool(running)) for peer in settings.peers]
 
 
 def _link_filters(settings: Config) -> str:
@@ -171,13 +172,24 @@ NO_SYSTEMD = "agents are then restarted by command, and an isolation does not fo
 WRITE_ONE = "watchdog-mesh config example > /etc/watchdog-mesh/config.toml"
 
 
-def _peer_check(peer: config.Peer, systemd_runs: bool) -> Check | None:
+def _found(peer: config.Peer) -> str:
+    """Where an agent without a unit is now."""
+    if peer.cgroup is not None:
+        running = len(cgroups.processes(cgroups.resolve(peer.cgroup)))
+        return f"{peer.cgroup}: {running or 'no'} {'process' if running == 1 else 'processes'}"
+    how = locate.selector_of(peer)
+    found = agents.find(how)
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"found by {how}: {describe(found[0].pid)}{more}"
+
+
+def _peer_check(peer: config.Peer, systemd_runs: bool) -> Check:
     name = f"peer {peer.name}"
     if peer.selector is None:
         remedy = f"set one of {', '.join(config.SELECTORS)} for it"
         return Check(name, ok=False, detail="it cannot be found on this host, so not be isolated", remedy=remedy)
     if peer.unit is None:
-        return None
+        return _tried(name, lambda: _found(peer))
     if not systemd_runs:
         return Check(name, ok=False, detail=f"{peer.unit} needs systemd, which does not run here")
     try:
