@@ -13,7 +13,10 @@ import pytest
 
 from tests.kernel.conftest import MakeCgroup, RunInside, skip_or_fail
 from tests.kernel.isolation_bed import REPOSITORY, Answer, Host
-from watchdog.kernel import bpffs
+from watchdog.actions import locate
+from watchdog.config import without_file
+from watchdog.errors import UsageError
+from watchdog.kernel import bpffs, cgroups
 from watchdog.kernel.cgroups import Cgroup
 
 pytestmark = pytest.mark.kernel
@@ -391,6 +394,23 @@ def test_a_pid_whose_process_ended(configured: Host, agent: Cgroup, run_in_cgrou
     gone.close()
     says = [f"there is no process {gone.pid}", "ps -ef"]
     refused(configured, ["isolate", "--pid", str(gone.pid), *WHY], USAGE, says)
+
+
+def test_a_pid_that_became_another_s_while_it_was_looked_at(
+    host: Host, agent: Cgroup, run_in_cgroup: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cgroup was read by its number: it may have been another process's already."""
+    inside, of_pid = run_in_cgroup(agent), cgroups.of_pid
+
+    def of_pid_and_it_ends(pid: int, root: Path) -> Cgroup:
+        found = of_pid(pid, root)
+        inside.process.kill()
+        inside.process.wait()
+        return found
+
+    monkeypatch.setattr(cgroups, "of_pid", of_pid_and_it_ends)
+    with pytest.raises(UsageError, match=f"process {inside.pid} ended while it was looked at"):
+        locate.locate(locate.Named(pid=inside.pid), without_file({}), host.place)
 
 
 def test_the_example_is_a_configuration_in_a_document_too(configured: Host, tmp_path: Path) -> None:
