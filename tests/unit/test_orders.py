@@ -9,11 +9,14 @@ from typing import Any, cast
 
 import pytest
 
+from tests.unit.meshes import START
 from watchdog import clock, config
+from watchdog.actions import orders
 from watchdog.actions.orders import HostActions
 from watchdog.errors import HostCannot
 from watchdog.journal import Journal
 from watchdog.kernel import tc
+from watchdog.ladder import OrderState, PeerRecord
 from watchdog.mesh.coordinator import Order, OrderRequest
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.model import Action
@@ -78,3 +81,20 @@ def test_a_host_without_pyroute2_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(tc, "find_spec", lambda _: None)
     with pytest.raises(HostCannot, match="pyroute2 is not installed"):
         tc.check()
+
+
+@pytest.mark.parametrize(
+    ("record", "lately"),
+    [
+        (None, False),
+        (PeerRecord(), False),
+        (PeerRecord(last_action=Action.RESTART, order=OrderState.FAILED, begun_age_s=1.0), True),
+        (PeerRecord(last_action=Action.RESTART, order=OrderState.LAPSED, begun_age_s=1.0), True),
+        (PeerRecord(last_action=Action.RESTART, order=OrderState.VOID), False),
+        (PeerRecord(last_action=Action.ISOLATE, order=OrderState.FAILED, begun_age_s=1.0), False),
+        (PeerRecord(last_action=Action.RESTART, begun_age_s=1.0, isolated_since=START), False),
+        (PeerRecord(last_action=Action.RESTART, begun_age_s=1.0 + orders.LONGEST_JOB_S), False),
+    ],
+)
+def test_whose_job_holds_up_a_restart_of_another(record: PeerRecord | None, lately: bool) -> None:
+    assert orders._restarted_lately(record) is lately

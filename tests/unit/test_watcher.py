@@ -428,6 +428,13 @@ def test_a_watcher_that_stood_still_says_nothing_of_those_it_could_not_hear(benc
     assert watcher.doubt.doubting
 
 
+def test_nobody_is_restarted_while_another_s_restart_is_unfinished_and_the_count_goes_on(bench: Bench) -> None:
+    waiting = replace(DOWN, unfinished="waiting for sidecar")
+    assert bench.rounds(6, {"shield": waiting}) == []
+    assert bench.watcher.status_of("shield").status is Status.OFFLINE
+    assert actions(bench.round(SILENT)) == ["restart shield"]
+
+
 def cannot_ask(bench: Bench, *peers: str) -> None:
     """One round in which the others answer."""
     watcher = bench.watcher

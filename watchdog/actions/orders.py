@@ -83,10 +83,11 @@ class HostActions:
 
     def unfinished(self, peer: str) -> str:
         """Another agent's restart that was given up while systemd goes on with it: two agents would be down at once."""
+        others = {unit: name for unit, name in self.place.peers.items() if "/" not in unit and name != peer}
         try:
-            records = self.coordinator.records(clock.moment())
-            for unit, name in self.place.peers.items():
-                if "/" not in unit and name != peer and _restarted_lately(records.get(name)):
+            records = self.coordinator.records(clock.moment()) if others else {}
+            for unit, name in others.items():
+                if _restarted_lately(records.get(name)):
                     state = systemd.query(unit, evidence.TIMEOUT_S)
                     if state.job:
                         return f"waiting for {name}: {state.id} is {state.in_words()}, its job {state.job} is not over"
