@@ -1,7 +1,7 @@
 """What people are told: which events a watcher publishes, in which episode, under which key.
 
 A key is one event, however many watchers see the same. Each method is part of the transaction that is open, so that
-an event is there exactly when what it tells is.
+an event is there exactly when what the journal says of it is.
 """
 
 from __future__ import annotations
@@ -60,6 +60,16 @@ class Herald:
 
     def ordered(self, order: Order, at: Moment, *, again: bool) -> None:
         """An order was given; `again` when the one before it failed and people know."""
+        self._note_order(order, at)
+        if not again:
+            self._tell_order(order, at)
+
+    def ordered_before(self, order: Order, at: Moment) -> None:
+        """An order was given before, and its news may have been lost: what was told is not told twice."""
+        if self._tell_order(order, at):
+            self._note_order(order, at)
+
+    def _note_order(self, order: Order, at: Moment) -> None:
         self._journal.record(
             at.utc,
             f"{order.action} ordered",
@@ -68,9 +78,10 @@ class Herald:
             watcher=self.name,
             reason=order.reason,
         )
-        if not again:
-            severity = Severity.CRITICAL if order.action is Action.ISOLATE else Severity.HIGH
-            self._of_order(order, order.action, severity, order.reason, "ordered", at)
+
+    def _tell_order(self, order: Order, at: Moment) -> bool:
+        severity = Severity.CRITICAL if order.action is Action.ISOLATE else Severity.HIGH
+        return self._of_order(order, order.action, severity, order.reason, "ordered", at)
 
     def ended(self, order: Order, outcome: str, at: Moment, *, failed: bool, kind: str = "") -> None:
         """An order was carried out, or failed: no news once the trouble is over, as nothing would end that alarm."""
@@ -97,8 +108,10 @@ class Herald:
     def _note_end(self, order: Order, kind: str, outcome: str, at: Moment) -> None:
         self._journal.record(at.utc, kind, peer=order.peer, token=order.token, watcher=order.watcher, outcome=outcome)
 
-    def _of_order(self, order: Order, action: Action, severity: Severity, reason: str, what: str, at: Moment) -> None:
-        self._emit(order.peer, order.episode, action, severity, reason, f"{order.action}/{order.token}/{what}", at)
+    def _of_order(self, order: Order, action: Action, severity: Severity, reason: str, what: str, at: Moment) -> bool:
+        """False when people know, or are to hear nothing."""
+        what = f"{order.action}/{order.token}/{what}"
+        return self._emit(order.peer, order.episode, action, severity, reason, what, at)
 
     def _emit(
         self,

@@ -10,7 +10,7 @@ from watchdog.clock import Moment
 from watchdog.herald import Herald
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, PeerRecord, Policy
-from watchdog.mesh.coordinator import Coordinator, Denied, Order, OrderRequest
+from watchdog.mesh.coordinator import THIS_HOST, Coordinator, Denied, Order, OrderRequest
 from watchdog.mesh.overview import fresh_s, votes_on
 from watchdog.model import Action, Heartbeat
 
@@ -53,6 +53,8 @@ class Ordering:
         self._herald = herald
         self._voters_on = voters_on
         self._restart_lease_s = restart_lease_s
+        self._told_token = 0
+        """The newest order that this process was given and told of."""
 
     def restart(self, held: Held, at: Moment) -> Order | None:
         """Order a restart; None when another watcher was first, or nobody may."""
@@ -111,4 +113,17 @@ class Ordering:
                 return None
             again = held.record.last_action is action and held.record.order_episode == claim.episode
             self._herald.ordered(claim, at, again=again and action is Action.ISOLATE and held.record.in_vain)
+        self._told_token = claim.token
         return claim
+
+    def tell_again(self, at: Moment) -> None:
+        """Tell of orders that this watcher was given and nobody may know of.
+
+        The journal refused when the order was given, no answer came to the claim, or the process before this one was
+        killed right then.
+        """
+        for order in self._coordinator.orders_for(THIS_HOST, at):
+            if order.watcher == self._name and order.token > self._told_token:
+                with self._journal.transaction():
+                    self._herald.ordered_before(order, at)
+                self._told_token = order.token

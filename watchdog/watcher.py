@@ -2,8 +2,9 @@
 
 The monitor feeds it heartbeats and carries out its orders; a simulator can drive the same code on a virtual clock.
 What a watcher decides it decides with the others: every order goes through the Coordinator, every event through
-the outbox, and an order and its event are written in one transaction. A standing is written before what follows
-from it: killed in between, the watcher finds the same demand at its next miss.
+the outbox. An order is given first and told of then; where the mesh is the journal that is one transaction, elsewhere a
+watcher killed in between tells of it at its next round. A standing is written before what follows from it: killed in
+between, the watcher finds the same demand at its next miss.
 
 While the journal or the coordinator does not answer, a round goes on: peers are heard and believed, nothing is
 ordered, and what could not be written is written when it can.
@@ -149,6 +150,8 @@ class Watcher:
         )
         with self._remembering():
             self._refresh_records(at)
+            if any(record.order_open for record in self._records.values()):
+                self._ordering.tell_again(at)
             if self._saved_doubt is None:
                 self._saved_doubt = self._standings.load_doubt()
                 self.doubt = self.doubt if self.doubt.doubting else self._saved_doubt
@@ -387,7 +390,8 @@ class Watcher:
             if record.isolated and record.last_action is Action.ISOLATE and record.order is OrderState.LAPSED:
                 order = Order(record.token, peer, record.episode, Action.ISOLATE, self.name, "")
                 with self._journal.transaction():
-                    if self._coordinator.finish(order.token, at, failed=False, outcome=SAID_FOR_IT):
+                    still = self._coordinator.record(peer, at).order is OrderState.LAPSED
+                    if still and self._coordinator.finish(order.token, at, failed=False, outcome=SAID_FOR_IT):
                         self._herald.ended(order, SAID_FOR_IT, at, failed=False)
                 self._records[peer] = self._coordinator.record(peer, at)
 

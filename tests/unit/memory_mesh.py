@@ -52,6 +52,7 @@ class Given:
     boot: str | None
     begun_s: float | None = None
     ended: OrderState | None = None
+    said: tuple[bool, str] | None = None
 
 
 @dataclass
@@ -281,11 +282,13 @@ class MemoryCoordinator:
 
     def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:
         with self._asked(changed=True) as store:
-            if token > len(store.orders) or store.orders[token - 1].ended is not None:
+            if token > len(store.orders):
                 return False
-            given, ended = store.orders[token - 1], OrderState.FAILED if failed else OrderState.DONE
-            given.ended = OrderState.VOID if given.begun_s is None else ended
-            return True
+            given, said = store.orders[token - 1], (failed, outcome)
+            if given.said is None:
+                ended = OrderState.FAILED if failed else OrderState.DONE
+                given.said, given.ended = said, OrderState.VOID if given.begun_s is None else ended
+            return given.said == said
 
     def isolated(self, peer: str, since: datetime) -> None:
         def say() -> None:

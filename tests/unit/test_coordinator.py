@@ -438,7 +438,9 @@ def test_how_an_order_ends(
 def test_an_order_ends_once_and_another_may_end_a_dead_ones(one: Coordinator, other: Coordinator) -> None:
     order = begun(one, isolation())
     assert other.finish(order.token, at(500.0), failed=False, outcome="said for it")
-    assert not one.finish(order.token, at(501.0), failed=True, outcome="late")
+    assert other.finish(order.token, at(501.0), failed=False, outcome="said for it"), "it may be said again"
+    assert not one.finish(order.token, at(501.0), failed=False, outcome="late")
+    assert not one.finish(order.token, at(501.0), failed=True, outcome="said for it")
     assert one.record("shield", at(502.0)).order is OrderState.DONE
     assert not one.finish(12345, T0, failed=True, outcome="no such order")
 

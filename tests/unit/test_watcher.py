@@ -25,6 +25,21 @@ ISOLATE = ("isolate", "CRITICAL", "FIRING")
 ARCHITECT = ("alert_architect", "CRITICAL", "FIRING")
 
 
+@pytest.fixture(params=[True, False], ids=["local", "elsewhere"], autouse=True)
+def _mesh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher is the same whether its mesh is its host's journal, or a store elsewhere."""
+    monkeypatch.setattr(Bench, "mesh_is_the_journal", request.param)
+
+
+where_the_mesh_is_the_journal = pytest.mark.parametrize("_mesh", [True], indirect=True, ids=["local"])
+where_it_is_elsewhere = pytest.mark.parametrize("_mesh", [False], indirect=True, ids=["elsewhere"])
+
+
+def full(*_: object, **__: object) -> None:
+    """A journal that takes nothing more."""
+    raise JournalFailed("the journal: database or disk is full")
+
+
 @pytest.fixture
 def bench() -> Bench:
     """immune watches shield and sidecar; all three have votes. One round has passed, so that it may act."""
@@ -579,14 +594,11 @@ def test_what_could_not_be_written_is_written_when_it_can(bench: Bench) -> None:
     assert bench.watcher.status_of("shield").missed_count == 6
 
 
+@where_the_mesh_is_the_journal
 def test_an_order_and_its_event_are_written_together_or_not_at_all(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.rounds(2, SILENT)
-
-    def full(*_: object, **__: object) -> None:
-        raise JournalFailed("the journal: database or disk is full")
-
     with monkeypatch.context() as patched:
         patched.setattr(bench.journal, "record", full)
         assert bench.round(SILENT) == []
@@ -594,6 +606,52 @@ def test_an_order_and_its_event_are_written_together_or_not_at_all(
     assert bench.heard() == [ALERT]
     bench.rounds(2, SILENT)
     assert actions(bench.rounds(1, SILENT)) == ["restart shield"]
+
+
+@where_it_is_elsewhere
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_order_whose_event_was_lost_is_told_of_at_the_next_round(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """The mesh has the order, and the journal refused or the watcher was killed right then."""
+    bench.rounds(2, SILENT)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.journal, "record", full)
+        assert bench.round(SILENT) == []
+    assert (bench.mesh.record("shield", bench.at()).token, bench.heard()) == (1, [ALERT])
+    if killed:
+        bench.start()
+    bench.rounds(2, SILENT)
+    assert bench.heard() == [ALERT, RESTART]
+    assert [entry["token"] for entry in bench.trail("restart ordered")] == [1]
+    assert actions(bench.rounds(2, SILENT)) == ["restart shield"], "nobody began it, and its time is up"
+
+
+def test_an_order_that_was_told_of_is_not_told_of_again(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    bench.round(SILENT, carry_out=False)
+    bench.round(SILENT)
+    bench.start()
+    bench.round(SILENT, passes_s=0.0)
+    assert bench.heard() == [ALERT, RESTART]
+    assert len(bench.trail("restart ordered")) == 1
+
+
+@where_it_is_elsewhere
+def test_an_end_that_the_journal_did_not_take_is_told_when_it_is_said_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.rounds(2, SILENT)
+    (order,) = bench.round(SILENT, carry_out=False)
+    assert bench.watcher.may_begin(order, bench.at())
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.journal, "record", full)
+        with pytest.raises(JournalFailed):
+            bench.watcher.settle(order, bench.at(), failed=True, outcome="exit code 1")
+    assert bench.heard() == [ALERT, RESTART]
+    for _ in range(2):
+        bench.watcher.settle(order, bench.at(), failed=True, outcome="exit code 1")
+    assert bench.heard() == [ALERT, RESTART, ("alert", "HIGH", "FIRING")]
 
 
 def test_in_a_storm_only_a_unit_that_systemd_reports_down_is_restarted() -> None:
@@ -659,6 +717,7 @@ def test_standings_that_nobody_can_read_are_a_damaged_journal(bench: Bench) -> N
         bench.start()
 
 
+@where_the_mesh_is_the_journal
 def test_a_new_journal_under_a_running_watcher(bench: Bench) -> None:
     """Tokens begin again at 1: whatever the watcher knew of the old ones, it restarts once and waits."""
     bench.rounds(8, SILENT)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import ClassVar
 
+from tests.unit.memory_mesh import MemoryCoordinator, Store
 from tests.unit.meshes import START
 from watchdog.clock import Moment
 from watchdog.database import Connection
@@ -13,7 +15,7 @@ from watchdog.errors import JournalFailed
 from watchdog.intents import Intents, State, Where, Why, With
 from watchdog.journal import Journal
 from watchdog.ladder import Policy
-from watchdog.mesh.coordinator import Order
+from watchdog.mesh.coordinator import THIS_HOST, Coordinator, Order
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.model import Action, Escalation, Heartbeat
 from watchdog.watcher import Watcher
@@ -61,13 +63,22 @@ class Bench:
     keys: list[str] = field(default_factory=list)
     begun: list[Order] = field(default_factory=list)
     watchers: dict[str, Watcher] = field(default_factory=dict)
+    mesh_is_the_journal: ClassVar[bool] = True
+    """False: it is a store elsewhere, which no transaction of the journal's undoes."""
 
     def __post_init__(self) -> None:
         self.journal = FragileJournal(None)
-        self.mesh = LocalCoordinator(self.journal)
-        self.intents = Intents(self.journal)
+        self.store = Store()
+        self.mesh = self.connect()
+        self.intents = Intents(self.journal, self.mesh)
         for name in self.names:
             self.start(name)
+
+    def connect(self) -> Coordinator:
+        """One more watcher's Coordinator."""
+        if self.mesh_is_the_journal:
+            return LocalCoordinator(self.journal)
+        return MemoryCoordinator(self.store, THIS_HOST)
 
     def at(self) -> Moment:
         since_s = self.now_s - 1000.0 + self.wall_step_s
@@ -78,7 +89,7 @@ class Bench:
         watcher = Watcher(
             name,
             self.policy,
-            coordinator=LocalCoordinator(self.journal),
+            coordinator=self.connect(),
             journal=self.journal,
             publish=self._publish,
             voters_on=lambda peer: {*self.peers, *self.names} - {peer},

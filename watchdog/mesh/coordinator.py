@@ -8,6 +8,11 @@ What goes in is by the asker's own clock; what comes out are ages, which the bac
 whose clock a thing was written down. A reboot ends what its host said and did before: suspicions, members and orders
 under way are no more, and how old an order is is not known.
 
+Each call is whole by itself, and that is all that a caller may rely on: it may hold where what the caller writes down
+with it does not. So people are told of an order after the claim, under a key with the order's token in it: its holder
+may tell of it again, and does when it cannot know that it has. `local` keeps the mesh in the journal, and a call is
+part of the journal's transaction that is open: there it is both or neither.
+
 An order's life: `claim` gives it to one watcher, `begin` lets that one act on it, `finish` says how it ended. One that
 is not finished within its lease is over all the same: void when it was never begun, lapsed when it was.
 """
@@ -186,7 +191,10 @@ class Coordinator(Protocol):
         """
 
     def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:
-        """Say how an order ended; one never begun ends void. False, and nothing changes, when it has ended before."""
+        """Say how an order ended; one never begun ends void. False, and nothing changes, when it has ended otherwise.
+
+        True when the same was said before: who says it again could not write down that it had.
+        """
 
     def isolated(self, peer: str, since: datetime) -> None:
         """Say that the peer's traffic is cut. Its host says so when it has done it, and may say it again.

@@ -167,12 +167,13 @@ class LocalCoordinator:
     def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:
         ended = OrderState.FAILED if failed else OrderState.DONE
         with self._journal.transaction() as tx:
-            finished = tx.execute(
+            tx.execute(
                 "UPDATE orders SET state = CASE state WHEN ? THEN ? ELSE ? END, outcome = ?, ended = ? "
                 "WHERE token = ? AND state IN (?, ?)",
                 (OPEN, OrderState.VOID, ended, outcome, rfc3339(at.utc), token, OPEN, BEGUN),
             )
-            return finished.rowcount > 0
+            row = tx.execute("SELECT state, outcome FROM orders WHERE token = ?", (token,)).fetchone()
+            return row is not None and row["state"] in (ended, OrderState.VOID) and row["outcome"] == outcome
 
     def isolated(self, peer: str, since: datetime) -> None:
         with self._journal.transaction() as tx:
