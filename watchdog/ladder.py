@@ -77,7 +77,7 @@ class OrderState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PeerRecord:
-    """What the mesh knows of one peer: shared by all watchers, kept by the Coordinator."""
+    """What the mesh knows of one peer: shared by all watchers, kept by the Coordinator. Its ages make no difference."""
 
     token: int = 0
     """The newest order; what the next five say is about that one."""

@@ -92,6 +92,7 @@ class Watcher:
         self._version: int | None = None
         self._overrun_s = 0.0
         self._saved_doubt: Doubt | None = None
+        self._said_own: set[str] = set()
         self._storm_is_said = True  # by the process before this one, as far as is known
 
     def watch(self, peer: str, endpoint: str, at: Moment) -> None:
@@ -410,15 +411,17 @@ class Watcher:
         self._tell_own(self._herald.itself, "self-doubt", reason, Severity.MEDIUM, at)
 
     def _tell_own(self, subject: str, what: str, reason: str, severity: Severity, at: Moment) -> None:
-        """Whether people know is read from the record: it outlives this process."""
-        known = self._records.get(subject, PeerRecord()).episode_open
-        if known == bool(reason):
+        """Whether it has begun is read from the record, which outlives this process; what has is told by this one, too:
+        whoever began it may have been killed before it could, and what people know is not told twice."""
+        begun = self._records.get(subject, PeerRecord()).episode_open
+        if (begun and subject in self._said_own) if reason else not begun:
             return
         with self._journal.transaction():
             if reason:
                 self._herald.warn(subject, what, reason, at, severity)
             else:
                 self._herald.over(subject, f"the {what} is over", at)
+        self._said_own = self._said_own | {subject} if reason else self._said_own - {subject}
         self._records[subject] = self._coordinator.record(subject, at)
 
     def _withdraw_votes(self) -> None:

@@ -627,6 +627,23 @@ def test_an_order_whose_event_was_lost_is_told_of_at_the_next_round(
     assert actions(bench.rounds(2, SILENT)) == ["restart shield"], "nobody began it, and its time is up"
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_storm_whose_event_was_lost_is_told_at_the_next_round(monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
+    bench = Bench(peers=(*FOUR, "scholar"))
+    bench.round()
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.journal, "record", full)
+        bench.round(BOTH_SILENT)
+    assert bench.heard("*") == []
+    if killed:
+        bench.start()
+    bench.rounds(2, BOTH_SILENT)
+    assert bench.heard("*") == [("alert", "CRITICAL", "FIRING")]
+    bench.start()
+    bench.rounds(2, BOTH_SILENT)
+    assert bench.heard("*") == [("alert", "CRITICAL", "FIRING")]
+
+
 def test_an_order_that_was_told_of_is_not_told_of_again(bench: Bench) -> None:
     bench.rounds(2, SILENT)
     bench.round(SILENT, carry_out=False)
