@@ -161,7 +161,8 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
     }
     idle = {"runs": False, "may": [], "holds": [], "abroad": None, "own_network_namespace": False}
     idle |= {"unix_peers": [], "unix_addresses": []}
-    held_by = {"layers": isolated["layers"], "paths": [], "agent": idle | {"vsock": facts.has_vsock()}}
+    idle |= {"vsock": facts.has_vsock(), "other_families": sorted(facts.other_families() or ())}
+    held_by = {"layers": isolated["layers"], "paths": [], "agent": idle}
     lost = {"packets_lost": 0, "first_packets_lost": 0}
     no_flows = {"flows": {"seen": 0, "known": 0, "packets_of_unknown": 0, **lost, "top": []}}
     standing = {"state": "isolated", "changed": True, "holds": True}

@@ -29,6 +29,8 @@ ARRIVES_S = float(os.environ.get("WATCHDOG_ARRIVES_S", bed.ARRIVES_S))
 TABLE_S = 60.0 * ARRIVES_S / bed.ARRIVES_S
 """The whole table of one isolation, bed and all."""
 
+NO_FAMILY = "EAFNOSUPPORT"
+
 PATHS = [path.id for path in catalogue.CATALOGUE]
 
 
@@ -57,6 +59,8 @@ def test_what_is_said_of_a_path_is_what_is_seen(table: dict[tuple[str, str], Row
     row, path = table[path_id, who], catalogue.find(path_id)
     if not row.before.passed:
         allowed = path.needs is None or path.needs in (FACTS[who].may or ())
+        if path.needs_others and row.before.word == NO_FAMILY:
+            pytest.skip("this kernel has loaded no other family")
         if allowed:
             skip_or_fail(f"{path_id} does not pass before any isolation: {row.before.word}")
         assert row.before.word in path.refused_with

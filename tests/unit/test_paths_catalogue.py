@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from watchdog.paths import catalogue
 from watchdog.paths.coverage import disagreement, judge
+from watchdog.paths.facts import parse_protocols
 from watchdog.paths.play import Tried
 from watchdog.paths.probe import Outcome
 from watchdog.paths.probe import judge as judge_probe
@@ -24,9 +25,16 @@ P, K, T, D, H, L, F = (
     Layer.FREEZE,
 )
 
-WORST = Facts(may=frozenset(Need), holds=frozenset(Holding), abroad=frozenset(Holding), own_netns=True, vsock=True)
+WORST = Facts(
+    may=frozenset(Need),
+    holds=frozenset(Holding),
+    abroad=frozenset(Holding),
+    own_netns=True,
+    vsock=True,
+    others=frozenset({"TIPC"}),
+)
 AT_HOME = Facts(may=frozenset(Need) - {Need.SYS_ADMIN}, holds=frozenset(Holding), abroad=frozenset(), own_netns=True)
-HARMLESS_USER = Facts(may=frozenset(), holds=frozenset(), own_netns=False, vsock=False)
+HARMLESS_USER = Facts(may=frozenset(), holds=frozenset(), own_netns=False, vsock=False, others=frozenset())
 
 
 def holding(*holds: Holding) -> Facts:
@@ -76,6 +84,9 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
         ("E12a", {P}, Facts(vsock=False), NOT_APPLICABLE, "this host has no vsock transport"),
         ("E12a", {P}, Facts(vsock=None), NOT_COVERED, None),
         ("E12b", {P}, WORST, NOT_APPLICABLE, None),
+        ("E12h", {P}, WORST, NOT_COVERED, "only lsm or freeze would stop it"),
+        ("E12h", {P}, HARMLESS_USER, NOT_APPLICABLE, "this kernel has loaded none of another family"),
+        ("E12h", {L}, WORST, COVERED, "by lsm"),
         ("E15b", {P}, WORST, NOT_COVERED, "only host_end would stop it"),
         ("E15b", {P}, Facts(own_netns=False), NOT_APPLICABLE, None),
         ("E15b", {P, H}, WORST, COVERED, "by host_end"),
@@ -130,6 +141,20 @@ def test_layers_of_an_alternative_are_needed_together() -> None:
 )
 def test_needs_are_read_from_capabilities(capabilities: int, needs: set[Need]) -> None:
     assert needs_met(capabilities) == needs
+
+
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        ("TCP TCPv6 UDP UDPv6 UDP-Lite UDPLITEv6 RAW RAWv6 PING PINGv6 MPTCP MPTCPv6 SCTP SCTPv6 L2TP/IPv6", set()),
+        ("UNIX UNIX-STREAM PACKET XDP AF_VSOCK NETLINK ALG KEY", set()),
+        ("TCP TIPC CAN_RAW CAN_BCM UNIX", {"TIPC", "CAN_RAW", "CAN_BCM"}),
+        ("", set()),
+    ],
+)
+def test_which_protocols_are_of_another_family(names: str, others: set[str]) -> None:
+    lines = [f"{name:10} 1024     12      -1   NI       0   no   kernel      n  n" for name in names.split()]
+    assert parse_protocols("\n".join(["protocol  size sockets  memory press maxhdr", *lines])) == others
 
 
 OK, EPERM, SILENT = Tried(True, "ok"), Tried(False, "EPERM"), Tried(False, "timeout")

@@ -122,6 +122,7 @@ def _agent(looked: Looked) -> dict[str, Any]:
         "abroad": _sorted(facts.abroad),
         "own_network_namespace": facts.own_netns,
         "vsock": facts.vsock,
+        "other_families": _sorted(facts.others),
         "unix_peers": list(looked.unix_peers),
         "unix_addresses": list(looked.unix_addresses),
     }
@@ -151,6 +152,8 @@ def uncovered_in_words(result: Result) -> list[str]:
             lines.append(f"its unix connections lead to {', '.join(named[:PEERS_AT_MOST])}")
         if named := [name for name in looked.unix_addresses if name]:
             lines.append(f"others can connect to it at {', '.join(named[:PEERS_AT_MOST])}")
+        if looked.facts.others:
+            lines.append(f"other socket families of this kernel: {', '.join(sorted(looked.facts.others))}")
         if looked.is_privileged and result.intent.why.level != FROZEN:
             lines.append(ONLY_FROZEN)
     return lines

@@ -141,6 +141,7 @@ CATALOGUE: tuple[TrafficPath, ...] = (
         holding=(Holding.TUN,),
         **_ADMIN,
     ),
+    _path("E12h", "socket of another family", _OUT, _NEW, "lsm freeze", needs_others=True),
     _path("E14", "BPF: taking our programs off", _OUT, _NEW, "lsm freeze", **_SYSTEM),
     _path("E15a", "TCP connection to its listening port", _IN, _OLD, "packets host_end"),
     _path("E15b", "closed port: the kernel's refusal", _OUT, Made.KERNEL, "host_end", kernel_answers=True),
@@ -194,6 +195,8 @@ def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
         return "it shares its network namespace: that answer is the host's"
     if path.needs_vsock and facts.vsock is False:
         return "this host has no vsock transport"
+    if path.needs_others and facts.others is not None and not facts.others:
+        return "this kernel has loaded none of another family"
     if path.holding:
         none = facts.holds is not None and facts.holds.isdisjoint(path.holding)
         return f"it has no {' and no '.join(path.holding)} open" if none else ""

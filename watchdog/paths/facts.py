@@ -29,6 +29,12 @@ JOURNAL = frozenset(f"/run/systemd/journal/{name}" for name in ("stdout", "dev-l
 PEERS_AT_MOST = 5
 """How many connections are named."""
 
+PROTOCOLS = Path("/proc/net/protocols")
+_WITH_A_PATH = "TCP UDP UDP-Lite UDPLITE PING RAW MPTCP SCTP DCCP L2TP/IP UNIX UNIX-STREAM PACKET XDP AF_VSOCK"
+_HARMLESS = "NETLINK ALG KEY"
+"""They talk to the kernel, and to nobody else."""
+KNOWN_PROTOCOLS = frozenset(f"{_WITH_A_PATH} {_HARMLESS}".split())
+
 
 @dataclass(frozen=True, slots=True)
 class Looked:
@@ -62,6 +68,7 @@ def look(targets: Collection[Cgroup], found: Scan) -> Looked:
         abroad=_abroad(held, spaces) if spaces and not found.unseen else None,
         own_netns=_has_own(spaces, visible) if pids == visible else None,
         vsock=has_vsock(),
+        others=other_families(),
     )
     return Looked(facts, bool(pids), tuple(sorted(peers)), tuple(sorted(addresses)))
 
@@ -74,6 +81,19 @@ def has_vsock() -> bool:
         (cid,) = struct.unpack("=I", fcntl.ioctl(device, GET_LOCAL_CID, bytes(4)))
         return bool(cid != NO_CID)
     return False
+
+
+def other_families() -> frozenset[str] | None:
+    """The protocols of socket families that no path tells of, as far as the kernel has loaded them."""
+    with suppress(OSError):
+        return parse_protocols(PROTOCOLS.read_text(errors="replace"))
+    return None
+
+
+def parse_protocols(text: str) -> frozenset[str]:
+    """Those of other families in /proc/net/protocols, its first column."""
+    names = {line.split()[0] for line in text.splitlines()[1:] if line.strip()}
+    return frozenset(name for name in names if name.removesuffix("v6") not in KNOWN_PROTOCOLS)
 
 
 def _may(pids: Iterable[int], doors: Collection[os.stat_result]) -> frozenset[Need]:

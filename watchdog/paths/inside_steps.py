@@ -32,6 +32,18 @@ KINDS = {
     "unix_dgram": (socket.AF_UNIX, socket.SOCK_DGRAM, 0),
 }
 
+OTHERS = {
+    "TIPC": (30, socket.SOCK_RDM, 0),
+    "CAN_RAW": (29, socket.SOCK_RAW, 1),
+    "L2CAP": (31, socket.SOCK_SEQPACKET, 0),
+    "RDS": (21, socket.SOCK_SEQPACKET, 0),
+    "SMC": (43, socket.SOCK_STREAM, 0),
+    "KCM": (41, socket.SOCK_DGRAM, 0),
+    "QIPCRTR": (42, socket.SOCK_DGRAM, 0),
+}
+"""Of other families, by the name in /proc/net/protocols: asking for one that is not there would load a module."""
+PROTOCOLS = "/proc/net/protocols"
+
 LINGER_NOT = struct.pack("ii", 1, 0)
 """struct linger: on, for 0 s."""
 
@@ -70,6 +82,15 @@ class Steps:
         self.close(name)
         self._keep(name, socket.socket(*KINDS[kind]))
         reset_on_close(self.sockets[name])
+
+    def make_other(self, name: str) -> None:
+        """Make a socket of another family that the kernel has loaded."""
+        with open(PROTOCOLS, encoding="ascii", errors="replace") as listed:  # noqa: PTH123 -- as in bind
+            loaded = [OTHERS[word] for line in listed if (word := line.split(maxsplit=1)[0]) in OTHERS]
+        if not loaded:
+            raise OSError(errno.EAFNOSUPPORT, "none of them is loaded")
+        self.close(name)
+        self._keep(name, socket.socket(*loaded[0]))
 
     def close(self, name: str) -> None:
         """Close a socket or a descriptor; none is success."""

@@ -65,6 +65,7 @@ def families(r: RowMaker) -> list[Row]:
         only("E12a", ["make", r.name("E12a"), "vsock"]),
         only("E12b", ["make", r.name("E12b"), "xdp"]),
         only("E12c", ["make", r.name("E12c"), "netlink"]),
+        only("E12h", ["make_other", r.name("E12h")]),
         only("E14", ["ask_bpf"]),
     ]
 

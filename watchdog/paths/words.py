@@ -101,6 +101,8 @@ class TrafficPath:
     harmless: str = ""
     """Why nothing is carried by it, where nothing is."""
     needs_vsock: bool = False
+    needs_others: bool = False
+    """It is there where the kernel has other socket families than those with a path of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class Facts:
     """Whether no process but its own lives in its network namespace."""
     vsock: bool | None = None
     """Whether this host has a vsock transport (a hypervisor's, or the loopback one)."""
+    others: frozenset[str] | None = None
+    """Protocols of other socket families that the kernel has: "TIPC"."""
 
 
 class Coverage(StrEnum):
