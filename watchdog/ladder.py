@@ -26,6 +26,8 @@ SPACING_SLACK = 0.2
 """Share of an interval by which two orders may be closer than their misses say: no round begins exactly on time."""
 FORGIVE_AFTER_INTERVALS = 10
 """Healthy heartbeats that forgive one restart: five minutes, so that three restarts are three in a quarter hour."""
+MOST_BACKOFF_INTERVALS = 20
+"""The longest wait between two isolations that come to nothing: ten minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class PeerRecord:
     """Restarts begun and not yet forgiven."""
     last_restart: datetime | None = None
     isolated_since: datetime | None = None
+    isolations_tried: int = 0
+    """Isolations begun and not done in the newest order's episode, since anybody was released; 0 when it is none."""
 
     @property
     def isolated(self) -> bool:
@@ -107,7 +111,7 @@ class PeerRecord:
 
     @property
     def in_vain(self) -> bool:
-        """The newest order changed nothing, and is asked for again at the next miss."""
+        """The newest order changed nothing, and is asked for again: at the next miss, or after a while."""
         if self.order is OrderState.VOID:
             return True
         return self.last_action is Action.ISOLATE and self.order in (OrderState.FAILED, OrderState.LAPSED)
@@ -192,9 +196,15 @@ def _too_soon(record: PeerRecord, policy: Policy, round_s: float) -> bool:
 
     Watchers tick at different times: without this the second could order after little more than two intervals.
     """
-    if record.ordered_s is None or record.in_vain:
+    if record.ordered_s is None:
         return False
-    return round_s - record.ordered_s < (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
+    intervals = _backoff_intervals(record) if record.in_vain else policy.missed_before_restart
+    return round_s - record.ordered_s < (intervals - SPACING_SLACK) * policy.interval_s
+
+
+def _backoff_intervals(record: PeerRecord) -> int:
+    """What comes to nothing again and again, as a rail objects, is tried after 1, 2, 4 ... intervals."""
+    return min(2 ** (record.isolations_tried - 1), MOST_BACKOFF_INTERVALS) if record.isolations_tried else 0
 
 
 def _climb(missed: Standing, record: PeerRecord, policy: Policy, round_s: float) -> tuple[Standing, tuple[Demand, ...]]:

@@ -23,7 +23,8 @@ class MeshOfKind:
 
     connect: Callable[[], Coordinator]
     isolate: Callable[[str], None]
-    release: Callable[[str], None]
+    release: Callable[..., None]
+    """A peer, and when; at the beginning if nothing is said."""
     fail: Callable[[], Coordinator]
     """A Coordinator whose backend does not answer."""
 
@@ -45,11 +46,11 @@ def local(folder: Path) -> Iterator[MeshOfKind]:
     def isolate(peer: str) -> None:
         Intents(journal()).begin(Where("/cg", 1, peer=peer), Why("test"), With(), START, State.ISOLATED)
 
-    def release(peer: str) -> None:
+    def release(peer: str, when: datetime = START) -> None:
         intents = Intents(journal())
         for intent in intents.in_force():
             if intent.where.peer == peer:
-                intents.change(intent, State.RELEASED, START)
+                intents.change(intent, State.RELEASED, when)
 
     def fail() -> Coordinator:
         closed = journal()

@@ -411,6 +411,29 @@ def test_the_age_of_an_order_means_nothing_on_another_boot(one: Coordinator) -> 
     assert (next_boot.ordered_s, next_boot.begun_s) == (None, None)
 
 
+def test_isolations_that_came_to_nothing_are_counted_until_anybody_is_released(
+    mesh: MeshOfKind, one: Coordinator, other: Coordinator
+) -> None:
+    def tried(now: float) -> int:
+        return other.record("shield", at(now)).isolations_tried
+
+    order = claimed(one, isolation())
+    assert one.finish(order.token, T0, failed=True, outcome="never begun")
+    assert tried(101.0) == 0
+    for number in (1, 2):
+        order = begun(one, isolation(order.token))
+        assert one.finish(order.token, T0, failed=True, outcome="a rail")
+        assert tried(101.0) == number
+    assert other.records(at(101.0))["shield"].isolations_tried == 2
+    lapsed = begun(one, isolation(order.token))
+    assert tried(1000.0) == 3, "nobody said how it ended"
+    mesh.isolate("scribe")
+    mesh.release("scribe", at(1001.0).utc)
+    assert tried(1002.0) == 0
+    begun(one, replace(SHIELD, known_token=lapsed.token), 1003.0)
+    assert tried(1004.0) == 0, "the newest order is a restart"
+
+
 def test_an_order_that_was_not_begun_has_no_beginning(one: Coordinator) -> None:
     claimed(one)
     assert one.record("shield", T0).begun_s is None

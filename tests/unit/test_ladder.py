@@ -87,6 +87,29 @@ def test_how_soon_after_an_order(
     assert hear(missed(9, token=5), SILENT, record, NOW_S + since_order_s) == (OFFLINE, demands)
 
 
+@pytest.mark.parametrize(
+    ("tried", "since_order_s", "again"),
+    [
+        (0, 0.0, True),
+        (1, 23.9, False),
+        (1, 24.0, True),
+        (2, 53.9, False),
+        (2, 54.0, True),
+        (5, 473.9, False),
+        (5, 474.0, True),
+        (6, 594.0, True),
+        (2855, 593.9, False),
+        (2855, 594.0, True),
+    ],
+)
+def test_an_isolation_that_comes_to_nothing_is_tried_after_1_2_4_intervals_and_ten_minutes_at_most(
+    tried: int, since_order_s: float, again: bool
+) -> None:
+    record = replace(ORDERED, last_action=Action.ISOLATE, order=OrderState.FAILED, isolations_tried=tried)
+    standing = missed(9, token=5, restart_count=3)
+    assert hear(standing, SILENT, record, NOW_S + since_order_s) == (OFFLINE, [Demand.ISOLATE] if again else [])
+
+
 def test_an_order_of_another_boot_has_no_age() -> None:
     assert hear(missed(2, token=5), SILENT, replace(ORDERED, ordered_s=None)) == (OFFLINE, [Demand.RESTART])
 

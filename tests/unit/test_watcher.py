@@ -169,20 +169,36 @@ def test_that_a_restart_failed_is_no_alarm_once_the_peer_is_well(bench: Bench) -
     assert [entry["outcome"] for entry in bench.trail("restart failed")] == ["it hung"]
 
 
-def test_an_isolation_that_fails_is_tried_at_every_miss_and_told_once(pair: Bench) -> None:
-    both(pair, 11, SILENT)
-    attempts = 0
-    for _ in range(4):
+def fail_isolations(pair: Bench, rounds: int) -> list[float]:
+    """When, in intervals, each isolation was ordered; every one of them fails."""
+    tried = []
+    for number in range(rounds):
         for name in pair.names:
             for order in pair.round(SILENT, name, passes_s=INTERVAL_S / 2, carry_out=False):
-                attempts += order.action is Action.ISOLATE
+                assert order.action is Action.ISOLATE
+                tried.append(number + pair.names.index(name) / 2)
                 pair.carry_out(order, failed=True)
-    assert attempts >= 4
+    return tried
+
+
+def test_an_isolation_that_fails_is_tried_again_ever_later_and_told_once(pair: Bench) -> None:
+    both(pair, 11, SILENT)
+    tried = fail_isolations(pair, 80)
+    assert [later - earlier for earlier, later in pairwise(tried)] == [1, 2, 4, 8, 16, 20, 20]
     assert pair.heard().count(ISOLATE) == 1
     assert pair.heard().count(("alert", "CRITICAL", "FIRING")) == 1, "isolation failed"
-    assert len(pair.trail("isolate ordered")) == attempts
-    both(pair, 1, SILENT)
+    assert len(pair.trail("isolate ordered")) == len(tried)
+    both(pair, 20, SILENT)
     assert pair.heard().count(ARCHITECT) == 1
+
+
+def test_an_isolation_that_failed_is_tried_at_once_when_anybody_was_released(pair: Bench) -> None:
+    pair.isolate("scribe")
+    both(pair, 11, SILENT)
+    fail_isolations(pair, 10)
+    assert both(pair, 2, SILENT) == []
+    pair.release("scribe")
+    assert actions(both(pair, 1, SILENT)) == ["isolate shield"]
 
 
 def test_orders_that_nobody_carried_out_do_not_lead_to_isolation(bench: Bench) -> None:

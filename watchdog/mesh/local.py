@@ -16,7 +16,13 @@ ISOLATED_STATES = ("isolated", "releasing")
 """States of an isolation in which the peer's traffic is cut: from the first proof to the end of the release."""
 RECORDS = """
     SELECT named.name, episode.episode, episode_open, restart_count, last_restart,
-           token, action, orders.state, orders.episode AS order_episode, ordered_s, begun_s, expires_s, boot, since
+           token, action, orders.state, orders.episode AS order_episode, ordered_s, begun_s, expires_s, boot, since,
+           CASE action WHEN 'isolate' THEN (
+               SELECT count(*) FROM orders AS tried
+               WHERE tried.peer = named.name AND tried.action = 'isolate' AND tried.state IN ('begun', 'failed')
+               AND tried.episode = orders.episode
+               AND tried.at >= coalesce((SELECT max(changed) FROM isolation WHERE state = 'released'), '')
+           ) ELSE 0 END AS isolations_tried
     FROM ({names}) AS named
     LEFT JOIN peer AS episode ON episode.name = named.name
     LEFT JOIN orders ON token = (SELECT max(token) FROM orders WHERE peer = named.name)
@@ -216,6 +222,7 @@ def _record(row: sqlite3.Row, at: Moment) -> PeerRecord:
         restart_count=row["restart_count"] or 0,
         last_restart=from_rfc3339(row["last_restart"]) if row["last_restart"] else None,
         isolated_since=from_rfc3339(row["since"]) if row["since"] else None,
+        isolations_tried=row["isolations_tried"],
     )
 
 
