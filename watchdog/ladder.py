@@ -39,6 +39,8 @@ class Policy:
     missed_before_restart: int = MISSION_MISSES
     restarts_before_isolation: int = MISSION_RESTARTS
     forgive_after_s: float = MISSION_INTERVAL_S * FORGIVE_AFTER_INTERVALS
+    single_observer: bool = False
+    """Nobody else will ever watch, and nothing is cut off by us: one word is enough to say that it should be."""
 
     @property
     def forgive_after_count(self) -> int:

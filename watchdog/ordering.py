@@ -73,6 +73,7 @@ class Ordering:
             votes=votes,
             accused_by_peer={s.peer for s in suspicions if s.watcher == peer},
             evidence=held.beat.evidence,
+            policy=self._policy,
         )
         if against and held.missed_count <= self._policy.missed_before_restart:
             return None

@@ -15,6 +15,8 @@ from watchdog.ladder import Policy
 LEAST_GONE = 2
 """One silent peer of two is the ordinary case: doubt begins with two."""
 CLEAN_TICKS_WANTED = 2
+LEAST_VOTES = 2
+"""A single watcher may be the sick one."""
 STORM_TICKS = 2
 STORM_SHARE = 3
 """A storm is more than one peer in this many."""
@@ -142,8 +144,18 @@ def stretched(policy: Policy, score: int) -> Policy:
     return replace(policy, missed_before_restart=math.ceil(policy.missed_before_restart * (1 + score / 2)))
 
 
+def votes_wanted(watchers: int, policy: Policy) -> int:
+    """Without hard local evidence: a strict majority of those that have a vote, and two of them at least."""
+    return max(watchers // 2 + 1, 1 if policy.single_observer else LEAST_VOTES)
+
+
 def may_isolate(
-    *, watchers: Collection[str], votes: Collection[str], accused_by_peer: Collection[str], evidence: str
+    *,
+    watchers: Collection[str],
+    votes: Collection[str],
+    accused_by_peer: Collection[str],
+    evidence: str,
+    policy: Policy,
 ) -> str:
     """Why an isolation may not be ordered; empty when it may.
 
@@ -158,6 +170,6 @@ def may_isolate(
         return ""
     if len(counted) == 1 and counted <= set(accused_by_peer):
         return f"{counted.pop()} and the peer accuse each other, and nobody else has a word"
-    if len(counted) * 2 <= len(watchers):
+    if len(counted) < votes_wanted(len(watchers), policy):
         return f"{len(counted)} of {len(watchers)} watchers vote for it, and nothing on this host proves it"
     return ""

@@ -169,7 +169,7 @@ class Checks:
         voters = [name for name in self.host.names if name != peer]
         missing = [name for name in voters if self.of(name, peer).says[0]]
         wrong = [name for name in missing if self.of(name, peer).says[1]]
-        few = len(voters) > 1 and len(wrong) * 2 <= len(voters)
+        few = len(voters) == 1 or len(wrong) * 2 <= len(voters)
         self.must(len(wrong) < len(missing) or not few, f"{what}, which is well, by the word of {wrong} of {voters}")
         self.isolations += 1
 

@@ -93,7 +93,8 @@ def _die(mesh: Mesh) -> None:
     host, checks = mesh.host, mesh.checks
     victim = host.rng.choice(host.names)
     host.say(f"FAULT    {victim} dies for good")
-    host.break_agent(victim, crashed=host.rng.random() < 0.5, cures_in=NEVER)
+    crashed = len(host.names) == 2 or host.rng.random() < 0.5  # of two agents the other's word alone is not enough
+    host.break_agent(victim, crashed=crashed, cures_in=NEVER)
     host.run_until(host.now_s + bound_s(host.policy), lambda: host.is_isolated(victim))
     checks.must(host.is_isolated(victim), f"{victim} is dead and not isolated after {bound_s(host.policy):.0f} s")
     host.run_until(host.now_s + SETTLE_TICKS * host.policy.interval_s)

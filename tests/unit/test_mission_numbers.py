@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -38,6 +38,7 @@ class Mesh:
     told: list[Escalation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.policy = replace(self.policy, single_observer=len(self.watchers) == 1)  # as in `Monitor` without a mesh
         self.journal = Journal.in_memory()
         self.coordinator = LocalCoordinator(self.journal)
         self.keys: set[str] = set()

@@ -22,6 +22,7 @@ from watchdog.quorum import (
     score_after,
     stretched,
     too_many,
+    votes_wanted,
 )
 
 CLEAN = Round(peers=2, newly_gone=0, gone=0)
@@ -204,21 +205,41 @@ THREE = frozenset({"immune", "sidecar"})
     ],
 )
 def test_the_rules_for_three_agents(votes: set[str], accused: set[str], evidence: str, may: bool) -> None:
-    against = may_isolate(watchers=THREE, votes=votes, accused_by_peer=accused, evidence=evidence)
+    against = may_isolate(watchers=THREE, votes=votes, accused_by_peer=accused, evidence=evidence, policy=Policy())
     assert (against == "") is may
 
 
 @pytest.mark.parametrize(
-    ("votes", "watchers", "may"), [(1, 1, True), (1, 3, False), (2, 3, True), (2, 4, False), (3, 4, True), (3, 5, True)]
+    ("votes", "watchers", "may"),
+    [
+        (1, 1, False),
+        (1, 2, False),
+        (2, 2, True),
+        (1, 3, False),
+        (2, 3, True),
+        (2, 4, False),
+        (3, 4, True),
+        (3, 5, True),
+    ],
 )
-def test_a_strict_majority_of_the_configured_watchers(votes: int, watchers: int, may: bool) -> None:
+def test_a_strict_majority_of_the_configured_watchers_and_two_at_least(votes: int, watchers: int, may: bool) -> None:
     names = [f"watcher-{number}" for number in range(watchers)]
-    against = may_isolate(watchers=names, votes=names[:votes], accused_by_peer=(), evidence="")
+    against = may_isolate(watchers=names, votes=names[:votes], accused_by_peer=(), evidence="", policy=Policy())
     assert (against == "") is may
+    assert (votes >= votes_wanted(watchers, Policy())) is may
+
+
+@pytest.mark.parametrize(("evidence", "single_observer"), [("its unit failed", False), ("", True)])
+def test_when_a_single_word_is_enough(evidence: str, single_observer: bool) -> None:
+    policy = Policy(single_observer=single_observer)
+    votes = {"immune"}
+    assert not may_isolate(watchers=votes, votes=votes, accused_by_peer=(), evidence=evidence, policy=policy)
 
 
 def test_two_agents_that_accuse_each_other_isolate_nobody() -> None:
-    against = may_isolate(watchers={"immune"}, votes={"immune"}, accused_by_peer={"immune"}, evidence="")
+    against = may_isolate(
+        watchers={"immune"}, votes={"immune"}, accused_by_peer={"immune"}, evidence="", policy=Policy()
+    )
     assert "accuse each other" in against
 
 
@@ -246,11 +267,9 @@ def test_who_waits_for_answers_never_acts_too_early(newly_gone: int, unknown: in
 
 @given(st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")))
 def test_a_minority_without_evidence_isolates_nobody(watchers: set[str], votes: set[str], accused: set[str]) -> None:
-    against = may_isolate(watchers=watchers, votes=votes, accused_by_peer=accused, evidence="")
-    if len(votes & watchers) * 2 <= len(watchers):
-        assert against
-    elif len(votes & watchers) > 1:
-        assert not against
+    against = may_isolate(watchers=watchers, votes=votes, accused_by_peer=accused, evidence="", policy=Policy())
+    counted = len(votes & watchers)
+    assert bool(against) is (counted * 2 <= len(watchers) or counted < 2)
 
 
 @given(st.lists(st.booleans(), max_size=40))

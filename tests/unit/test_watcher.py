@@ -261,6 +261,16 @@ def test_one_watcher_of_three(bench: Bench, beats: dict[str, Heartbeat], ordered
         assert bench.heard().count(("alert", "CRITICAL", "FIRING")) == 1
 
 
+@pytest.mark.parametrize(("beats", "isolated"), [(SILENT, 0), (CRASHED, 1)])
+def test_one_of_two_agents_isolates_the_other_only_on_evidence(beats: dict[str, Heartbeat], isolated: int) -> None:
+    bench = Bench(peers=("shield",))
+    bench.round()
+    bench.rounds(40, beats)
+    assert actions(bench.begun) == ["restart shield"] * 3 + ["isolate shield"] * isolated
+    if not isolated:
+        assert bench.told[-1].reason.startswith("it should be isolated, and is not: 1 of 1 watchers vote for it")
+
+
 def test_two_that_accuse_each_other_isolate_nobody() -> None:
     pair = Bench(peers=("immune", "shield"), names=("immune", "shield"))
     for _ in range(30):
