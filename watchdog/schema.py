@@ -106,6 +106,9 @@ CREATE TABLE watcher (              -- who watches, and what each last said of i
 );
 ALTER TABLE orders ADD COLUMN begun_s REAL; -- NULL: not begun
 """,
+    """
+ALTER TABLE watcher ADD COLUMN missing TEXT NOT NULL DEFAULT '[]'; -- JSON: whom it did not hear last
+""",
 )
 VERSION = len(STEPS)
 

@@ -181,7 +181,7 @@ class Watcher:
             with self._remembering():
                 self._tell_doubt(at)
                 self._tell_storm(at)
-                self._coordinator.attend(self.name, self.doubt.reason, at)
+                self._coordinator.attend(self.name, self.doubt.reason, at, self._missing(tick))
         orders = self._carry_out_held(tick, at)
         if tick.unflushed and not tick.trouble:
             with self._remembering():
@@ -277,6 +277,15 @@ class Watcher:
             watched.standing, self._records[peer], quorum.stretched(self.policy, self.score)
         )
         self._standings.save(peer, Saved(watched.standing, watched.last_seen))
+
+    def _missing(self, tick: Tick) -> set[str]:
+        """Whom this watcher did not hear last, its own agent among them."""
+        missing = {self.name} if tick.own_endpoint else set()
+        return missing | {
+            name
+            for name, watched in self.peers.items()
+            if watched.standing.missed_count and watched.standing.status is not Status.ISOLATED
+        }
 
     def _newly_suspect(self) -> int:
         since_round = self.rounds - quorum.STORM_TICKS + 1

@@ -549,6 +549,15 @@ def test_members_are_those_heard_of_lately_on_this_boot(one: Coordinator, other:
     assert other.members(at(160.0, wall_step_s=-3600.0), FRESH_S) != [], "no clock step makes a member older"
 
 
+def test_a_member_says_whom_it_does_not_hear(one: Coordinator, other: Coordinator) -> None:
+    one.attend("immune", "its own agent is gone", at(100.0), {"shield", "immune"})
+    assert other.members(at(100.0), FRESH_S) == [
+        Member("immune", "its own agent is gone", 0.0, frozenset({"immune", "shield"}))
+    ]
+    one.attend("immune", "", at(130.0))
+    assert other.members(at(130.0), FRESH_S)[0].missing == frozenset()
+
+
 def test_a_member_s_last_word_on_itself_counts(one: Coordinator, other: Coordinator) -> None:
     one.attend("immune", "the clock jumped by +3600 s", at(100.0))
     other.attend("immune", "", at(130.0))

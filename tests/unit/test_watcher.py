@@ -350,6 +350,20 @@ def test_who_doubts_itself_says_so_once_and_acts_on_nobody(
     assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")]
 
 
+def test_a_watcher_says_whom_it_does_not_hear_also_in_doubt(bench: Bench) -> None:
+    def missing() -> set[str]:
+        return set(bench.mesh.members(bench.at(), INTERVAL_S * 2)[0].missing)
+
+    bench.round(SILENT)
+    assert missing() == {"shield"}
+    bench.round(SILENT, own=DOWN)
+    assert bench.doubts()
+    assert missing() == {"shield", "immune"}
+    bench.isolate("shield")
+    bench.round(SILENT, own=UP)
+    assert missing() == set(), "who is isolated is not missed"
+
+
 def test_one_silent_peer_of_two_is_the_ordinary_case(bench: Bench) -> None:
     bench.rounds(3, SILENT)
     assert not bench.doubts()

@@ -10,6 +10,7 @@ is not finished by its `expires_s` is over all the same: void when it was never 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -101,6 +102,8 @@ class Member:
     self_doubt: str
     """Why it acts on nobody and has no vote; empty while it trusts itself."""
     age_s: float
+    missing: frozenset[str] = frozenset()
+    """Whom it did not hear, its own agent among them. Also one that doubts itself says so; it is no vote."""
 
 
 class Closed(NamedTuple):
@@ -113,8 +116,8 @@ class Closed(NamedTuple):
 class Coordinator(Protocol):
     """Members, observations, orders, restart counts and silences of one mesh."""
 
-    def attend(self, watcher: str, self_doubt: str, at: Moment) -> None:
-        """Say that `watcher` watches, and whether it trusts itself; repeated every round."""
+    def attend(self, watcher: str, self_doubt: str, at: Moment, missing: Collection[str] = ()) -> None:
+        """Say that `watcher` watches, whether it trusts itself, and whom it does not hear; repeated every round."""
 
     def members(self, at: Moment, fresh_s: float) -> list[Member]:
         """Every watcher heard of within `fresh_s`, by name; none from another boot.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import timedelta
 
@@ -42,18 +44,20 @@ class LocalCoordinator:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def attend(self, watcher: str, self_doubt: str, at: Moment) -> None:
+    def attend(self, watcher: str, self_doubt: str, at: Moment, missing: Collection[str] = ()) -> None:
         with self._journal.transaction(flushed=False) as tx:  # after a loss of power it means nothing
             tx.execute(
-                "INSERT OR REPLACE INTO watcher (name, self_doubt, seen_s, boot) VALUES (?, ?, ?, ?)",
-                (watcher, self_doubt, at.s, at.boot),
+                "INSERT OR REPLACE INTO watcher (name, self_doubt, seen_s, boot, missing) VALUES (?, ?, ?, ?, ?)",
+                (watcher, self_doubt, at.s, at.boot, json.dumps(sorted(missing))),
             )
 
     def members(self, at: Moment, fresh_s: float) -> list[Member]:
         rows = self._journal.read(
             "SELECT * FROM watcher WHERE boot = ? AND seen_s >= ? ORDER BY name", (at.boot, at.s - fresh_s)
         )
-        return [Member(r["name"], r["self_doubt"], at.s - r["seen_s"]) for r in rows]
+        return [
+            Member(r["name"], r["self_doubt"], at.s - r["seen_s"], frozenset(json.loads(r["missing"]))) for r in rows
+        ]
 
     def record(self, peer: str, at: Moment) -> PeerRecord:
         return _record(self._journal.read(ONE, (peer,))[0], at)
