@@ -6,7 +6,8 @@ isolation or release) it learns from the shared record before it judges the next
 
 A restart is forgiven for every `policy.forgive_after_s` worth of healthy heartbeats since the last one, whether or
 not a single miss lies between them: a peer that is there most of the time is not isolated, however long that goes on.
-Until then a relapse climbs on where it stopped.
+Until then a relapse climbs on where it stopped. However much is forgiven, no more than the whole budget is used up in
+`policy.budget_window_s`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class Policy:
     forgive_after_s: float = MISSION_INTERVAL_S * FORGIVE_AFTER_INTERVALS
     single_observer: bool = False
     """Nobody else will ever watch, and nothing is cut off by us: one word is enough to say that it should be."""
+
+    @property
+    def budget_window_s(self) -> float:
+        """In this time no more than `restarts_before_isolation` restarts of a peer begin, whatever was forgiven."""
+        return self.restarts_before_isolation * FORGIVE_AFTER_INTERVALS * self.interval_s
 
     @property
     def forgive_after_count(self) -> int:

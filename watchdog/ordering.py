@@ -12,7 +12,7 @@ from watchdog.journal import Journal
 from watchdog.ladder import Demand, PeerRecord, Policy
 from watchdog.mesh.coordinator import Coordinator, Denied, Order, OrderRequest
 from watchdog.mesh.overview import fresh_s, votes_on
-from watchdog.model import Action, Heartbeat
+from watchdog.model import Action, Heartbeat, Severity
 
 ISOLATION_LEASE_S = 60.0
 
@@ -56,8 +56,20 @@ class Ordering:
 
     def restart(self, held: Held, at: Moment) -> Order | None:
         """Order a restart; None when another watcher was first, or nobody may."""
+        if self._is_used_up(held, at):
+            return None
         number = f"restart {held.record.restart_count + 1} of {self._policy.restarts_before_isolation}"
         return self._order(held, Action.RESTART, f"{held.in_words}; {number}", (), self._restart_lease_s, at)
+
+    def _is_used_up(self, held: Held, at: Moment) -> bool:
+        """Forgiveness counts heartbeats, which one watcher may hear while another does not; this counts restarts."""
+        window_s, most = self._policy.budget_window_s, self._policy.restarts_before_isolation
+        if self._coordinator.restarts(held.peer, window_s, at) < most:
+            return False
+        reason = f"{held.in_words}; it was restarted {most} times within {window_s:.0f} s, and is not again yet"
+        with self._journal.transaction():
+            self._herald.warn(held.peer, "budget", reason, at, Severity.HIGH)
+        return True
 
     def isolate(self, held: Held, at: Moment) -> Order | None:
         """Order an isolation if there is a quorum; without one people are told, once an episode.

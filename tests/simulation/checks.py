@@ -16,6 +16,15 @@ HEALTHY_SLACK = 8
 """Heartbeats by which a forgiveness may be late: counted by two watchers, or lost with one that was killed."""
 
 
+SCHEDULED_S = 1.0
+"""From an order to its beginning; after a reboot it is the order's time that is known."""
+
+
+def _age_s(begun: Moment, at: Moment) -> float:
+    """How long ago that was, as far as the clocks tell."""
+    return at.s - begun.s if at.boot == begun.boot else abs((at.utc - begun.utc).total_seconds())
+
+
 class Violation(AssertionError):
     """Something that must never happen did."""
 
@@ -27,7 +36,7 @@ class Given:
     order: Order
     round_s: float
     boot: str
-    begun: bool = False
+    begun: Moment | None = None
     ended_s: float | None = None
     failed: bool = False
 
@@ -57,6 +66,8 @@ class Checks:
     """Peer -> restarts begun since it was last known to be well, or released."""
     lost: set[str] = field(default_factory=set)
     """Watchers that heard every peer until they heard none: from the first round without, until they hear again."""
+    released: dict[str, int] = field(default_factory=dict)
+    """Peer -> the newest order there was when it was released."""
     isolations: int = 0
     restarts: int = 0
 
@@ -137,7 +148,7 @@ class Checks:
         self.must(not mine.begun, f"{what} twice")
         self.must(not self.host.is_silenced(order.peer), f"{what} in a silence")
         self.must(not self.host.is_isolated(order.peer), f"{what}, which is isolated")
-        mine.begun = True
+        mine.begun = at
         if order.action is Action.RESTART:
             self._on_restart(mine, at, what)
         else:
@@ -152,6 +163,8 @@ class Checks:
             spacing_s = at.s - before[-1].round_s
             least_s = (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
             self.must(spacing_s >= least_s - 1e-6, f"{what} {spacing_s:.0f} s after the one before")
+        recent, most = self.recent_restarts(peer, at), policy.restarts_before_isolation
+        self.must(recent <= most, f"{what}, restart {recent} within {policy.budget_window_s:.0f} s")
         self._forgive_what_should_be(peer)
         self.budget[peer] = self.budget.get(peer, 0) + 1
         self.restarts += 1
@@ -181,6 +194,7 @@ class Checks:
     def on_release(self, peer: str) -> None:
         """An operator let a peer back."""
         self.budget[peer] = 0
+        self.released[peer] = max((each.order.token for each in self.given), default=0)
 
     # The end
 
@@ -230,6 +244,15 @@ class Checks:
         return [tuple(row) for row in self.host.journal.read(sql, values)]
 
     # Helpers
+
+    def recent_restarts(self, peer: str, at: Moment) -> int:
+        """Restarts of the peer begun within the budget's window, since it was last released."""
+        begun = [
+            each.begun
+            for each in self._begun(Action.RESTART)
+            if each.order.peer == peer and each.order.token > self.released.get(peer, 0) and each.begun is not None
+        ]
+        return sum(_age_s(each, at) < self.host.policy.budget_window_s - SCHEDULED_S for each in begun)
 
     def _begun(self, action: Action) -> list[Given]:
         return [each for each in self.given if each.begun and each.order.action is action]

@@ -442,6 +442,43 @@ def test_an_order_that_was_not_begun_has_no_beginning(one: Coordinator) -> None:
 # Forgiveness
 
 
+@pytest.mark.parametrize(
+    ("now", "boot", "step_s", "counted"),
+    [
+        (100.0, "boot", 0.0, 1),
+        (999.9, "boot", 0.0, 1),
+        (1000.0, "boot", 0.0, 0),
+        (999.9, "boot", 3600.0, 1),
+        (1000.0, "boot", -3600.0, 0),
+        (10.0, "next", 100.0, 1),
+        (10.0, "next", 989.0, 1),
+        (10.0, "next", 991.0, 0),
+        (10.0, "next", -800.0, 1),
+        (10.0, "next", -3600.0, 0),
+    ],
+)
+def test_restarts_are_counted_in_a_window(
+    one: Coordinator, other: Coordinator, now: float, boot: str, step_s: float, counted: int
+) -> None:
+    """Begun at 100 s, looked at over 900 s. Its own boot's clock counts; after a reboot the wall clock does."""
+    order = begun(one)
+    one.finish(order.token, T0, failed=False, outcome="it came up")
+    assert one.forgive("shield", one.record("shield", T0), T0)
+    assert other.restarts("shield", 900.0, at(now, boot=boot, wall_step_s=step_s)) == counted
+    assert other.restarts("sidecar", 900.0, at(now, boot=boot, wall_step_s=step_s)) == 0
+
+
+def test_what_was_never_begun_or_was_before_a_release_is_no_restart(mesh: MeshOfKind, one: Coordinator) -> None:
+    order = claimed(one)
+    assert one.restarts("shield", 900.0, T0) == 0
+    assert one.begin(order, T0)
+    assert one.restarts("shield", 900.0, T0) == 1
+    one.finish(order.token, T0, failed=False, outcome="it came up")
+    mesh.isolate("shield")
+    mesh.release("shield", at(101.0).utc)
+    assert one.restarts("shield", 900.0, at(102.0)) == 0
+
+
 def test_one_restart_is_forgiven_once(one: Coordinator, other: Coordinator) -> None:
     order = begun(one)
     one.finish(order.token, T0, failed=False, outcome="ok")
@@ -522,6 +559,7 @@ def test_a_silence_is_replaced_and_ended(one: Coordinator, other: Coordinator) -
         lambda c: c.stands(Order(1, "shield", 1, Action.RESTART, "immune", "", 999.0, "boot"), T0),
         lambda c: c.finish(1, T0, failed=False, outcome=""),
         lambda c: c.forgive("shield", PeerRecord(restart_count=1), T0),
+        lambda c: c.restarts("shield", 900.0, T0),
         lambda c: c.silence(Silence("shield", at(200.0).utc, "", ""), T0),
         lambda c: c.unsilence("shield"),
         lambda c: c.silences(T0),

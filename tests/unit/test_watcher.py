@@ -107,6 +107,21 @@ def test_a_restart_is_forgiven_once_by_several_watchers(pair: Bench) -> None:
     assert len(pair.trail("restart forgiven")) == 2
 
 
+def test_no_fourth_restart_within_fifteen_minutes_whatever_is_forgiven() -> None:
+    """Health forgives one after three beats here: without the window there would be one every six."""
+    policy = replace(POLICY, forgive_after_s=3 * INTERVAL_S)
+    quick = Bench(policy=policy)
+    quick.round()
+    begun_s = []
+    for number in range(200):
+        orders = quick.round(SILENT if number % 7 < 3 else {})
+        begun_s += [quick.now_s for order in orders if order.action is Action.RESTART]
+    assert len(begun_s) > 9
+    assert all(fourth - first >= 900.0 for first, fourth in zip(begun_s, begun_s[3:], strict=False))
+    told = [each for each in quick.told if "restarted 3 times within 900 s" in each.reason]
+    assert {each.severity for each in told} == {Severity.HIGH}
+
+
 def test_two_watchers_at_the_same_moment_give_one_order() -> None:
     pair = Bench(names=("immune", "sidecar"))
     for name in pair.names:

@@ -174,6 +174,9 @@ class Coordinator(Protocol):
     def finish(self, token: int, at: Moment, *, failed: bool, outcome: str) -> bool:
         """Say how an order ended; one never begun ends void. False, and nothing changes, when it has ended before."""
 
+    def restarts(self, peer: str, within_s: float, at: Moment) -> int:
+        """Restarts of the peer begun in the last `within_s`, forgiven or not, since it was last released."""
+
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         """Take one restart off the count; False when the record is no longer the one known."""
 

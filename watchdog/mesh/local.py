@@ -34,6 +34,12 @@ ONE = RECORDS.format(names="SELECT ? AS name", isolated=ISOLATED_STATES)
 EVERY = RECORDS.format(
     names="SELECT name FROM peer UNION SELECT peer FROM isolation WHERE peer IS NOT NULL", isolated=ISOLATED_STATES
 )
+RESTARTS = """
+    SELECT count(*) AS restarts FROM orders
+    WHERE peer = ? AND action = 'restart' AND begun_s IS NOT NULL
+    AND (boot = ? AND begun_s > ? OR boot != ? AND at BETWEEN ? AND ?)
+    AND at >= coalesce((SELECT max(changed) FROM isolation WHERE peer = ? AND state = 'released'), '')
+"""
 OPEN, BEGUN = "open", "begun"
 """States of an order that is under way; the others are those of OrderState."""
 
@@ -181,6 +187,11 @@ class LocalCoordinator:
                 (OPEN, OrderState.VOID, ended, outcome, rfc3339(at.utc), token, OPEN, BEGUN),
             )
             return finished.rowcount > 0
+
+    def restarts(self, peer: str, within_s: float, at: Moment) -> int:
+        within = timedelta(seconds=within_s)  # of one on another boot only the wall clock says how long ago it was
+        bounds = (at.boot, at.s - within_s, at.boot, rfc3339(at.utc - within), rfc3339(at.utc + within))
+        return int(self._journal.read(RESTARTS, (peer, *bounds, peer))[0]["restarts"])
 
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         with self._journal.transaction() as tx:
