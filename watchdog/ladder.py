@@ -153,11 +153,14 @@ def learn(standing: Standing, record: PeerRecord, policy: Policy) -> Standing:
 
 
 def hear(
-    standing: Standing, beat: Heartbeat, record: PeerRecord, policy: Policy, round_s: float
+    standing: Standing, beat: Heartbeat, record: PeerRecord, policy: Policy, round_s: float, *, contested: bool = False
 ) -> tuple[Standing, tuple[Demand, ...]]:
-    """Judge one heartbeat. `standing` has learned `record`; `round_s` is when this round began, CLOCK_BOOTTIME."""
+    """Judge one heartbeat. `standing` has learned `record`; `round_s` is when this round began, CLOCK_BOOTTIME.
+
+    `contested`: another watcher, which trusts itself, misses the peer. What only one of them hears forgives nothing.
+    """
     if beat.healthy:
-        return _heard(standing, record, policy)
+        return _heard(standing, record, policy, contested=contested)
     missed = replace(
         standing,
         missed_count=standing.missed_count + 1,
@@ -171,21 +174,24 @@ def hear(
     return _climb(missed, record, policy, round_s)
 
 
-def _heard(standing: Standing, record: PeerRecord, policy: Policy) -> tuple[Standing, tuple[Demand, ...]]:
+def _heard(
+    standing: Standing, record: PeerRecord, policy: Policy, *, contested: bool
+) -> tuple[Standing, tuple[Demand, ...]]:
     isolated = standing.status is Status.ISOLATED
     owed = record.restart_count > 0 and not isolated
+    counts = 0 if contested else 1
     heard = replace(
         standing,
         status=Status.ISOLATED if isolated else Status.HEALTHY,
         missed_count=0,
         misses_since_order=0,
-        healthy_count=standing.healthy_count + 1 if owed else 0,
+        healthy_count=standing.healthy_count + counts if owed else 0,
         impostor=False,
     )
     if isolated:
         return heard, ()  # only a release ends an isolation, whatever the peer answers
     demands = [Demand.RESOLVE] if record.episode_open else []
-    if owed and heard.healthy_count >= policy.forgive_after_count:
+    if owed and counts and heard.healthy_count >= policy.forgive_after_count:
         demands.append(Demand.FORGIVE)
     return heard, tuple(demands)
 

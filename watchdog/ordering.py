@@ -56,10 +56,22 @@ class Ordering:
 
     def restart(self, held: Held, at: Moment) -> Order | None:
         """Order a restart; None when another watcher was first, or nobody may."""
-        if self._is_used_up(held, at):
+        if self._is_contradicted(held, at) or self._is_used_up(held, at):
             return None
         number = f"restart {held.record.restart_count + 1} of {self._policy.restarts_before_isolation}"
         return self._order(held, Action.RESTART, f"{held.in_words}; {number}", (), self._restart_lease_s, at)
+
+    def _is_contradicted(self, held: Held, at: Moment) -> bool:
+        """One word is enough for the first restart: if that did not help him who asked, others may know better."""
+        if held.record.restart_count == 0 or held.beat.evidence:
+            return False
+        members = self._coordinator.members(at, fresh_s(self._policy))
+        against = quorum.against_another_restart(held.peer, self._name, set(self._voters_on(held.peer)), members)
+        if against:
+            with self._journal.transaction():
+                reason = f"it should be restarted again, and is not: {against}; is it the agent, or a watcher?"
+                self._herald.warn(held.peer, "disagreement", reason, at)
+        return bool(against)
 
     def _is_used_up(self, held: Held, at: Moment) -> bool:
         """Forgiveness counts heartbeats, which one watcher may hear while another does not; this counts restarts."""

@@ -7,10 +7,11 @@ and an isolation by mistake is as bad as a missed one, so it needs more than one
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from watchdog.ladder import Policy
+from watchdog.mesh.coordinator import Member
 
 LEAST_GONE = 2
 """One silent peer of two is the ordinary case: doubt begins with two."""
@@ -27,6 +28,30 @@ CLOCK_JUMP_S = 5.0
 """The wall clock and the monotonic clock drifted this far apart between two ticks: somebody set the clock."""
 LATE_SHARE = 0.5
 """A tick later than this share of the interval means that this watcher did not run when it should have."""
+
+
+def who_hears(peer: str, members: Iterable[Member]) -> set[str]:
+    """Watchers that trust themselves and do not miss the peer."""
+    return {each.watcher for each in members if not each.self_doubt and peer not in each.missing}
+
+
+def who_misses(peer: str, members: Iterable[Member]) -> set[str]:
+    """Watchers that trust themselves and miss the peer."""
+    return {each.watcher for each in members if not each.self_doubt and peer in each.missing}
+
+
+def against_another_restart(peer: str, watcher: str, voters: Collection[str], members: Collection[Member]) -> str:
+    """Why `watcher` may not restart the peer once more without hard local evidence; empty when it may.
+
+    Whoever is there and hears the peer knows better than one that does not, unless most of those with a vote miss it.
+    """
+    members = [each for each in members if each.watcher in voters and each.watcher != watcher]
+    hearing, missing = who_hears(peer, members), who_misses(peer, members) | {watcher}
+    if not hearing or len(missing) * 2 > len(voters):
+        return ""
+    return (
+        f"missed by {', '.join(sorted(missing))} of {len(voters)} watchers, heard by {', '.join(sorted(hearing))}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

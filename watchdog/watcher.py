@@ -22,7 +22,7 @@ from watchdog.errors import WatchdogError
 from watchdog.herald import STORM, Herald, Publish
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
-from watchdog.mesh.coordinator import Coordinator, Order
+from watchdog.mesh.coordinator import Coordinator, Member, Order
 from watchdog.mesh.overview import fresh_s
 from watchdog.model import Action, Heartbeat, PeerStatus, Severity, Status
 from watchdog.ordering import Held, Ordering
@@ -76,6 +76,7 @@ class Watcher:
         self._journal = journal
         self._standings = Standings(journal, name)
         self._herald = Herald(name, coordinator, journal, publish, fresh_s(policy))
+        self._voters_on = voters_on
         self._ordering = Ordering(
             name, policy, coordinator, journal, self._herald, voters_on, restart_timeout_s + LEASE_MARGIN_S
         )
@@ -163,7 +164,8 @@ class Watcher:
         record = self._record(peer, at, tick, fresh=not beat.healthy)
         policy = quorum.stretched(self.policy, self.score)
         learned = ladder.learn(watched.standing, record, policy)
-        standing, demands = ladder.hear(learned, beat, record, policy, tick.begun_s)
+        contested = beat.healthy and record.restart_count > 0 and self._is_contested(peer, at, tick)
+        standing, demands = ladder.hear(learned, beat, record, policy, tick.begun_s, contested=contested)
         self._note(peer, watched, standing, beat, tick)
         self._believe(peer, watched, standing, beat, at, tick)
         tick.held += [Held(peer, demand, beat, record, standing.missed_count, tick.begun_s) for demand in demands]
@@ -286,6 +288,17 @@ class Watcher:
             for name, watched in self.peers.items()
             if watched.standing.missed_count and watched.standing.status is not Status.ISOLATED
         }
+
+    def _others(self, peers: Collection[str], at: Moment) -> list[Member]:
+        """What the other watchers last said, of those that are there and have a vote on any of `peers`."""
+        voters = {name for peer in peers for name in self._voters_on(peer)} - {self.name}
+        return [each for each in self._coordinator.members(at, fresh_s(self.policy)) if each.watcher in voters]
+
+    def _is_contested(self, peer: str, at: Moment, tick: Tick) -> bool:
+        if not tick.trouble:
+            with self._remembering():
+                return bool(quorum.who_misses(peer, self._others((peer,), at)))
+        return True
 
     def _newly_suspect(self) -> int:
         since_round = self.rounds - quorum.STORM_TICKS + 1

@@ -178,6 +178,13 @@ def test_what_health_forgives(healthy_before: int, restarts: int, demands: list[
     assert (list(found), heard.healthy_count) == (demands, counted)
 
 
+@pytest.mark.parametrize(("contested", "demands", "counted"), [(False, [Demand.FORGIVE], 11), (True, [], 10)])
+def test_what_another_watcher_misses_forgives_nothing(contested: bool, demands: list[Demand], counted: int) -> None:
+    standing, record = Standing(restart_count=1, healthy_count=10), PeerRecord(restart_count=1)
+    heard, found = ladder.hear(standing, WELL, record, POLICY, NOW_S, contested=contested)
+    assert (list(found), heard.healthy_count) == (demands, counted)
+
+
 def test_a_miss_in_between_takes_no_health_away_and_a_restart_does() -> None:
     record = PeerRecord(restart_count=1)
     standing, _ = ladder.hear(Standing(restart_count=1, healthy_count=6), SILENT, record, POLICY, NOW_S)

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdog.ladder import Policy
+from watchdog.mesh.coordinator import Member
 from watchdog.quorum import (
     MOST_SCORE,
     Doubt,
     Round,
+    against_another_restart,
     is_storm,
     judge_round,
     judge_storm,
@@ -241,6 +243,45 @@ def test_two_agents_that_accuse_each_other_isolate_nobody() -> None:
         watchers={"immune"}, votes={"immune"}, accused_by_peer={"immune"}, evidence="", policy=Policy()
     )
     assert "accuse each other" in against
+
+
+def said(hear: str, miss: str = "", doubt: str = "") -> list[Member]:
+    """A letter for each watcher: those that hear shield, that miss it, and that miss it and doubt themselves."""
+    gone = frozenset({"shield"})
+    return [
+        *(Member(name, "", 1.0) for name in hear),
+        *(Member(name, "", 1.0, gone) for name in miss),
+        *(Member(name, "deaf", 1.0, gone) for name in doubt),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("voters", "members", "may"),
+    [
+        ("ab", said("b", "a"), False),
+        ("ab", said("", "ab"), True),
+        ("ab", said("", "a"), True),
+        ("ab", said("", "a", doubt="b"), True),
+        ("a", said("s", "a"), True),
+        ("abcd", said("d", "abc"), True),
+        ("abcd", said("cd", "ab"), False),
+        ("abcd", said("d", "ab", doubt="c"), False),
+        ("abcd", said("d", "abx"), False),
+    ],
+    ids=[
+        "the other one hears it",
+        "nobody hears it",
+        "the other one is not there",
+        "the other one doubts itself",
+        "who has no vote is not asked",
+        "three of four miss it",
+        "two of four",
+        "who doubts itself is none of those that miss it",
+        "who has no vote is none of them either",
+    ],
+)
+def test_who_may_restart_a_peer_once_more(voters: str, members: list[Member], may: bool) -> None:
+    assert (against_another_restart("shield", "a", voters, members) == "") is may
 
 
 COUNTS = st.integers(0, 30)

@@ -122,6 +122,27 @@ def test_no_fourth_restart_within_fifteen_minutes_whatever_is_forgiven() -> None
     assert {each.severity for each in told} == {Severity.HIGH}
 
 
+def test_one_word_restarts_a_peer_once_that_another_watcher_hears(pair: Bench) -> None:
+    """A day in which one link is cut: without the other's word there were 301 restarts."""
+    for _ in range(2880):
+        pair.round(SILENT, "immune", passes_s=INTERVAL_S / 2)
+        pair.round({}, "sidecar", passes_s=INTERVAL_S / 2)
+    assert actions(pair.begun) == ["restart shield"]
+    assert pair.heard() == [ALERT, RESTART, ("alert", "CRITICAL", "FIRING")]
+    assert "missed by immune of 2 watchers, heard by sidecar" in pair.told[-1].reason
+    both(pair, 20, {})
+    assert pair.mesh.record("shield", pair.at()).restart_count == 0, "now that they agree, health forgives it"
+
+
+def test_when_the_others_miss_it_too_or_the_unit_is_down_it_is_restarted_again(pair: Bench) -> None:
+    for _ in range(4):
+        pair.round(SILENT, "immune", passes_s=INTERVAL_S / 2)
+        pair.round({}, "sidecar", passes_s=INTERVAL_S / 2)
+    assert actions(both(pair, 3, SILENT)) == ["restart shield"]
+    pair.round({}, "sidecar", passes_s=INTERVAL_S / 2)
+    assert actions(pair.rounds(3, CRASHED)) == ["restart shield"]
+
+
 def test_two_watchers_at_the_same_moment_give_one_order() -> None:
     pair = Bench(names=("immune", "sidecar"))
     for name in pair.names:
