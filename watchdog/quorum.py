@@ -40,6 +40,18 @@ def who_misses(peer: str, members: Iterable[Member]) -> set[str]:
     return {each.watcher for each in members if not each.self_doubt and peer in each.missing}
 
 
+def may_hear_nobody(gone: int, unknown: int, peers: int) -> bool:
+    """Whether all peers, and at least two, are gone, or could be by answers that are still out."""
+    return gone > 0 and peers >= LEAST_GONE and gone + unknown == peers
+
+
+def who_contradicts(gone: Collection[str], members: Iterable[Member]) -> set[str]:
+    """Watchers that trust themselves, if none of them misses any of those that are gone."""
+    trusting = [each for each in members if not each.self_doubt]
+    missed = any(each.missing.intersection(gone) for each in trusting)
+    return set() if missed else {each.watcher for each in trusting}
+
+
 def against_another_restart(peer: str, watcher: str, voters: Collection[str], members: Collection[Member]) -> str:
     """Why `watcher` may not restart the peer once more without hard local evidence; empty when it may.
 
@@ -49,9 +61,7 @@ def against_another_restart(peer: str, watcher: str, voters: Collection[str], me
     hearing, missing = who_hears(peer, members), who_misses(peer, members) | {watcher}
     if not hearing or len(missing) * 2 > len(voters):
         return ""
-    return (
-        f"missed by {', '.join(sorted(missing))} of {len(voters)} watchers, heard by {', '.join(sorted(hearing))}"
-    )
+    return f"missed by {', '.join(sorted(missing))} of {len(voters)} watchers, heard by {', '.join(sorted(hearing))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,8 @@ class Round:
     """What is wrong with this agent's own endpoint; empty when it answers or is not known."""
     coordinator: str = ""
     """What is wrong with the coordinator; empty when it answers."""
+    alone_against: str = ""
+    """The others, when this watcher hears nobody and they miss none of those; empty when it is not alone in that."""
 
 
 def too_many(gone: int, peers: int) -> bool:
@@ -91,6 +103,8 @@ def reasons_to_doubt(seen: Round) -> list[str]:
     reasons = []
     if too_many(seen.newly_gone, seen.peers):
         reasons.append(f"{seen.newly_gone} of {seen.peers} peers went silent in one tick")
+    if seen.alone_against:
+        reasons.append(f"none of {seen.peers} peers answers, and none of them is missed by {seen.alone_against}")
     if seen.own_endpoint:
         reasons.append(f"the own agent's endpoint is gone: {seen.own_endpoint}")
     if seen.coordinator:
@@ -128,7 +142,8 @@ def judge_round(doubt: Doubt, seen: Round) -> Doubt:
     """
     reasons = reasons_to_doubt(seen)
     if reasons:
-        return Doubt("; ".join(reasons), deaf=doubt.deaf or too_many(seen.newly_gone, seen.peers))
+        deaf = too_many(seen.newly_gone, seen.peers) or bool(seen.alone_against)
+        return Doubt("; ".join(reasons), deaf=doubt.deaf or deaf)
     if not doubt.doubting:
         return doubt
     nobody_answered = 0 < seen.peers == seen.gone + seen.unheard

@@ -176,6 +176,9 @@ class Watcher:
         tick = self._tick
         if tick is None:
             return []
+        if tick.may_hear_nobody and not tick.trouble:
+            with self._remembering():
+                tick.alone_against = self._who_contradicts(tick.gone, at)
         seen = tick.seen(at)
         self.doubt = quorum.judge_round(self.doubt, seen)
         self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), seen)
@@ -300,6 +303,9 @@ class Watcher:
                 return bool(quorum.who_misses(peer, self._others((peer,), at)))
         return True
 
+    def _who_contradicts(self, gone: Collection[str], at: Moment) -> str:
+        return ", ".join(sorted(quorum.who_contradicts(gone, self._others(gone, at))))
+
     def _newly_suspect(self) -> int:
         since_round = self.rounds - quorum.STORM_TICKS + 1
         return sum(
@@ -311,7 +317,7 @@ class Watcher:
 
     def _must_wait(self, tick: Tick, at: Moment) -> bool:
         """This is a round of doubt or a storm, or answers that are still out could make it one: act on nobody yet."""
-        if tick.own_endpoint_waited_for or quorum.reasons_to_doubt(tick.seen(at)):
+        if tick.own_endpoint_waited_for or tick.may_hear_nobody or quorum.reasons_to_doubt(tick.seen(at)):
             return True
         unknown, peers = tick.unknown, len(tick.counted)
         return quorum.may_still_doubt(len(tick.newly_gone), unknown, peers) or quorum.is_storm(

@@ -25,6 +25,7 @@ from watchdog.quorum import (
     stretched,
     too_many,
     votes_wanted,
+    who_contradicts,
 )
 
 CLEAN = Round(peers=2, newly_gone=0, gone=0)
@@ -62,6 +63,7 @@ def test_half_of_the_peers_and_at_least_two(gone: int, peers: int, too_many_are:
         ({"newly_gone": 1, "gone": 2}, False),
         ({"own_endpoint": "no answer"}, True),
         ({"coordinator": "the journal is locked"}, True),
+        ({"alone_against": "shield"}, True),
         ({"clock_jump_s": 5.0}, False),
         ({"clock_jump_s": 5.1}, True),
         ({"clock_jump_s": -5.1}, True),
@@ -96,6 +98,8 @@ def test_reasons_to_doubt(changed: dict[str, object], doubts: bool) -> None:
         ([LOST, Round(2, 0, 0, unheard=2), Round(2, 0, 1, unheard=1)], True),
         ([replace(CLEAN, late_s=99.0), Round(2, 0, 0, unheard=2), CLEAN], True),
         ([LOST, Round(2, 0, 0, unheard=1), Round(2, 0, 1)], False),
+        ([replace(STILL_GONE, alone_against="shield"), STILL_GONE, STILL_GONE], True),
+        ([replace(STILL_GONE, alone_against="shield"), ONE_GONE, ONE_GONE], False),
     ],
     ids=[
         "entered at once",
@@ -114,6 +118,8 @@ def test_reasons_to_doubt(changed: dict[str, object], doubts: bool) -> None:
         "deaf, and nobody could be asked",
         "who asks nobody is not well again",
         "one answer is enough",
+        "gone one by one, and alone in that",
+        "alone, and somebody is back",
     ],
 )
 def test_doubt_from_round_to_round(rounds: list[Round], doubts: bool) -> None:
@@ -253,6 +259,24 @@ def said(hear: str, miss: str = "", doubt: str = "") -> list[Member]:
         *(Member(name, "", 1.0, gone) for name in miss),
         *(Member(name, "deaf", 1.0, gone) for name in doubt),
     ]
+
+
+@pytest.mark.parametrize(
+    ("gone", "members", "contradicted_by"),
+    [
+        ({"shield", "sidecar"}, said("bc"), {"b", "c"}),
+        ({"shield", "sidecar"}, said("b", "c"), set()),
+        ({"shield", "sidecar"}, said("b", doubt="c"), {"b"}),
+        ({"shield", "sidecar"}, said("", doubt="bc"), set()),
+        ({"shield", "sidecar"}, [], set()),
+        ({"scribe", "sidecar"}, said("", "bc"), {"b", "c"}),
+    ],
+    ids=["all hear them", "one misses one", "it doubts itself", "all doubt themselves", "nobody", "they miss another"],
+)
+def test_who_contradicts_a_watcher_that_hears_nobody(
+    gone: set[str], members: list[Member], contradicted_by: set[str]
+) -> None:
+    assert who_contradicts(gone, members) == contradicted_by
 
 
 @pytest.mark.parametrize(

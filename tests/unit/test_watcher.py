@@ -406,6 +406,27 @@ def test_one_silent_peer_of_two_is_the_ordinary_case(bench: Bench) -> None:
     assert len(bench.begun) == 1
 
 
+def test_who_goes_deaf_slowly_comes_to_doubt_itself() -> None:
+    """immune loses one peer after the other; the others hear each other all the time."""
+    mesh = Bench(peers=("immune", "shield", "sidecar"), names=("immune", "shield", "sidecar"))
+
+    def rounds(count: int, beats: dict[str, Heartbeat]) -> list[Order]:
+        return [
+            order
+            for _ in range(count)
+            for name in mesh.names
+            for order in mesh.round(beats if name == "immune" else {}, name, passes_s=INTERVAL_S / 3)
+        ]
+
+    rounds(1, {})
+    assert actions(rounds(3, SILENT)) == ["restart shield"]
+    assert rounds(20, BOTH_SILENT) == []
+    assert mesh.doubts()
+    assert "none of 2 peers answers, and none of them is missed by shield, sidecar" in mesh.watcher.doubt.reason
+    rounds(2, {})
+    assert not mesh.doubts()
+
+
 def test_in_doubt_only_a_unit_that_systemd_reports_down_is_restarted(bench: Bench) -> None:
     assert bench.rounds(6, BOTH_SILENT) == []
     assert actions(bench.rounds(1, {"shield": FAILED, "sidecar": DOWN})) == ["restart shield"]
