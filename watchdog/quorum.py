@@ -16,6 +16,8 @@ from watchdog.mesh.coordinator import Member
 LEAST_GONE = 2
 """One silent peer of two is the ordinary case: doubt begins with two."""
 CLEAN_TICKS_WANTED = 2
+SETTLED_TICKS_WANTED = 4
+"""Ticks in which nobody else went silent and all others see the same: agents hang together, and no watcher is sick."""
 LEAST_VOTES = 2
 """A single watcher may be the sick one."""
 STORM_TICKS = 2
@@ -52,6 +54,15 @@ def who_contradicts(gone: Collection[str], members: Iterable[Member]) -> set[str
     return set() if missed else {each.watcher for each in trusting}
 
 
+def is_agreed(gone: Collection[str], members: Collection[Member]) -> bool:
+    """Every other watcher that is there misses all that are gone, its own agent too, whether it doubts itself or not.
+
+    Where links are cut between agents that are well, each watcher still hears its own.
+    """
+    missing = [each.missing for each in members]
+    return bool(gone and missing) and all(each.issuperset(gone) for each in missing)
+
+
 def against_another_restart(peer: str, watcher: str, voters: Collection[str], members: Collection[Member]) -> str:
     """Why `watcher` may not restart the peer once more without hard local evidence; empty when it may.
 
@@ -84,6 +95,8 @@ class Round:
     """What is wrong with this agent's own endpoint; empty when it answers or is not known."""
     coordinator: str = ""
     """What is wrong with the coordinator; empty when it answers."""
+    agreed: bool = False
+    """Somebody is heard, and every other watcher that is there misses those that did not answer."""
     alone_against: str = ""
     """The others, when this watcher hears nobody and they miss none of those; empty when it is not alone in that."""
 
@@ -124,6 +137,8 @@ class Doubt:
 
     reason: str = ""
     clean_ticks: int = 0
+    settled_ticks: int = 0
+    """Ticks in a row in which it was not clean, and others agree that no watcher is the reason."""
     deaf: bool = False
     """It began with peers that went silent: as long as nobody at all answers, no tick is clean."""
 
@@ -133,8 +148,20 @@ class Doubt:
         return bool(self.reason)
 
 
+def _after(doubt: Doubt, seen: Round, *, clean: bool) -> Doubt:
+    """What is left of it after a tick that was no reason for it; a view that settled and is shared ends it, too."""
+    settled = seen.agreed and not (seen.newly_gone or seen.unheard)
+    after = replace(
+        doubt,
+        clean_ticks=doubt.clean_ticks + 1 if clean else 0,
+        settled_ticks=doubt.settled_ticks + 1 if settled else 0,
+    )
+    over = after.clean_ticks >= CLEAN_TICKS_WANTED or after.settled_ticks >= SETTLED_TICKS_WANTED
+    return Doubt() if over else after
+
+
 def judge_round(doubt: Doubt, seen: Round) -> Doubt:
-    """Enter doubt at once, leave it after two clean ticks in a row.
+    """Enter doubt at once, leave it after two clean ticks in a row, or four settled ones.
 
     While in doubt a tick is clean only when fewer than half of the peers (or a single one) are gone at all, and a tick
     in which no peer could be asked proves nothing. A watcher that went deaf must hear somebody: when others isolate all
@@ -147,10 +174,8 @@ def judge_round(doubt: Doubt, seen: Round) -> Doubt:
     if not doubt.doubting:
         return doubt
     nobody_answered = 0 < seen.peers == seen.gone + seen.unheard
-    if too_many(seen.gone, seen.peers) or (nobody_answered and (doubt.deaf or not seen.gone)):
-        return replace(doubt, clean_ticks=0)
-    clean_ticks = doubt.clean_ticks + 1
-    return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else replace(doubt, clean_ticks=clean_ticks)
+    unclean = too_many(seen.gone, seen.peers) or (nobody_answered and (doubt.deaf or not seen.gone))
+    return _after(doubt, seen, clean=not unclean)
 
 
 def is_storm(suspect: int, peers: int) -> bool:
@@ -159,13 +184,12 @@ def is_storm(suspect: int, peers: int) -> bool:
 
 
 def judge_storm(storm: Doubt, newly_suspect: int, seen: Round) -> Doubt:
-    """A storm begins when that many became suspect within two ticks, and ends after two ticks with fewer gone."""
+    """A storm begins when that many became suspect within two ticks; two with fewer gone, or four settled, end it."""
     if is_storm(newly_suspect, seen.peers):
         return Doubt(f"{newly_suspect} of {seen.peers} peers became suspect within {STORM_TICKS} ticks")
-    if not storm.doubting or is_storm(seen.gone + seen.unheard, seen.peers):
+    if not storm.doubting or reasons_to_doubt(seen):
         return Doubt(storm.reason)
-    clean_ticks = storm.clean_ticks + 1
-    return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else Doubt(storm.reason, clean_ticks)
+    return _after(storm, seen, clean=not is_storm(seen.gone + seen.unheard, seen.peers))
 
 
 def score_after(score: int, late_s: float, interval_s: float) -> int:

@@ -29,6 +29,9 @@ class Tick:
     """How long this watcher stood still while it waited for answers."""
     trouble: str = ""
     """What the journal or the coordinator refused in this round."""
+    own_endpoint_heard: bool = False
+    agreed: bool = False
+    """Those that are gone are so for all watchers that are there."""
     alone_against: str = ""
     """The others that are there, when this watcher hears nobody and they miss nobody."""
     unflushed: bool = False
@@ -47,6 +50,11 @@ class Tick:
     def unknown(self) -> int:
         """Counted peers whose answer is not in."""
         return len(self.waiting & self.counted)
+
+    @property
+    def heard_somebody(self) -> bool:
+        """A peer answered, or the own agent."""
+        return self.own_endpoint_heard or bool(self.answered & self.counted)
 
     @property
     def may_hear_nobody(self) -> bool:
@@ -70,5 +78,6 @@ class Tick:
             suspended_s=self.suspended_s,
             own_endpoint=self.own_endpoint,
             coordinator=self.trouble,
+            agreed=self.agreed,
             alone_against=self.alone_against,
         )

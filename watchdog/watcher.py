@@ -141,6 +141,7 @@ class Watcher:
         if self._tick is not None:
             self._tick.own_endpoint_waited_for = False
             self._tick.own_endpoint = "" if beat.healthy else beat.detail
+            self._tick.own_endpoint_heard = beat.healthy
 
     def skip(self, peer: str, late_s: float = 0.0) -> None:
         """This watcher could not ask the peer, or stood still for that long meanwhile: no word on the peer."""
@@ -176,9 +177,9 @@ class Watcher:
         tick = self._tick
         if tick is None:
             return []
-        if tick.may_hear_nobody and not tick.trouble:
+        if not tick.trouble:
             with self._remembering():
-                tick.alone_against = self._who_contradicts(tick.gone, at)
+                self._compare(tick, at)
         seen = tick.seen(at)
         self.doubt = quorum.judge_round(self.doubt, seen)
         self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), seen)
@@ -293,9 +294,9 @@ class Watcher:
         }
 
     def _others(self, peers: Collection[str], at: Moment) -> list[Member]:
-        """What the other watchers last said, of those that are there and have a vote on any of `peers`."""
-        voters = {name for peer in peers for name in self._voters_on(peer)} - {self.name}
-        return [each for each in self._coordinator.members(at, fresh_s(self.policy)) if each.watcher in voters]
+        """What the other watchers last said, of those that are there and watch one of `peers`, as its own does."""
+        asked = {name for peer in peers for name in (peer, *self._voters_on(peer))} - {self.name}
+        return [each for each in self._coordinator.members(at, fresh_s(self.policy)) if each.watcher in asked]
 
     def _is_contested(self, peer: str, at: Moment, tick: Tick) -> bool:
         if not tick.trouble:
@@ -303,8 +304,15 @@ class Watcher:
                 return bool(quorum.who_misses(peer, self._others((peer,), at)))
         return True
 
-    def _who_contradicts(self, gone: Collection[str], at: Moment) -> str:
-        return ", ".join(sorted(quorum.who_contradicts(gone, self._others(gone, at))))
+    def _compare(self, tick: Tick, at: Moment) -> None:
+        """What a round that may be a sick watcher's looks like beside what the mesh knows and the others say."""
+        if tick.own_endpoint and self._coordinator.record(self.name, at).isolated:
+            tick.own_endpoint = ""  # we cut it off: its silence says nothing of this watcher
+        if tick.may_hear_nobody or (tick.gone and self._hands_bound):
+            others = self._others(tick.gone, at)
+            tick.agreed = tick.heard_somebody and quorum.is_agreed(tick.gone, others)
+            if tick.may_hear_nobody:
+                tick.alone_against = ", ".join(sorted(quorum.who_contradicts(tick.gone, others)))
 
     def _newly_suspect(self) -> int:
         since_round = self.rounds - quorum.STORM_TICKS + 1
@@ -386,7 +394,7 @@ class Watcher:
 
     def _tell_doubt(self, at: Moment) -> None:
         """Doubt takes its votes back. People are told once when it begins and once when it is over."""
-        doubt = replace(self.doubt, clean_ticks=0)
+        doubt = replace(self.doubt, clean_ticks=0, settled_ticks=0)
         with self._journal.transaction() if doubt != self._saved_doubt or doubt.doubting else nullcontext():
             if doubt.doubting:
                 self._withdraw_votes()

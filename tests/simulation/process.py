@@ -224,12 +224,13 @@ class Process:
             )
 
     def _note_lost(self, watcher: Watcher) -> None:
-        """Everybody was heard in the last round, two at least, and nobody in this one."""
+        """Everybody was heard in the last round, two at least, and nobody in this one, though somebody is there."""
         there = [name for name in watcher.peers if not self.host.is_isolated(name)]
         misses = [self.checks.of(self.name, name).misses for name in there]
-        if len(misses) > 1 and all(count == 1 for count in misses):
+        wrong = any(self.checks.of(self.name, name).false_misses for name in there)
+        if len(misses) > 1 and all(count == 1 for count in misses) and wrong:
             self.checks.lost.add(self.name)
-        elif not all(misses):
+        elif not (all(misses) and wrong):
             self.checks.lost.discard(self.name)
 
     # Orders

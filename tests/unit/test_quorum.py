@@ -15,6 +15,7 @@ from watchdog.quorum import (
     Doubt,
     Round,
     against_another_restart,
+    is_agreed,
     is_storm,
     judge_round,
     judge_storm,
@@ -277,6 +278,61 @@ def test_who_contradicts_a_watcher_that_hears_nobody(
     gone: set[str], members: list[Member], contradicted_by: set[str]
 ) -> None:
     assert who_contradicts(gone, members) == contradicted_by
+
+
+BOTH = frozenset({"shield", "sidecar"})
+
+
+@pytest.mark.parametrize(
+    ("members", "agreed"),
+    [
+        ([Member("scribe", "", 1.0, BOTH)], True),
+        ([Member("scribe", "storm", 1.0, BOTH), Member("scout", "deaf", 1.0, BOTH)], True),
+        ([Member("shield", "own", 1.0, BOTH), Member("sidecar", "own", 1.0, BOTH)], True),
+        ([Member("shield", "", 1.0, frozenset({"sidecar"})), Member("sidecar", "", 1.0, frozenset({"shield"}))], False),
+        ([], False),
+        ([Member("sidecar", "", 1.0, frozenset({"shield"}))], False),
+        ([Member("scribe", "", 1.0, BOTH), Member("scout", "", 1.0, frozenset({"shield"}))], False),
+        ([Member("scribe", "", 1.0, BOTH), Member("scout", "deaf", 1.0, frozenset())], False),
+    ],
+    ids=[
+        "another one misses both",
+        "whether they trust themselves or not",
+        "their own watchers do",
+        "their own watchers hear them",
+        "nobody else is there",
+        "nobody else has a word on one",
+        "one of them is heard",
+        "also by one that doubts itself",
+    ],
+)
+def test_when_all_agree_on_who_is_gone(members: list[Member], agreed: bool) -> None:
+    assert is_agreed(BOTH, members) is agreed
+    assert not is_agreed((), members)
+
+
+SETTLED = replace(STILL_GONE, agreed=True)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "over"),
+    [
+        ([SETTLED] * 3, False),
+        ([SETTLED] * 4, True),
+        ([STILL_GONE] * 9, False),
+        ([SETTLED] * 3 + [STILL_GONE] + [SETTLED] * 3, False),
+        ([SETTLED] * 3 + [replace(SETTLED, newly_gone=1)] + [SETTLED] * 3, False),
+        ([SETTLED] * 3 + [replace(SETTLED, unheard=1)] + [SETTLED] * 3, False),
+        ([SETTLED] * 3 + [replace(SETTLED, own_endpoint="no answer")] + [SETTLED] * 3, False),
+        ([replace(SETTLED, own_endpoint="no answer")] * 9, False),
+        ([replace(SETTLED, late_s=99.0)] * 9, False),
+    ],
+)
+def test_what_settled_and_is_agreed_on_ends_doubt_and_storm(rounds: list[Round], over: bool) -> None:
+    doubt, storm = judge_round(Doubt(), LOST), judge_storm(Doubt(), 2, LOST)
+    for seen in rounds:
+        doubt, storm = judge_round(doubt, seen), judge_storm(storm, 0, seen)
+    assert doubt.doubting is storm.doubting is not over
 
 
 @pytest.mark.parametrize(

@@ -406,6 +406,19 @@ def test_one_silent_peer_of_two_is_the_ordinary_case(bench: Bench) -> None:
     assert len(bench.begun) == 1
 
 
+def test_a_watcher_whose_agent_is_isolated_goes_on(pair: Bench) -> None:
+    """Its own endpoint is cut off by us, and a second dead agent needs its vote."""
+    pair.round(own=DOWN)
+    assert pair.doubts()
+    pair.isolate("immune")
+    pair.round(own=DOWN)
+    pair.round(own=DOWN)
+    assert not pair.doubts()
+    pair.release("immune")
+    pair.round(own=DOWN)
+    assert pair.doubts()
+
+
 def test_who_goes_deaf_slowly_comes_to_doubt_itself() -> None:
     """immune loses one peer after the other; the others hear each other all the time."""
     mesh = Bench(peers=("immune", "shield", "sidecar"), names=("immune", "shield", "sidecar"))
@@ -479,7 +492,7 @@ def test_a_storm_is_told_once_and_isolates_nobody() -> None:
     for name in bench.names:
         bench.round(name=name, passes_s=0)
     some = dict.fromkeys(FOUR[:2], DOWN)
-    for _ in range(20):
+    for _ in range(5):
         for name in bench.names:
             assert bench.round(some, name, passes_s=INTERVAL_S / 2) == []
     assert not bench.doubts()
@@ -492,6 +505,61 @@ def test_a_storm_is_told_once_and_isolates_nobody() -> None:
     assert len(bench.told) == 1, "another watcher still has it"
     bench.rounds(3, {}, "warden")
     assert [e.state.value for e in bench.told] == ["FIRING", "RESOLVED"]
+
+
+THREE, FIVE = ("immune", *FOUR[:2]), ("immune", *FOUR)
+
+
+@pytest.mark.parametrize(
+    ("agents", "watchers", "hung", "deaf", "restarted"),
+    [
+        (THREE, THREE, FOUR[:2], "", {"shield", "sidecar"}),
+        (FIVE, FIVE, FOUR[:2], "", {"shield", "sidecar"}),
+        (FIVE, ("immune", "scribe", "scout"), FOUR[:2], "", {"shield", "sidecar"}),
+        (THREE, ("immune",), FOUR[:2], "", set()),
+        (THREE, THREE, THREE, "", set()),
+        (THREE, THREE, ("shield",), "immune", {"shield"}),
+        (FIVE, FIVE, ("shield",), "immune", {"shield"}),
+        (FIVE, ("immune", "scribe", "scout"), FOUR[:2], "immune", {"shield", "sidecar"}),
+    ],
+    ids=[
+        "two of three",
+        "two of five",
+        "two of five, and their watchers with them",
+        "two of three, and their watchers with them",
+        "all of them",
+        "one of three, and another's watcher is deaf",
+        "one of five, and another's watcher is deaf",
+        "two of five and their watchers, and another's watcher is deaf",
+    ],
+)
+def test_agents_that_hang_together_are_restarted_and_nobody_else(
+    agents: tuple[str, ...], watchers: tuple[str, ...], hung: tuple[str, ...], deaf: str, restarted: set[str]
+) -> None:
+    mesh, gone = Bench(peers=agents, names=watchers), set(hung)
+    for name in watchers:
+        mesh.round(name=name, passes_s=0, own=UP)
+    orders = []
+    for number in range(20 * len(watchers)):
+        name = watchers[number % len(watchers)]
+        silent = set(agents) if name == deaf else gone
+        orders += mesh.round(
+            dict.fromkeys(silent, DOWN), name, passes_s=INTERVAL_S / len(watchers), own=DOWN if name in gone else UP
+        )
+        gone -= {order.peer for order in orders}
+    assert {order.action for order in orders} <= {Action.RESTART}
+    assert sorted(order.peer for order in orders) == sorted(restarted)
+
+
+def test_cut_links_between_agents_that_are_well_restart_nobody() -> None:
+    """Each hears its own agent and no other: all watchers miss the same, and none is hung."""
+    mesh = Bench(peers=THREE, names=THREE)
+    for name in THREE:
+        mesh.round(name=name, passes_s=0, own=UP)
+    for number in range(60):
+        name = THREE[number % 3]
+        assert mesh.round(dict.fromkeys(THREE, DOWN), name, passes_s=INTERVAL_S / 3, own=UP) == []
+    assert all(mesh.doubts(name) for name in THREE)
 
 
 def test_a_slow_watcher_is_patient(bench: Bench) -> None:
