@@ -124,7 +124,9 @@ class Watcher:
         with self._remembering():
             self._refresh_records(at)
             if self._saved_doubt is None:
-                self.doubt = self._saved_doubt = self._standings.load_doubt()
+                self._saved_doubt = saved = self._standings.load_doubt()
+                deaf = saved.deaf or self.doubt.deaf
+                self.doubt = replace(self.doubt, deaf=deaf) if self.doubt.doubting else saved
             self._settle_for_the_dead(at)
 
     @property

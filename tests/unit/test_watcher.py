@@ -625,6 +625,18 @@ def test_without_a_journal_peers_are_heard_and_nothing_is_ordered(bench: Bench) 
     assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")], "told when it could be"
 
 
+def test_who_was_started_without_a_journal_trusts_itself_no_sooner(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    bench.start()
+    bench.journal.refusing = True
+    bench.rounds(3, SILENT)
+    bench.journal.refusing = False
+    assert bench.rounds(1, SILENT) == []
+    assert bench.doubts()
+    assert bench.rounds(1, SILENT) == []
+    assert actions(bench.rounds(1, SILENT)) == ["restart shield"]
+
+
 def test_a_journal_that_refuses_is_asked_once_a_round(bench: Bench) -> None:
     """A locked journal keeps every question waiting for seconds."""
     bench.journal.refusing = True
