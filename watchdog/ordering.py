@@ -86,7 +86,8 @@ class Ordering:
     def isolate(self, held: Held, at: Moment) -> Order | None:
         """Order an isolation if there is a quorum; without one people are told, once an episode.
 
-        Not at the first miss that is enough: the others' rounds come within an interval, and with them their votes.
+        Not at the first miss that is enough, nor while this watcher's own vote is out, as right after a storm: the
+        others' rounds come within an interval, and with them their votes.
         """
         peer = held.peer
         suspicions = self._coordinator.suspicions(at, fresh_s(self._policy))
@@ -99,7 +100,8 @@ class Ordering:
             evidence=held.beat.evidence,
             policy=self._policy,
         )
-        if against and held.missed_count <= self._policy.missed_before_restart:
+        own_is_out = self._name in voters - votes
+        if against and (own_is_out or held.missed_count <= self._policy.missed_before_restart):
             return None
         if against:
             with self._journal.transaction():

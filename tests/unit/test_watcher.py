@@ -551,6 +551,22 @@ def test_agents_that_hang_together_are_restarted_and_nobody_else(
     assert sorted(order.peer for order in orders) == sorted(restarted)
 
 
+def test_after_a_storm_people_are_told_of_no_quorum_only_when_votes_could_be_there() -> None:
+    mesh = Bench(peers=FIVE, names=("immune", "scribe", "scout"), policy=replace(POLICY, restarts_before_isolation=1))
+
+    def rounds(count: int, silent: tuple[str, ...]) -> None:
+        for _ in range(count):
+            for name in mesh.names:
+                mesh.round(dict.fromkeys(silent, DOWN), name, passes_s=INTERVAL_S / 3, own=UP)
+
+    rounds(1, ())
+    rounds(3, ("shield",))
+    rounds(2, ())
+    rounds(12, ("shield", "sidecar"))
+    assert ("isolate", "shield") in {(order.action, order.peer) for order in mesh.begun}
+    assert [each.reason for each in mesh.told if "no configured watcher votes" in each.reason] == []
+
+
 def test_cut_links_between_agents_that_are_well_restart_nobody() -> None:
     """Each hears its own agent and no other: all watchers miss the same, and none is hung."""
     mesh = Bench(peers=THREE, names=THREE)
