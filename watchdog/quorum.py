@@ -149,8 +149,8 @@ class Doubt:
 
 
 def _after(doubt: Doubt, seen: Round, *, clean: bool) -> Doubt:
-    """What is left of it after a tick that was no reason for it; a view that settled and is shared ends it, too."""
-    settled = seen.agreed and not (seen.newly_gone or seen.unheard)
+    """What is left of a doubt or storm after a tick that was no reason for it."""
+    settled = seen.agreed and not (seen.newly_gone or seen.unheard or reasons_to_doubt(seen))
     after = replace(
         doubt,
         clean_ticks=doubt.clean_ticks + 1 if clean else 0,
@@ -187,8 +187,8 @@ def judge_storm(storm: Doubt, newly_suspect: int, seen: Round) -> Doubt:
     """A storm begins when that many became suspect within two ticks; two with fewer gone, or four settled, end it."""
     if is_storm(newly_suspect, seen.peers):
         return Doubt(f"{newly_suspect} of {seen.peers} peers became suspect within {STORM_TICKS} ticks")
-    if not storm.doubting or reasons_to_doubt(seen):
-        return Doubt(storm.reason)
+    if not storm.doubting:
+        return storm
     return _after(storm, seen, clean=not is_storm(seen.gone + seen.unheard, seen.peers))
 
 

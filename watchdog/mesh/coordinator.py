@@ -175,7 +175,10 @@ class Coordinator(Protocol):
         """Say how an order ended; one never begun ends void. False, and nothing changes, when it has ended before."""
 
     def restarts(self, peer: str, within_s: float, at: Moment) -> int:
-        """Restarts of the peer begun in the last `within_s`, forgiven or not, since it was last released."""
+        """Restarts of the peer begun in the last `within_s`, forgiven or not, since it was last released.
+
+        It grows only by an order with a newer token: what was read before a `claim` that succeeds is still so.
+        """
 
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         """Take one restart off the count; False when the record is no longer the one known."""
