@@ -6,7 +6,8 @@ isolation or release) it learns from the shared record before it judges the next
 
 A restart is forgiven for every `policy.forgive_after_s` worth of healthy heartbeats since the last one, whether or
 not a single miss lies between them: a peer that is there most of the time is not isolated, however long that goes on.
-Until then a relapse climbs on where it stopped.
+Until then a relapse climbs on where it stopped. However much is forgiven, no more than the whole budget is used up in
+`policy.budget_window_s`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ SPACING_SLACK = 0.2
 """Share of an interval by which two orders may be closer than their misses say: no round begins exactly on time."""
 FORGIVE_AFTER_INTERVALS = 10
 """Healthy heartbeats that forgive one restart: five minutes, so that three restarts are three in a quarter hour."""
+MOST_BACKOFF_INTERVALS = 20
+"""The longest wait between two isolations that come to nothing: ten minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,13 @@ class Policy:
     missed_before_restart: int = MISSION_MISSES
     restarts_before_isolation: int = MISSION_RESTARTS
     forgive_after_s: float = MISSION_INTERVAL_S * FORGIVE_AFTER_INTERVALS
+    single_observer: bool = False
+    """Nobody else will ever watch, and nothing is cut off by us: one word is enough to say that it should be."""
+
+    @property
+    def budget_window_s(self) -> float:
+        """In this time no more than `restarts_before_isolation` restarts of a peer begin, whatever was forgiven."""
+        return self.restarts_before_isolation * FORGIVE_AFTER_INTERVALS * self.interval_s
 
     @property
     def forgive_after_count(self) -> int:
@@ -94,6 +104,8 @@ class PeerRecord:
     """Restarts begun and not yet forgiven."""
     last_restart: datetime | None = None
     isolated_since: datetime | None = None
+    isolations_tried: int = 0
+    """Isolations begun and not done in the newest order's episode, since anybody was released; 0 when it is none."""
 
     @property
     def isolated(self) -> bool:
@@ -107,7 +119,7 @@ class PeerRecord:
 
     @property
     def in_vain(self) -> bool:
-        """The newest order changed nothing, and is asked for again at the next miss."""
+        """The newest order changed nothing, and is asked for again: at the next miss, or after a while."""
         if self.order is OrderState.VOID:
             return True
         return self.last_action is Action.ISOLATE and self.order in (OrderState.FAILED, OrderState.LAPSED)
@@ -141,11 +153,20 @@ def learn(standing: Standing, record: PeerRecord, policy: Policy) -> Standing:
 
 
 def hear(
-    standing: Standing, beat: Heartbeat, record: PeerRecord, policy: Policy, round_age_s: float
+    standing: Standing,
+    beat: Heartbeat,
+    record: PeerRecord,
+    policy: Policy,
+    round_age_s: float,
+    *,
+    contested: bool = False,
 ) -> tuple[Standing, tuple[Demand, ...]]:
-    """Judge one heartbeat. `standing` has learned `record`, and this round began `round_age_s` before that was read."""
+    """Judge one heartbeat. `standing` has learned `record`, and this round began `round_age_s` before that was read.
+
+    `contested`: another watcher, which trusts itself, misses the peer. What only one of them hears forgives nothing.
+    """
     if beat.healthy:
-        return _heard(standing, record, policy)
+        return _heard(standing, record, policy, contested=contested)
     missed = replace(
         standing,
         missed_count=standing.missed_count + 1,
@@ -159,21 +180,24 @@ def hear(
     return _climb(missed, record, policy, round_age_s)
 
 
-def _heard(standing: Standing, record: PeerRecord, policy: Policy) -> tuple[Standing, tuple[Demand, ...]]:
+def _heard(
+    standing: Standing, record: PeerRecord, policy: Policy, *, contested: bool
+) -> tuple[Standing, tuple[Demand, ...]]:
     isolated = standing.status is Status.ISOLATED
     owed = record.restart_count > 0 and not isolated
+    counts = 0 if contested else 1
     heard = replace(
         standing,
         status=Status.ISOLATED if isolated else Status.HEALTHY,
         missed_count=0,
         misses_since_order=0,
-        healthy_count=standing.healthy_count + 1 if owed else 0,
+        healthy_count=standing.healthy_count + counts if owed else 0,
         impostor=False,
     )
     if isolated:
         return heard, ()  # only a release ends an isolation, whatever the peer answers
     demands = [Demand.RESOLVE] if record.episode_open else []
-    if owed and heard.healthy_count >= policy.forgive_after_count:
+    if owed and counts and heard.healthy_count >= policy.forgive_after_count:
         demands.append(Demand.FORGIVE)
     return heard, tuple(demands)
 
@@ -192,9 +216,15 @@ def _too_soon(record: PeerRecord, policy: Policy, round_age_s: float) -> bool:
 
     Watchers tick at different times: without this the second could order after little more than two intervals.
     """
-    if record.ordered_age_s is None or record.in_vain:
+    if record.ordered_age_s is None:
         return False
-    return record.ordered_age_s - round_age_s < (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
+    intervals = _backoff_intervals(record) if record.in_vain else policy.missed_before_restart
+    return record.ordered_age_s - round_age_s < (intervals - SPACING_SLACK) * policy.interval_s
+
+
+def _backoff_intervals(record: PeerRecord) -> int:
+    """What comes to nothing again and again, as a rail objects, is tried after 1, 2, 4 ... intervals."""
+    return min(2 ** (record.isolations_tried - 1), MOST_BACKOFF_INTERVALS) if record.isolations_tried else 0
 
 
 def _climb(

@@ -71,7 +71,9 @@ class Monitor:
     """Monitors peers for the agent `self_name`.
 
     Without `journal` it remembers nothing after the process; without `actions` it only tells its handlers what
-    should be done. Every method may be called from any thread.
+    should be done. `voters_on` says which watchers have a vote on a peer: an isolation needs two of them, or hard local
+    evidence. Without it this monitor is the only one; that is enough for its handlers to be told to isolate, and not
+    for `actions` to do it. Every method may be called from any thread.
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class Monitor:
     ) -> None:
         self.self_name = self_name
         self.policy = policy or Policy()
+        if voters_on is None and actions is None:
+            self.policy = replace(self.policy, single_observer=True)
         self._journal = journal or Journal.in_memory()
         self._outbox = outbox or Outbox(self._journal, (), host=socket.gethostname())
         self._actions = actions

@@ -12,7 +12,7 @@ from watchdog.journal import Journal
 from watchdog.ladder import Demand, PeerRecord, Policy
 from watchdog.mesh.coordinator import THIS_HOST, Coordinator, Denied, Order, OrderRequest
 from watchdog.mesh.overview import fresh_s, votes_on
-from watchdog.model import Action, Heartbeat
+from watchdog.model import Action, Heartbeat, Severity
 
 ISOLATION_LEASE_S = 60.0
 
@@ -58,15 +58,38 @@ class Ordering:
 
     def restart(self, held: Held, at: Moment) -> Order | None:
         """Order a restart; None when another watcher was first, or nobody may."""
-        if held.beat.unfinished:
+        if held.beat.unfinished or self._is_contradicted(held, at) or self._is_used_up(held, at):
             return None
         number = f"restart {held.record.restart_count + 1} of {self._policy.restarts_before_isolation}"
         return self._order(held, Action.RESTART, f"{held.in_words}; {number}", (), self._restart_lease_s, at)
 
+    def _is_contradicted(self, held: Held, at: Moment) -> bool:
+        """One word is enough for the first restart: if that did not help him who asked, others may know better."""
+        if held.record.restart_count == 0 or held.beat.evidence:
+            return False
+        members = self._coordinator.members(at, fresh_s(self._policy))
+        against = quorum.against_another_restart(held.peer, self._name, set(self._voters_on(held.peer)), members)
+        if against:
+            with self._journal.transaction():
+                reason = f"it should be restarted again, and is not: {against}; is it the agent, or a watcher?"
+                self._herald.warn(held.peer, "disagreement", reason, at)
+        return bool(against)
+
+    def _is_used_up(self, held: Held, at: Moment) -> bool:
+        """Forgiveness counts heartbeats, which one watcher may hear while another does not; this counts restarts."""
+        window_s, most = self._policy.budget_window_s, self._policy.restarts_before_isolation
+        if self._coordinator.restarts(held.peer, window_s, at) < most:
+            return False
+        reason = f"{held.in_words}; it was restarted {most} times within {window_s:.0f} s, and is not again yet"
+        with self._journal.transaction():
+            self._herald.warn(held.peer, "budget", reason, at, Severity.HIGH)
+        return True
+
     def isolate(self, held: Held, at: Moment) -> Order | None:
         """Order an isolation if there is a quorum; without one people are told, once an episode.
 
-        Not at the first miss that is enough: the others' rounds come within an interval, and with them their votes.
+        Not at the first miss that is enough, nor while this watcher's own vote is out, as right after a storm: the
+        others' rounds come within an interval, and with them their votes.
         """
         peer = held.peer
         suspicions = self._coordinator.suspicions(at, fresh_s(self._policy))
@@ -77,8 +100,10 @@ class Ordering:
             votes=votes,
             accused_by_peer={s.peer for s in suspicions if s.watcher == peer},
             evidence=held.beat.evidence,
+            policy=self._policy,
         )
-        if against and held.missed_count <= self._policy.missed_before_restart:
+        own_is_out = self._name in voters - votes
+        if against and (own_is_out or held.missed_count <= self._policy.missed_before_restart):
             return None
         if against:
             with self._journal.transaction():

@@ -7,14 +7,19 @@ and an isolation by mistake is as bad as a missed one, so it needs more than one
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from watchdog.ladder import Policy
+from watchdog.mesh.coordinator import Member
 
 LEAST_GONE = 2
 """One silent peer of two is the ordinary case: doubt begins with two."""
 CLEAN_TICKS_WANTED = 2
+SETTLED_TICKS_WANTED = 4
+"""Ticks in which nobody else went silent and all others see the same: agents hang together, and no watcher is sick."""
+LEAST_VOTES = 2
+"""A single watcher may be the sick one."""
 STORM_TICKS = 2
 STORM_SHARE = 3
 """A storm is more than one peer in this many."""
@@ -25,6 +30,49 @@ CLOCK_JUMP_S = 5.0
 """The wall clock and the monotonic clock drifted this far apart between two ticks: somebody set the clock."""
 LATE_SHARE = 0.5
 """A tick later than this share of the interval means that this watcher did not run when it should have."""
+
+
+def who_hears(peer: str, members: Iterable[Member]) -> set[str]:
+    """Watchers that trust themselves and do not miss the peer."""
+    return {each.watcher for each in members if not each.self_doubt and peer not in each.missing}
+
+
+def who_misses(peer: str, members: Iterable[Member]) -> set[str]:
+    """Watchers that trust themselves and miss the peer."""
+    return {each.watcher for each in members if not each.self_doubt and peer in each.missing}
+
+
+def may_hear_nobody(gone: int, unknown: int, peers: int) -> bool:
+    """Whether all peers, and at least two, are gone, or could be by answers that are still out."""
+    return gone > 0 and peers >= LEAST_GONE and gone + unknown == peers
+
+
+def who_contradicts(gone: Collection[str], members: Iterable[Member]) -> set[str]:
+    """Watchers that trust themselves, if none of them misses any of those that are gone."""
+    trusting = [each for each in members if not each.self_doubt]
+    missed = any(each.missing.intersection(gone) for each in trusting)
+    return set() if missed else {each.watcher for each in trusting}
+
+
+def is_agreed(gone: Collection[str], members: Collection[Member]) -> bool:
+    """Every other watcher that is there misses all that are gone, its own agent too, whether it doubts itself or not.
+
+    Where links are cut between agents that are well, each watcher still hears its own.
+    """
+    missing = [each.missing for each in members]
+    return bool(gone and missing) and all(each.issuperset(gone) for each in missing)
+
+
+def against_another_restart(peer: str, watcher: str, voters: Collection[str], members: Collection[Member]) -> str:
+    """Why `watcher` may not restart the peer once more without hard local evidence; empty when it may.
+
+    Whoever is there and hears the peer knows better than one that does not, unless most of those with a vote miss it.
+    """
+    members = [each for each in members if each.watcher in voters and each.watcher != watcher]
+    hearing, missing = who_hears(peer, members), who_misses(peer, members) | {watcher}
+    if not hearing or len(missing) * 2 > len(voters):
+        return ""
+    return f"missed by {', '.join(sorted(missing))} of {len(voters)} watchers, heard by {', '.join(sorted(hearing))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +95,10 @@ class Round:
     """What is wrong with this agent's own endpoint; empty when it answers or is not known."""
     coordinator: str = ""
     """What is wrong with the coordinator; empty when it answers."""
+    agreed: bool = False
+    """Somebody is heard, and every other watcher that is there misses those that did not answer."""
+    alone_against: str = ""
+    """The others, when this watcher hears nobody and they miss none of those; empty when it is not alone in that."""
 
 
 def too_many(gone: int, peers: int) -> bool:
@@ -64,6 +116,8 @@ def reasons_to_doubt(seen: Round) -> list[str]:
     reasons = []
     if too_many(seen.newly_gone, seen.peers):
         reasons.append(f"{seen.newly_gone} of {seen.peers} peers went silent in one tick")
+    if seen.alone_against:
+        reasons.append(f"none of {seen.peers} peers answers, and none of them is missed by {seen.alone_against}")
     if seen.own_endpoint:
         reasons.append(f"the own agent's endpoint is gone: {seen.own_endpoint}")
     if seen.coordinator:
@@ -83,6 +137,8 @@ class Doubt:
 
     reason: str = ""
     clean_ticks: int = 0
+    settled_ticks: int = 0
+    """Ticks in a row in which it was not clean, and others agree that no watcher is the reason."""
     deaf: bool = False
     """It began with peers that went silent: as long as nobody at all answers, no tick is clean."""
 
@@ -92,8 +148,20 @@ class Doubt:
         return bool(self.reason)
 
 
+def _after(doubt: Doubt, seen: Round, *, clean: bool) -> Doubt:
+    """What is left of a doubt or storm after a tick that was no reason for it."""
+    settled = seen.agreed and not (seen.newly_gone or seen.unheard or reasons_to_doubt(seen))
+    after = replace(
+        doubt,
+        clean_ticks=doubt.clean_ticks + 1 if clean else 0,
+        settled_ticks=doubt.settled_ticks + 1 if settled else 0,
+    )
+    over = after.clean_ticks >= CLEAN_TICKS_WANTED or after.settled_ticks >= SETTLED_TICKS_WANTED
+    return Doubt() if over else after
+
+
 def judge_round(doubt: Doubt, seen: Round) -> Doubt:
-    """Enter doubt at once, leave it after two clean ticks in a row.
+    """Enter doubt at once, leave it after two clean ticks in a row, or four settled ones.
 
     While in doubt a tick is clean only when fewer than half of the peers (or a single one) are gone at all, and a tick
     in which no peer could be asked proves nothing. A watcher that went deaf must hear somebody: when others isolate all
@@ -101,14 +169,13 @@ def judge_round(doubt: Doubt, seen: Round) -> Doubt:
     """
     reasons = reasons_to_doubt(seen)
     if reasons:
-        return Doubt("; ".join(reasons), deaf=doubt.deaf or too_many(seen.newly_gone, seen.peers))
+        deaf = too_many(seen.newly_gone, seen.peers) or bool(seen.alone_against)
+        return Doubt("; ".join(reasons), deaf=doubt.deaf or deaf)
     if not doubt.doubting:
         return doubt
     nobody_answered = 0 < seen.peers == seen.gone + seen.unheard
-    if too_many(seen.gone, seen.peers) or (nobody_answered and (doubt.deaf or not seen.gone)):
-        return replace(doubt, clean_ticks=0)
-    clean_ticks = doubt.clean_ticks + 1
-    return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else replace(doubt, clean_ticks=clean_ticks)
+    unclean = too_many(seen.gone, seen.peers) or (nobody_answered and (doubt.deaf or not seen.gone))
+    return _after(doubt, seen, clean=not unclean)
 
 
 def is_storm(suspect: int, peers: int) -> bool:
@@ -117,13 +184,12 @@ def is_storm(suspect: int, peers: int) -> bool:
 
 
 def judge_storm(storm: Doubt, newly_suspect: int, seen: Round) -> Doubt:
-    """A storm begins when that many became suspect within two ticks, and ends after two ticks with fewer gone."""
+    """A storm begins when that many became suspect within two ticks; two with fewer gone, or four settled, end it."""
     if is_storm(newly_suspect, seen.peers):
         return Doubt(f"{newly_suspect} of {seen.peers} peers became suspect within {STORM_TICKS} ticks")
-    if not storm.doubting or is_storm(seen.gone + seen.unheard, seen.peers):
-        return Doubt(storm.reason)
-    clean_ticks = storm.clean_ticks + 1
-    return Doubt() if clean_ticks >= CLEAN_TICKS_WANTED else Doubt(storm.reason, clean_ticks)
+    if not storm.doubting:
+        return storm
+    return _after(storm, seen, clean=not is_storm(seen.gone + seen.unheard, seen.peers))
 
 
 def score_after(score: int, late_s: float, interval_s: float) -> int:
@@ -142,8 +208,18 @@ def stretched(policy: Policy, score: int) -> Policy:
     return replace(policy, missed_before_restart=math.ceil(policy.missed_before_restart * (1 + score / 2)))
 
 
+def votes_wanted(watchers: int, policy: Policy) -> int:
+    """Without hard local evidence: a strict majority of those that have a vote, and two of them at least."""
+    return max(watchers // 2 + 1, 1 if policy.single_observer else LEAST_VOTES)
+
+
 def may_isolate(
-    *, watchers: Collection[str], votes: Collection[str], accused_by_peer: Collection[str], evidence: str
+    *,
+    watchers: Collection[str],
+    votes: Collection[str],
+    accused_by_peer: Collection[str],
+    evidence: str,
+    policy: Policy,
 ) -> str:
     """Why an isolation may not be ordered; empty when it may.
 
@@ -159,6 +235,6 @@ def may_isolate(
         return ""
     if len(counted) == 1 and counted <= set(accused_by_peer):
         return f"{counted.pop()} and the peer accuse each other, and nobody else has a word"
-    if len(counted) * 2 <= len(watchers):
+    if len(counted) < votes_wanted(len(watchers), policy):
         return f"{len(counted)} of {len(watchers)} watchers vote for it, and nothing on this host proves it"
     return ""

@@ -121,6 +121,11 @@ UPDATE peer SET isolated_since = (
     WHERE isolation.peer = peer.name AND state IN ('isolated', 'releasing') ORDER BY id DESC LIMIT 1
 );
 """,
+    """
+-- missing: JSON, whom it did not hear last; released_token: the newest order of all when the peer was last let back
+ALTER TABLE watcher ADD COLUMN missing TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE peer ADD COLUMN released_token INTEGER NOT NULL DEFAULT 0;
+""",
 )
 VERSION = len(STEPS)
 

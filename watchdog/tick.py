@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from watchdog.clock import Moment
 from watchdog.ordering import Held
-from watchdog.quorum import Round
+from watchdog.quorum import Round, may_hear_nobody
 
 
 @dataclass
@@ -29,6 +29,11 @@ class Tick:
     """How long this watcher stood still while it waited for answers."""
     trouble: str = ""
     """What the journal or the coordinator refused in this round."""
+    own_endpoint_heard: bool = False
+    agreed: bool = False
+    """Those that are gone are so for all watchers that are there."""
+    alone_against: str = ""
+    """The others that are there, when this watcher hears nobody and they miss nobody."""
     unflushed: bool = False
     """Something was written in it that a loss of power would still take."""
     answered: set[str] = field(default_factory=set)
@@ -45,6 +50,16 @@ class Tick:
     def unknown(self) -> int:
         """Counted peers whose answer is not in."""
         return len(self.waiting & self.counted)
+
+    @property
+    def heard_somebody(self) -> bool:
+        """A peer answered, or the own agent."""
+        return self.own_endpoint_heard or bool(self.answered & self.counted)
+
+    @property
+    def may_hear_nobody(self) -> bool:
+        """All that are counted are gone, or could be by answers that are still out."""
+        return may_hear_nobody(len(self.gone), self.unknown, len(self.counted))
 
     def overrun_s(self, at: Moment) -> float:
         """How much longer than an interval it has lasted, or how long this watcher stood still in it."""
@@ -63,4 +78,6 @@ class Tick:
             suspended_s=self.suspended_s,
             own_endpoint=self.own_endpoint,
             coordinator=self.trouble,
+            agreed=self.agreed,
+            alone_against=self.alone_against,
         )

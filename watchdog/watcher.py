@@ -23,7 +23,7 @@ from watchdog.errors import JournalCorrupt, JournalFailed, WatchdogError
 from watchdog.herald import STORM, Herald, Publish
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
-from watchdog.mesh.coordinator import Coordinator, Order
+from watchdog.mesh.coordinator import Coordinator, Member, Order
 from watchdog.mesh.overview import fresh_s
 from watchdog.model import Action, Heartbeat, PeerStatus, Severity, Status
 from watchdog.ordering import Held, Ordering
@@ -83,6 +83,7 @@ class Watcher:
         self._journal = journal
         self._standings = Standings(journal, name)
         self._herald = Herald(name, coordinator, journal, publish, fresh_s(policy))
+        self._voters_on = voters_on
         self._ordering = Ordering(
             name, policy, coordinator, journal, self._herald, voters_on, restart_timeout_s + LEASE_MARGIN_S
         )
@@ -154,8 +155,9 @@ class Watcher:
             if any(record.order_open for record in self._records.values()):
                 self._ordering.tell_again(at)
             if self._saved_doubt is None:
-                self._saved_doubt = self._standings.load_doubt()
-                self.doubt = self.doubt if self.doubt.doubting else self._saved_doubt
+                self._saved_doubt = saved = self._standings.load_doubt()
+                deaf = saved.deaf or self.doubt.deaf
+                self.doubt = replace(self.doubt, deaf=deaf) if self.doubt.doubting else saved
             self._take_up(at)
             self._settle_for_the_dead(at)
 
@@ -173,6 +175,7 @@ class Watcher:
         if self._tick is not None:
             self._tick.own_endpoint_waited_for = False
             self._tick.own_endpoint = "" if beat.healthy else beat.detail
+            self._tick.own_endpoint_heard = beat.healthy
 
     def skip(self, peer: str, late_s: float = 0.0, unasked: str = "") -> None:
         """This watcher could not ask the peer, and why, or stood still for that long meanwhile: no word on the peer."""
@@ -202,7 +205,8 @@ class Watcher:
         record = self._record(peer, at, tick, fresh=not beat.healthy)
         policy = quorum.stretched(self.policy, self.score)
         learned = ladder.learn(watched.standing, record, policy)
-        standing, demands = ladder.hear(learned, beat, record, policy, at.s - tick.begun_s)
+        contested = beat.healthy and record.restart_count > 0 and self._is_contested(peer, at, tick)
+        standing, demands = ladder.hear(learned, beat, record, policy, at.s - tick.begun_s, contested=contested)
         self._note(peer, watched, standing, beat, tick)
         self._believe(peer, watched, standing, beat, at, tick)
         tick.held += [Held(peer, demand, beat, record, standing.missed_count, tick.begun_s) for demand in demands]
@@ -213,6 +217,9 @@ class Watcher:
         tick = self._tick
         if tick is None:
             return []
+        if not tick.trouble:
+            with self._remembering():
+                self._compare(tick, at)
         seen = tick.seen(at)
         self.doubt = quorum.judge_round(self.doubt, seen)
         self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), seen)
@@ -221,7 +228,7 @@ class Watcher:
                 self._tell_doubt(at)
                 self._tell_storm(at)
                 self._tell_unasked(at)
-                self._coordinator.attend(self.name, self.doubt.reason, at)
+                self._coordinator.attend(self.name, self.doubt.reason, at, self._missing(tick))
         orders = self._carry_out_held(tick, at)
         if tick.unflushed and not tick.trouble:
             with self._remembering():
@@ -319,6 +326,36 @@ class Watcher:
         )
         self._standings.save(peer, Saved(watched.standing, watched.last_seen))
 
+    def _missing(self, tick: Tick) -> set[str]:
+        """Whom this watcher did not hear last, its own agent among them."""
+        missing = {self.name} if tick.own_endpoint else set()
+        return missing | {
+            name
+            for name, watched in self.peers.items()
+            if watched.standing.missed_count and watched.standing.status is not Status.ISOLATED
+        }
+
+    def _others(self, peers: Collection[str], at: Moment) -> list[Member]:
+        """What the other watchers last said, of those that are there and watch one of `peers`, as its own does."""
+        asked = {name for peer in peers for name in (peer, *self._voters_on(peer))} - {self.name}
+        return [each for each in self._coordinator.members(at, fresh_s(self.policy)) if each.watcher in asked]
+
+    def _is_contested(self, peer: str, at: Moment, tick: Tick) -> bool:
+        if not tick.trouble:
+            with self._remembering():
+                return bool(quorum.who_misses(peer, self._others((peer,), at)))
+        return True
+
+    def _compare(self, tick: Tick, at: Moment) -> None:
+        """What a round that may be a sick watcher's looks like beside what the mesh knows and the others say."""
+        if tick.own_endpoint and self._coordinator.record(self.name, at).isolated:
+            tick.own_endpoint = ""  # we cut it off: its silence says nothing of this watcher
+        if tick.may_hear_nobody or (tick.gone and self._hands_bound):
+            others = self._others(tick.gone, at)
+            tick.agreed = tick.heard_somebody and quorum.is_agreed(tick.gone, others)
+            if tick.may_hear_nobody:
+                tick.alone_against = ", ".join(sorted(quorum.who_contradicts(tick.gone, others)))
+
     def _newly_suspect(self) -> int:
         since_round = self.rounds - quorum.STORM_TICKS + 1
         return sum(
@@ -330,7 +367,7 @@ class Watcher:
 
     def _must_wait(self, tick: Tick, at: Moment) -> bool:
         """This is a round of doubt or a storm, or answers that are still out could make it one: act on nobody yet."""
-        if tick.own_endpoint_waited_for or quorum.reasons_to_doubt(tick.seen(at)):
+        if tick.own_endpoint_waited_for or tick.may_hear_nobody or quorum.reasons_to_doubt(tick.seen(at)):
             return True
         unknown, peers = tick.unknown, len(tick.counted)
         return quorum.may_still_doubt(len(tick.newly_gone), unknown, peers) or quorum.is_storm(
@@ -400,7 +437,7 @@ class Watcher:
 
     def _tell_doubt(self, at: Moment) -> None:
         """Doubt takes its votes back. People are told once when it begins and once when it is over."""
-        doubt = replace(self.doubt, clean_ticks=0)
+        doubt = replace(self.doubt, clean_ticks=0, settled_ticks=0)
         with self._journal.transaction() if doubt != self._saved_doubt or doubt.doubting else nullcontext():
             if doubt.doubting:
                 self._withdraw_votes()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 
+from tests.simulation.fitness import Truth
 from tests.simulation.host import START_S, Host
 from watchdog.clock import Moment
 from watchdog.ladder import SPACING_SLACK, Standing
@@ -14,6 +16,19 @@ from watchdog.watcher import Watcher
 
 HEALTHY_SLACK = 8
 """Heartbeats by which a forgiveness may be late: counted by two watchers, or lost with one that was killed."""
+
+
+STORM_SHARE = 3
+FRESH_TICKS = 2
+FRESH_INTERVALS = 2.5
+"""How old a vote may be: two intervals, and what a probe and the way to the journal took."""
+SCHEDULED_S = 1.0
+"""From an order to its beginning; after a reboot it is the order's time that is known."""
+
+
+def _age_s(begun: Moment, at: Moment) -> float:
+    """How long ago that was, as far as the clocks tell."""
+    return at.s - begun.s if at.boot == begun.boot else abs((at.utc - begun.utc).total_seconds())
 
 
 class Violation(AssertionError):
@@ -28,7 +43,7 @@ class Given:
     round_s: float
     expires_s: float
     boot: str
-    begun: bool = False
+    begun: Moment | None = None
     ended_s: float | None = None
     failed: bool = False
 
@@ -41,6 +56,10 @@ class Heard:
     false_misses: int = 0
     """Misses in a row of a peer that was up."""
     healthy_since_restart: int = 0
+    began_round: int = 0
+    """The watcher's round in which the misses began."""
+    missed_s: float = 0.0
+    """When it was missed last."""
     says: tuple[bool, bool] = (False, False)
     """What others know of it: whether it misses the peer, and whether it is wrong in that."""
     said: tuple[bool, bool] = (False, False)
@@ -58,8 +77,13 @@ class Checks:
     """Peer -> restarts begun since it was last known to be well, or released."""
     lost: set[str] = field(default_factory=set)
     """Watchers that heard every peer until they heard none: from the first round without, until they hear again."""
+    released: dict[str, int] = field(default_factory=dict)
+    """Peer -> the newest order there was when it was released."""
     isolations: int = 0
     restarts: int = 0
+
+    def __post_init__(self) -> None:
+        self.truth = Truth(self.host)
 
     def must(self, holds: bool, what: str) -> None:
         """Raise unless it holds."""
@@ -79,9 +103,13 @@ class Checks:
         reaches_others = not self.host.refused.get(watcher)
         if beat.healthy:
             heard.misses = heard.false_misses = 0
-            heard.healthy_since_restart += reaches_others
+            alone = any(h.misses for (who, name), h in self.heard.items() if name == beat.peer and who != watcher)
+            heard.healthy_since_restart += reaches_others and not alone
         else:
             heard.misses += 1
+            heard.missed_s = self.host.now_s
+            if heard.misses == 1:
+                heard.began_round = self.truth.of[watcher].rounds
             heard.false_misses = heard.false_misses + 1 if was_up else 0
         if reaches_others:
             heard.says = (heard.misses > 0, heard.false_misses > 0)
@@ -120,14 +148,69 @@ class Checks:
         self.must(not first_round, f"{what} in its first round")
         self.must(excused or not watcher.doubt.doubting, f"{what} in self-doubt")
         self.must(excused or not watcher.storm.doubting, f"{what} in a storm")
-        self.must(excused or request.watcher not in self.lost, f"{what}, and heard nobody since a moment ago")
+        if not excused:
+            self._must_be_fit(watcher, what)
         self.must(not beat.impostor, f"{what} for an impostor's sake")
-        misses = self.of(request.watcher, peer).misses
-        self.must(misses >= self.host.policy.missed_before_restart, f"{what} after {misses} misses")
+        heard, score = self.of(request.watcher, peer), self.truth.of[request.watcher].score
+        least = math.ceil(self.host.policy.missed_before_restart * (1 + score / 2))
+        self.must(heard.misses >= least, f"{what} after {heard.misses} misses, being slow ({score})")
+        if request.action is Action.ISOLATE:
+            self._must_be_votes(request, what)
+        elif not beat.evidence and heard.false_misses == heard.misses:
+            self._must_be_first_or_shared(request, what)
         self.must(not self.host.is_isolated(peer), f"{what}, which is isolated")
         self.must(all(order.token > each.order.token for each in self.given), f"{what} with an old token")
         at = self.host.at()
         self.given.append(Given(order, request.round_s, at.s + request.lease_s, at.boot))
+
+    def _must_be_fit(self, watcher: Watcher, what: str) -> None:
+        """By the truth, whatever the watcher thinks of itself."""
+        name = watcher.name
+        self.must(name not in self.lost, f"{what}, and heard nobody since a moment ago")
+        self.must(not self.truth.why_not(name), f"{what}, and {self.truth.why_not(name)}")
+        there = [peer for peer, each in watcher.peers.items() if each.standing.status is not Status.ISOLATED]
+        gone = [peer for peer in there if self.of(name, peer).misses]
+        lately = [peer for peer in gone if self.of(name, peer).began_round >= self.truth.of[name].rounds - 1]
+        storm = len(lately) > 1 and len(lately) * STORM_SHARE > len(there)
+        self.must(not storm, f"{what}, and {lately} of {there} went silent just now")
+        if len(gone) > 1 and gone == there and all(self.of(name, peer).false_misses for peer in gone):
+            trusted = self._trusted(name)
+            alone = trusted and not any(missing & set(gone) for missing in trusted.values())
+            self.must(not alone, f"{what}, hears nobody of {gone}, and {sorted(trusted)} hear them")
+
+    def _must_be_votes(self, request: OrderRequest, what: str) -> None:
+        """Whose word an isolation rests on."""
+        for voter in request.voters:
+            age_s = self.host.now_s - self.of(voter, request.peer).missed_s
+            fresh = age_s <= FRESH_INTERVALS * self.host.policy.interval_s
+            self.must(fresh, f"{what} by the word that {voter} gave {age_s:.0f} s ago")
+            self.must(not self.truth.of[voter].withdrawn, f"{what} by the word of {voter}, that doubts itself")
+
+    def _must_be_first_or_shared(self, request: OrderRequest, what: str) -> None:
+        """A peer that is well, and was restarted before: only when most watchers are wrong about it."""
+        peer = request.peer
+        if not int(self._rows("SELECT coalesce(max(restart_count), 0) FROM peer WHERE name = ?", peer)[0][0]):
+            return
+        trusted = self._trusted(request.watcher)
+        trusted.pop(peer, None)
+        hearing = [name for name, missing in trusted.items() if peer not in missing]
+        few = (len(trusted) - len(hearing) + 1) * 2 <= len(self.host.names) - 1
+        self.must(not (hearing and few), f"{what}, which is well, again, and {hearing} hear it")
+
+    def on_forgive(self, watcher: str, peer: str) -> None:
+        """A restart is forgiven."""
+        trusted = self._trusted(watcher)
+        missing = [name for name, who in trusted.items() if peer in who and name != peer]
+        self.must(not missing, f"{watcher} forgives {peer} a restart, and {missing} miss it")
+
+    def _trusted(self, but: str) -> dict[str, set[str]]:
+        """The others that are there and have not said that they doubt themselves: whom each misses."""
+        at = self.host.at()
+        since_s = at.s - FRESH_TICKS * self.host.policy.interval_s
+        rows = self.host.journal.read(
+            "SELECT name, missing FROM watcher WHERE self_doubt = '' AND boot = ? AND seen_s >= ?", (at.boot, since_s)
+        )
+        return {row["name"]: set(json.loads(row["missing"])) for row in rows if row["name"] != but}
 
     def on_begin(self, order: Order, at: Moment) -> None:
         """An order is about to be carried out."""
@@ -139,7 +222,7 @@ class Checks:
         self.must(not mine.begun, f"{what} twice")
         self.must(not self.host.is_silenced(order.peer), f"{what} in a silence")
         self.must(not self.host.is_isolated(order.peer), f"{what}, which is isolated")
-        mine.begun = True
+        mine.begun = at
         if order.action is Action.RESTART:
             self._on_restart(mine, at, what)
         else:
@@ -154,6 +237,8 @@ class Checks:
             spacing_s = at.s - before[-1].round_s
             least_s = (policy.missed_before_restart - SPACING_SLACK) * policy.interval_s
             self.must(spacing_s >= least_s - 1e-6, f"{what} {spacing_s:.0f} s after the one before")
+        recent, most = self.recent_restarts(peer, at), policy.restarts_before_isolation
+        self.must(recent <= most, f"{what}, restart {recent} within {policy.budget_window_s:.0f} s")
         self._forgive_what_should_be(peer)
         self.budget[peer] = self.budget.get(peer, 0) + 1
         self.restarts += 1
@@ -171,7 +256,7 @@ class Checks:
         voters = [name for name in self.host.names if name != peer]
         missing = [name for name in voters if self.of(name, peer).says[0]]
         wrong = [name for name in missing if self.of(name, peer).says[1]]
-        few = len(voters) > 1 and len(wrong) * 2 <= len(voters)
+        few = len(voters) == 1 or len(wrong) * 2 <= len(voters)
         self.must(len(wrong) < len(missing) or not few, f"{what}, which is well, by the word of {wrong} of {voters}")
         self.isolations += 1
 
@@ -183,6 +268,7 @@ class Checks:
     def on_release(self, peer: str) -> None:
         """An operator let a peer back."""
         self.budget[peer] = 0
+        self.released[peer] = max((each.order.token for each in self.given), default=0)
 
     # The end
 
@@ -232,6 +318,15 @@ class Checks:
         return [tuple(row) for row in self.host.journal.read(sql, values)]
 
     # Helpers
+
+    def recent_restarts(self, peer: str, at: Moment) -> int:
+        """Restarts of the peer begun within the budget's window, since it was last released."""
+        begun = [
+            each.begun
+            for each in self._begun(Action.RESTART)
+            if each.order.peer == peer and each.order.token > self.released.get(peer, 0) and each.begun is not None
+        ]
+        return sum(_age_s(each, at) < self.host.policy.budget_window_s - SCHEDULED_S for each in begun)
 
     def _begun(self, action: Action) -> list[Given]:
         return [each for each in self.given if each.begun and each.order.action is action]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from random import Random
 
 from tests.simulation.checks import Checks
 from tests.simulation.host import NEVER, Host
@@ -14,6 +15,7 @@ from watchdog.mesh.local import LocalCoordinator
 from watchdog.watcher import LEASE_MARGIN_S, Watcher
 
 HOUR_S = 3600.0
+CRASHES_SHARE = 0.3
 
 
 @dataclass
@@ -71,6 +73,18 @@ def pause(mesh: Mesh) -> None:
 def _break(mesh: Mesh, name: str, *, crashed: bool, cures_in: int) -> None:
     mesh.host.say(f"FAULT    {name} {'crashes' if crashed else 'hangs'}, restarts that it takes: {cures_in}")
     mesh.host.break_agent(name, crashed=crashed, cures_in=cures_in)
+
+
+def break_two(mesh: Mesh, rng: Random) -> None:
+    """Two agents crash or hang within two ticks, as after something that hit both."""
+    for name in rng.sample(mesh.host.names, 2):
+        crashed, cures_in = rng.random() < CRASHES_SHARE, rng.choice((1, 1, 2, NEVER))
+        mesh.later(
+            rng.uniform(0, 2) * mesh.host.policy.interval_s,
+            lambda name=name, crashed=crashed, cures_in=cures_in: _break(  # type: ignore[misc]
+                mesh, name, crashed=crashed, cures_in=cures_in
+            ),
+        )
 
 
 def relapse(mesh: Mesh) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from sqlite3 import Connection
+from typing import Any
 
 from tests.simulation.host import NEVER
 from tests.simulation.process import Parts
 from tests.simulation.schedule import NAMES
 from watchdog.clock import Moment
-from watchdog.ladder import PeerRecord
+from watchdog.ladder import PeerRecord, Policy
 from watchdog.mesh.coordinator import Denied, Order, OrderRequest, Silence, Suspicion
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.watcher import Watched, Watcher
@@ -87,6 +88,126 @@ class NoPatience(Watcher):
         super().begin_round(at, **seen)  # type: ignore[arg-type]
 
 
+class NoWindow(LocalCoordinator):
+    """What was forgiven may be used again at once."""
+
+    def restarts(self, peer: str, within_s: float, at: Moment) -> int:
+        return 0
+
+
+class NoContradiction(Watcher):
+    """Restarts again, whoever hears the peer."""
+
+    def __init__(self, *given: Any, **parts: Any) -> None:
+        super().__init__(*given, **parts)
+        self._ordering._is_contradicted = lambda *_: False  # type: ignore[method-assign]
+
+
+class NoContest(Watcher):
+    """What one hears is forgiven, whoever misses it."""
+
+    def _is_contested(self, *_: object) -> bool:
+        return False
+
+
+class NoAge(LocalCoordinator):
+    """A word counts until it is taken back."""
+
+    def suspicions(self, at: Moment, fresh_s: float) -> list[Suspicion]:
+        return super().suspicions(at, NEVER)
+
+
+class Blind(Watcher):
+    """Does not see some of what is wrong with it."""
+
+    blind: tuple[str, ...] = ()
+
+    def end_round(self, at: Moment) -> list[Order]:
+        assert self._tick is not None
+        for name in self.blind:
+            setattr(self._tick, name, type(getattr(self._tick, name))())
+        return super().end_round(at)
+
+    def _must_wait(self, tick: Any, at: Moment) -> bool:
+        for name in self.blind:
+            setattr(tick, name, type(getattr(tick, name))())
+        return super()._must_wait(tick, at)
+
+
+class NoOwnEndpoint(Blind):
+    """Trusts itself without its own agent."""
+
+    blind = ("own_endpoint",)
+
+
+class NoClock(Blind):
+    """Trusts itself when somebody set the clock."""
+
+    blind = ("clock_jump_s",)
+
+
+class NoLateness(Blind):
+    """Trusts itself when it did not run."""
+
+    blind = ("late_s", "stalled_s")
+
+
+class NoJournalDoubt(Watcher):
+    """Trusts itself as soon as the mesh's memory is back."""
+
+    def end_round(self, at: Moment) -> list[Order]:
+        before, trouble = self.doubt, self._tick is not None and bool(self._tick.trouble)
+        orders = super().end_round(at)
+        if trouble:
+            self.doubt = before
+        return orders
+
+
+class NoStorm(Watcher):
+    """Acts while the peers go silent one after the other."""
+
+    def _newly_suspect(self) -> int:
+        return 0
+
+
+class NoLoneliness(Watcher):
+    """Trusts itself when it hears nobody, and all others do."""
+
+    def _compare(self, tick: Any, at: Moment) -> None:
+        super()._compare(tick, at)
+        tick.alone_against = ""
+
+
+class NoAgreement(Watcher):
+    """Trusts itself again after a while, whatever the others hear."""
+
+    def _compare(self, tick: Any, at: Moment) -> None:
+        super()._compare(tick, at)
+        tick.agreed = bool(tick.gone)
+
+
+class NoScore(Watcher):
+    """As quick to judge when it is slow itself."""
+
+    def begin_round(self, at: Moment, **seen: object) -> None:
+        super().begin_round(at, **seen)  # type: ignore[arg-type]
+        self.score = 0
+
+
+class NoWithdrawal(Watcher):
+    """In doubt its votes stand."""
+
+    def _withdraw_votes(self) -> None:
+        """Not at all."""
+
+
+class OneWord(Watcher):
+    """One word isolates, where nobody else has one."""
+
+    def __init__(self, name: str, policy: Policy, **parts: Any) -> None:
+        super().__init__(name, replace(policy, single_observer=True), **parts)
+
+
 PLANTED: dict[str, Parts] = {
     "no-token-check": Parts(coordinator=NoTokenCheck),
     "no-fence": Parts(coordinator=NoFence),
@@ -97,4 +218,18 @@ PLANTED: dict[str, Parts] = {
     "no-doubt": Parts(watcher=NoDoubt),
     "no-memory": Parts(watcher=NoMemory),
     "no-patience": Parts(watcher=NoPatience),
+    "no-window": Parts(coordinator=NoWindow),
+    "no-contradiction": Parts(watcher=NoContradiction),
+    "no-contest": Parts(watcher=NoContest),
+    "no-age": Parts(coordinator=NoAge),
+    "no-own-endpoint": Parts(watcher=NoOwnEndpoint),
+    "no-clock": Parts(watcher=NoClock),
+    "no-lateness": Parts(watcher=NoLateness),
+    "no-journal-doubt": Parts(watcher=NoJournalDoubt),
+    "no-storm": Parts(watcher=NoStorm),
+    "no-loneliness": Parts(watcher=NoLoneliness),
+    "no-agreement": Parts(watcher=NoAgreement),
+    "no-score": Parts(watcher=NoScore),
+    "no-withdrawal": Parts(watcher=NoWithdrawal),
+    "one-word": Parts(watcher=OneWord),
 }

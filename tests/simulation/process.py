@@ -10,7 +10,7 @@ from tests.simulation.checks import Checks
 from tests.simulation.host import KEEPER_S, Host, Killed
 from watchdog.clock import Moment
 from watchdog.errors import WatchdogError
-from watchdog.ladder import Standing
+from watchdog.ladder import PeerRecord, Standing
 from watchdog.mesh.coordinator import Order
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.model import Action, Escalation, Heartbeat
@@ -94,6 +94,7 @@ class Process:
                 loaded = watcher.peers[peer].standing
                 self.checks.on_loaded(self.name, peer, loaded, self._believed.get(peer, (Standing(),)))
         self._alive = watcher
+        self.checks.truth.on_start(self.name)
         self._last = None
         self._rounds = 0
         self._in_flight.clear()
@@ -177,6 +178,7 @@ class Process:
         late_s = max(0.0, self.host.now_s - due_s)
         self._last = (at.s, wall_s)
         self._at_begin = {name: peer.standing for name, peer in self.watcher.peers.items()}
+        self.checks.truth.on_round_begins(self.name, late_s)
         self.watcher.begin_round(at, late_s=late_s, clock_jump_s=jump_s, own_endpoint_probed=self.own_probed)
         due_s += self.host.policy.interval_s * (1 + int((self.host.now_s - due_s) // self.host.policy.interval_s))
         self._later(due_s - self.host.now_s, lambda: self._tick(due_s))
@@ -196,6 +198,7 @@ class Process:
 
     def _hear_own(self) -> None:
         up = self.host.is_up(self.name)
+        self.checks.truth.on_own_heard(self.name, up=up)
         self.watcher.hear_own(Heartbeat(self.name, healthy=up, detail="HTTP 200" if up else "no answer"))
         self._end_round_if_complete()
 
@@ -217,6 +220,7 @@ class Process:
         doubting = watcher.doubt.doubting
         self._send(watcher.end_round(self.host.at()))
         self._rounds += 1
+        self.checks.truth.on_round_ended(self.name)
         self.checks.on_round(watcher, self._at_begin)
         if doubting != watcher.doubt.doubting:
             self.host.say(
@@ -224,12 +228,13 @@ class Process:
             )
 
     def _note_lost(self, watcher: Watcher) -> None:
-        """Everybody was heard in the last round, two at least, and nobody in this one."""
+        """Everybody was heard in the last round, two at least, and nobody in this one, though somebody is there."""
         there = [name for name in watcher.peers if not self.host.is_isolated(name)]
         misses = [self.checks.of(self.name, name).misses for name in there]
-        if len(misses) > 1 and all(count == 1 for count in misses):
+        wrong = any(self.checks.of(self.name, name).false_misses for name in there)
+        if len(misses) > 1 and all(count == 1 for count in misses) and wrong:
             self.checks.lost.add(self.name)
-        elif not all(misses):
+        elif not (all(misses) and wrong):
             self.checks.lost.discard(self.name)
 
     # Orders
@@ -247,6 +252,15 @@ class Process:
             return answer
 
         coordinator.claim = watched  # type: ignore[method-assign]
+        forgive = coordinator.forgive
+
+        def watched_forgiveness(peer: str, known: PeerRecord, at: Moment) -> bool:
+            forgiven = forgive(peer, known, at)
+            if forgiven:
+                self.checks.on_forgive(self.name, peer)
+            return forgiven
+
+        coordinator.forgive = watched_forgiveness  # type: ignore[method-assign]
 
     def _send(self, orders: list[Order]) -> None:
         for order in orders:

@@ -13,12 +13,16 @@ from tests.simulation.host import NEVER, START_S, Host, SharedJournal
 from tests.simulation.process import RESTART_TIMEOUT_S, SLOWEST_RESTART_S, Parts, Process
 from watchdog.ladder import Policy
 from watchdog.ordering import ISOLATION_LEASE_S
-from watchdog.quorum import CLEAN_TICKS_WANTED, MOST_SCORE
+from watchdog.quorum import CLEAN_TICKS_WANTED, MOST_SCORE, SETTLED_TICKS_WANTED, STORM_TICKS
 from watchdog.watcher import LEASE_MARGIN_S
 
 NAMES = ("immune", "shield", "sidecar", "scribe", "scout")
 MESH_SIZES = (2, 3, 3, 3, 3, 4, 5)
+HOW_MANY_BREAK_TWO = 0.3
 HOW_MANY_END_IN_DEATH = 0.5
+HOW_MANY_END_WITH_TWO = 0.5
+"""Of those with three agents and more that do not end in death: two that were not restarted lately hang together, and a
+restart cures each."""
 NEARLY_TOGETHER_S = 3.0
 SETTLE_TICKS = 4
 """Ticks after the last thing that had to happen, in which nothing else may."""
@@ -46,8 +50,13 @@ def run(seed: int, journal: SharedJournal, parts: Parts, trace: Callable[[str], 
     for process in mesh.processes.values():
         host.later(0.0, process.start)
     faults.draw(mesh, chaos_s)
+    more = random.Random(f"more {seed}")  # of its own: what else is drawn stays what it was
+    if more.random() < HOW_MANY_BREAK_TWO:
+        mesh.later(more.uniform(0, chaos_s), lambda: faults.break_two(mesh, more))
     host.run_until(START_S + chaos_s + rng.uniform(0, 6) * host.policy.interval_s)
     _calm(mesh)
+    if len(host.names) > 2 and not host.isolated and more.random() < HOW_MANY_END_WITH_TWO:
+        _hang_two(mesh, more)
     return Ran(seed, host.happened, checks.restarts, checks.isolations, host.now_s - START_S)
 
 
@@ -93,11 +102,38 @@ def _die(mesh: Mesh) -> None:
     host, checks = mesh.host, mesh.checks
     victim = host.rng.choice(host.names)
     host.say(f"FAULT    {victim} dies for good")
-    host.break_agent(victim, crashed=host.rng.random() < 0.5, cures_in=NEVER)
-    host.run_until(host.now_s + bound_s(host.policy), lambda: host.is_isolated(victim))
-    checks.must(host.is_isolated(victim), f"{victim} is dead and not isolated after {bound_s(host.policy):.0f} s")
+    crashed = len(host.names) == 2 or host.rng.random() < 0.5  # of two agents the other's word alone is not enough
+    host.break_agent(victim, crashed=crashed, cures_in=NEVER)
+    most_s = bound_s(host.policy)
+    if checks.recent_restarts(victim, host.at()):
+        most_s += host.policy.budget_window_s
+    host.run_until(host.now_s + most_s, lambda: host.is_isolated(victim))
+    checks.must(host.is_isolated(victim), f"{victim} is dead and not isolated after {most_s:.0f} s")
     host.run_until(host.now_s + SETTLE_TICKS * host.policy.interval_s)
     checks.on_isolated(victim, mesh.watchers)
+
+
+def _hang_two(mesh: Mesh, rng: random.Random) -> None:
+    host, checks = mesh.host, mesh.checks
+    restarted = {row["name"] for row in host.journal.read("SELECT name FROM peer WHERE restart_count > 0")}
+    fresh = [name for name in host.names if name not in restarted and not checks.recent_restarts(name, host.at())]
+    if len(fresh) < 2:
+        return
+    hung = rng.sample(fresh, 2)
+    gap_s = rng.uniform(0, 1.5) * host.policy.interval_s
+    most_s = gap_s + two_bound_s(host.policy)
+    for name, after_s in zip(hung, (0.0, gap_s), strict=True):
+        host.say(f"FAULT    {name} hangs in {after_s:.0f} s, until it is restarted")
+        host.later(after_s, lambda name=name: host.break_agent(name, crashed=False, cures_in=1))  # type: ignore[misc]
+    host.run_until(host.now_s + gap_s)
+    host.run_until(host.now_s + most_s, lambda: all(host.is_up(name) for name in hung))
+    checks.must(all(host.is_up(name) for name in hung), f"{hung} hang together and are not restarted in {most_s:.0f} s")
+
+
+def two_bound_s(policy: Policy) -> float:
+    """How long it may take until both are restarted: doubt and storm settle, then misses and a restart for each."""
+    ticks = STORM_TICKS + 2 * SETTLED_TICKS_WANTED + 2 * (policy.missed_before_restart + 1)
+    return ticks * policy.interval_s + 2 * SLOWEST_RESTART_S
 
 
 def recovery_s(policy: Policy) -> float:

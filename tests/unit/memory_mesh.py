@@ -7,7 +7,7 @@ clock, and which boot each of its hosts is on. With it the suite shows that the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -40,6 +40,8 @@ class Peer:
     restart_count: int = 0
     last_restart: datetime | None = None
     isolated_since: datetime | None = None
+    released_token: int = 0
+    """The newest order of all when it was let back."""
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Store:
     peers: dict[str, Peer] = field(default_factory=dict)
     orders: list[Given] = field(default_factory=list)
     suspicions: dict[tuple[str, str], tuple[Said, int]] = field(default_factory=dict)
-    members: dict[str, tuple[Said, str]] = field(default_factory=dict)
+    members: dict[str, tuple[Said, str, frozenset[str]]] = field(default_factory=dict)
     silences: dict[str, tuple[float, Silence]] = field(default_factory=dict)
     revision: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -114,8 +116,21 @@ class Store:
             last_action=given.order.action,
             order=self.state(given, now_s),
             order_episode=given.order.episode,
+            isolations_tried=self.tried(given) if given.order.action is Action.ISOLATE else 0,
             ordered_age_s=now_s - given.ordered_s if known else None,
             begun_age_s=now_s - begun_s if known and begun_s is not None else None,
+        )
+
+    def tried(self, newest: Given) -> int:
+        """Isolations of that episode that were begun and are not done, since anybody was let back."""
+        since = max(peer.released_token for peer in self.peers.values())
+        kind = (newest.order.peer, Action.ISOLATE, newest.order.episode)
+        return sum(
+            (each.order.peer, each.order.action, each.order.episode) == kind
+            and each.order.token > since
+            and each.begun_s is not None
+            and each.ended is not OrderState.DONE
+            for each in self.orders
         )
 
     def votes(self, peer: str, voters: tuple[str, ...]) -> bool:
@@ -156,16 +171,16 @@ class MemoryCoordinator:
             self._store.revision += changed
             yield self._store
 
-    def attend(self, watcher: str, self_doubt: str, at: Moment) -> None:
+    def attend(self, watcher: str, self_doubt: str, at: Moment, missing: Collection[str] = ()) -> None:
         with self._asked(changed=True) as store:
-            store.members[watcher] = (store.said(self._host, at), self_doubt)
+            store.members[watcher] = (store.said(self._host, at), self_doubt, frozenset(missing))
 
     def members(self, at: Moment, fresh_s: float) -> list[Member]:
         with self._asked() as store:
             now_s = store.said(self._host, at).s
             return [
-                Member(name, doubt, now_s - said.s)
-                for name, (said, doubt) in sorted(store.members.items())
+                Member(name, doubt, now_s - said.s, missing)
+                for name, (said, doubt, missing) in sorted(store.members.items())
                 if store.counts(said) and now_s - said.s <= fresh_s
             ]
 
@@ -299,7 +314,7 @@ class MemoryCoordinator:
     def released(self, peer: str) -> None:
         def say() -> None:
             kept = self._store.peers.setdefault(peer, Peer())
-            kept.isolated_since, kept.restart_count = None, 0
+            kept.isolated_since, kept.restart_count, kept.released_token = None, 0, len(self._store.orders)
 
         self._say(say)
 
@@ -308,6 +323,16 @@ class MemoryCoordinator:
         if self.reached:
             with self._asked(changed=True):
                 pass
+
+    def restarts(self, peer: str, within_s: float, at: Moment) -> int:
+        with self._asked() as store:
+            now_s, since = store.said(self._host, at).s, store.peers.get(peer, Peer()).released_token
+            restarted = [
+                each
+                for each in store.orders
+                if each.order.peer == peer and each.order.action is Action.RESTART and each.order.token > since
+            ]
+            return sum(each.begun_s is not None and abs(now_s - each.begun_s) < within_s for each in restarted)
 
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         with self._asked(changed=True) as store:

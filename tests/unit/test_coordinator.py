@@ -453,12 +453,72 @@ def test_the_age_of_an_order_is_not_known_after_a_reboot(one: Coordinator) -> No
     assert (rebooted.ordered_age_s, rebooted.begun_age_s) == (None, None)
 
 
+def test_isolations_that_came_to_nothing_are_counted_until_anybody_is_released(
+    one: Coordinator, other: Coordinator
+) -> None:
+    def tried(now: float) -> int:
+        return other.record("shield", at(now)).isolations_tried
+
+    order = claimed(one, isolation())
+    assert one.finish(order.token, T0, failed=True, outcome="never begun")
+    assert tried(101.0) == 0
+    for number in (1, 2):
+        order = begun(one, isolation(order.token))
+        assert one.finish(order.token, T0, failed=True, outcome="a rail")
+        assert tried(101.0) == number
+    assert other.records(at(101.0))["shield"].isolations_tried == 2
+    lapsed = begun(one, isolation(order.token))
+    assert tried(1000.0) == 3, "nobody said how it ended"
+    one.isolated("scribe", T0.utc)
+    one.released("scribe")
+    assert tried(1002.0) == 0
+    begun(one, replace(SHIELD, known_token=lapsed.token), 1003.0)
+    assert tried(1004.0) == 0, "the newest order is a restart"
+
+
 def test_an_order_that_was_not_begun_has_no_beginning(one: Coordinator) -> None:
     claimed(one)
     assert one.record("shield", T0).begun_age_s is None
 
 
 # Forgiveness
+
+
+@pytest.mark.parametrize(
+    ("now", "boot", "step_s", "counted"),
+    [
+        (100.0, "boot", 0.0, 1),
+        (999.9, "boot", 0.0, 1),
+        (1000.0, "boot", 0.0, 0),
+        (999.9, "boot", 3600.0, 1),
+        (1000.0, "boot", -3600.0, 0),
+        (10.0, "next", 100.0, 1),
+        (10.0, "next", 989.0, 1),
+        (10.0, "next", 991.0, 0),
+        (10.0, "next", -800.0, 1),
+        (10.0, "next", -3600.0, 0),
+    ],
+)
+def test_restarts_are_counted_in_a_window(
+    one: Coordinator, other: Coordinator, now: float, boot: str, step_s: float, counted: int
+) -> None:
+    """Begun at 100 s, looked at over 900 s. Its own boot's clock counts; after a reboot the wall clock does."""
+    order = begun(one)
+    one.finish(order.token, T0, failed=False, outcome="it came up")
+    assert one.forgive("shield", one.record("shield", T0), T0)
+    assert other.restarts("shield", 900.0, at(now, boot=boot, wall_step_s=step_s)) == counted
+    assert other.restarts("sidecar", 900.0, at(now, boot=boot, wall_step_s=step_s)) == 0
+
+
+def test_what_was_never_begun_or_was_before_a_release_is_no_restart(one: Coordinator) -> None:
+    order = claimed(one)
+    assert one.restarts("shield", 900.0, T0) == 0
+    assert one.begin(order, T0)
+    assert one.restarts("shield", 900.0, T0) == 1
+    one.finish(order.token, T0, failed=False, outcome="it came up")
+    one.isolated("shield", T0.utc)
+    one.released("shield")
+    assert one.restarts("shield", 900.0, at(102.0)) == 0
 
 
 def test_one_restart_is_forgiven_once(one: Coordinator, other: Coordinator) -> None:
@@ -543,6 +603,7 @@ def test_a_silence_is_replaced_and_ended(one: Coordinator, other: Coordinator) -
         lambda c: c.stands(Order(1, "shield", 1, Action.RESTART, "immune", ""), T0),
         lambda c: c.finish(1, T0, failed=False, outcome=""),
         lambda c: c.forgive("shield", PeerRecord(restart_count=1), T0),
+        lambda c: c.restarts("shield", 900.0, T0),
         lambda c: c.silence(Silence("shield", at(200.0).utc, "", ""), T0),
         lambda c: c.unsilence("shield"),
         lambda c: c.silences(T0),
@@ -567,6 +628,15 @@ def test_members_are_those_heard_of_lately(one: Coordinator, other: Coordinator)
     ]
     assert [member.watcher for member in other.members(at(160.1), FRESH_S)] == ["shield"]
     assert other.members(at(160.0, wall_step_s=-3600.0), FRESH_S) != [], "no clock step makes a member older"
+
+
+def test_a_member_says_whom_it_does_not_hear(one: Coordinator, other: Coordinator) -> None:
+    one.attend("immune", "its own agent is gone", at(100.0), {"shield", "immune"})
+    assert other.members(at(100.0), FRESH_S) == [
+        Member("immune", "its own agent is gone", 0.0, frozenset({"immune", "shield"}))
+    ]
+    one.attend("immune", "", at(130.0))
+    assert other.members(at(130.0), FRESH_S)[0].missing == frozenset()
 
 
 def test_a_member_s_last_word_on_itself_counts(one: Coordinator, other: Coordinator) -> None:

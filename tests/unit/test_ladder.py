@@ -94,6 +94,30 @@ def test_an_order_whose_age_is_not_known_keeps_nobody_waiting() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tried", "since_order_s", "again"),
+    [
+        (0, 0.0, True),
+        (1, 23.9, False),
+        (1, 24.0, True),
+        (2, 53.9, False),
+        (2, 54.0, True),
+        (5, 473.9, False),
+        (5, 474.0, True),
+        (6, 594.0, True),
+        (2855, 593.9, False),
+        (2855, 594.0, True),
+    ],
+)
+def test_an_isolation_that_comes_to_nothing_is_tried_after_1_2_4_intervals_and_ten_minutes_at_most(
+    tried: int, since_order_s: float, again: bool
+) -> None:
+    failed = replace(ORDERED, last_action=Action.ISOLATE, order=OrderState.FAILED, isolations_tried=tried)
+    record = replace(failed, ordered_age_s=since_order_s)
+    standing = missed(9, token=5, restart_count=3)
+    assert hear(standing, SILENT, record) == (OFFLINE, [Demand.ISOLATE] if again else [])
+
+
+@pytest.mark.parametrize(
     ("standing", "record", "learned"),
     [
         (missed(2), PeerRecord(), missed(2)),
@@ -154,6 +178,13 @@ def test_an_offline_peer_stays_offline_for_an_impostor() -> None:
 def test_what_health_forgives(healthy_before: int, restarts: int, demands: list[Demand], counted: int) -> None:
     standing = Standing(restart_count=restarts, healthy_count=healthy_before)
     heard, found = ladder.hear(standing, WELL, PeerRecord(restart_count=restarts), POLICY, 0.0)
+    assert (list(found), heard.healthy_count) == (demands, counted)
+
+
+@pytest.mark.parametrize(("contested", "demands", "counted"), [(False, [Demand.FORGIVE], 11), (True, [], 10)])
+def test_what_another_watcher_misses_forgives_nothing(contested: bool, demands: list[Demand], counted: int) -> None:
+    standing, record = Standing(restart_count=1, healthy_count=10), PeerRecord(restart_count=1)
+    heard, found = ladder.hear(standing, WELL, record, POLICY, 0.0, contested=contested)
     assert (list(found), heard.healthy_count) == (demands, counted)
 
 

@@ -143,6 +143,17 @@ def test_who_cannot_be_registered(mesh: dict[str, Agent], monitors: Monitors) ->
     assert monitor.stats().peer_count == 3
 
 
+@pytest.mark.parametrize(
+    ("parts", "one_word_is_enough"),
+    [({}, True), ({"voters_on": lambda _: {"immune"}}, False), ({"actions": Told()}, False)],
+    ids=["only handlers", "part of a mesh", "it could cut off"],
+)
+def test_whose_word_is_enough(
+    mesh: dict[str, Agent], monitors: Monitors, parts: dict[str, object], one_word_is_enough: bool
+) -> None:
+    assert monitors(mesh, **parts).policy.single_observer is one_word_is_enough
+
+
 def test_it_is_started_once(mesh: dict[str, Agent], monitors: Monitors) -> None:
     monitor = monitors(mesh)
     assert not monitor.health().ok

@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdog.ladder import Policy
+from watchdog.mesh.coordinator import Member
 from watchdog.quorum import (
     MOST_SCORE,
     Doubt,
     Round,
+    against_another_restart,
+    is_agreed,
     is_storm,
     judge_round,
     judge_storm,
@@ -22,6 +25,8 @@ from watchdog.quorum import (
     score_after,
     stretched,
     too_many,
+    votes_wanted,
+    who_contradicts,
 )
 
 CLEAN = Round(peers=2, newly_gone=0, gone=0)
@@ -59,6 +64,7 @@ def test_half_of_the_peers_and_at_least_two(gone: int, peers: int, too_many_are:
         ({"newly_gone": 1, "gone": 2}, False),
         ({"own_endpoint": "no answer"}, True),
         ({"coordinator": "the journal is locked"}, True),
+        ({"alone_against": "shield"}, True),
         ({"clock_jump_s": 5.0}, False),
         ({"clock_jump_s": 5.1}, True),
         ({"clock_jump_s": -5.1}, True),
@@ -93,6 +99,8 @@ def test_reasons_to_doubt(changed: dict[str, object], doubts: bool) -> None:
         ([LOST, Round(2, 0, 0, unheard=2), Round(2, 0, 1, unheard=1)], True),
         ([replace(CLEAN, late_s=99.0), Round(2, 0, 0, unheard=2), CLEAN], True),
         ([LOST, Round(2, 0, 0, unheard=1), Round(2, 0, 1)], False),
+        ([replace(STILL_GONE, alone_against="shield"), STILL_GONE, STILL_GONE], True),
+        ([replace(STILL_GONE, alone_against="shield"), ONE_GONE, ONE_GONE], False),
     ],
     ids=[
         "entered at once",
@@ -111,6 +119,8 @@ def test_reasons_to_doubt(changed: dict[str, object], doubts: bool) -> None:
         "deaf, and nobody could be asked",
         "who asks nobody is not well again",
         "one answer is enough",
+        "gone one by one, and alone in that",
+        "alone, and somebody is back",
     ],
 )
 def test_doubt_from_round_to_round(rounds: list[Round], doubts: bool) -> None:
@@ -204,22 +214,154 @@ THREE = frozenset({"immune", "sidecar"})
     ],
 )
 def test_the_rules_for_three_agents(votes: set[str], accused: set[str], evidence: str, may: bool) -> None:
-    against = may_isolate(watchers=THREE, votes=votes, accused_by_peer=accused, evidence=evidence)
+    against = may_isolate(watchers=THREE, votes=votes, accused_by_peer=accused, evidence=evidence, policy=Policy())
     assert (against == "") is may
 
 
 @pytest.mark.parametrize(
-    ("votes", "watchers", "may"), [(1, 1, True), (1, 3, False), (2, 3, True), (2, 4, False), (3, 4, True), (3, 5, True)]
+    ("votes", "watchers", "may"),
+    [
+        (1, 1, False),
+        (1, 2, False),
+        (2, 2, True),
+        (1, 3, False),
+        (2, 3, True),
+        (2, 4, False),
+        (3, 4, True),
+        (3, 5, True),
+    ],
 )
-def test_a_strict_majority_of_the_configured_watchers(votes: int, watchers: int, may: bool) -> None:
+def test_a_strict_majority_of_the_configured_watchers_and_two_at_least(votes: int, watchers: int, may: bool) -> None:
     names = [f"watcher-{number}" for number in range(watchers)]
-    against = may_isolate(watchers=names, votes=names[:votes], accused_by_peer=(), evidence="")
+    against = may_isolate(watchers=names, votes=names[:votes], accused_by_peer=(), evidence="", policy=Policy())
     assert (against == "") is may
+    assert (votes >= votes_wanted(watchers, Policy())) is may
+
+
+@pytest.mark.parametrize(("evidence", "single_observer"), [("its unit failed", False), ("", True)])
+def test_when_a_single_word_is_enough(evidence: str, single_observer: bool) -> None:
+    policy = Policy(single_observer=single_observer)
+    votes = {"immune"}
+    assert not may_isolate(watchers=votes, votes=votes, accused_by_peer=(), evidence=evidence, policy=policy)
 
 
 def test_two_agents_that_accuse_each_other_isolate_nobody() -> None:
-    against = may_isolate(watchers={"immune"}, votes={"immune"}, accused_by_peer={"immune"}, evidence="")
+    against = may_isolate(
+        watchers={"immune"}, votes={"immune"}, accused_by_peer={"immune"}, evidence="", policy=Policy()
+    )
     assert "accuse each other" in against
+
+
+def said(hear: str, miss: str = "", doubt: str = "") -> list[Member]:
+    """A letter for each watcher: those that hear shield, that miss it, and that miss it and doubt themselves."""
+    gone = frozenset({"shield"})
+    return [
+        *(Member(name, "", 1.0) for name in hear),
+        *(Member(name, "", 1.0, gone) for name in miss),
+        *(Member(name, "deaf", 1.0, gone) for name in doubt),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gone", "members", "contradicted_by"),
+    [
+        ({"shield", "sidecar"}, said("bc"), {"b", "c"}),
+        ({"shield", "sidecar"}, said("b", "c"), set()),
+        ({"shield", "sidecar"}, said("b", doubt="c"), {"b"}),
+        ({"shield", "sidecar"}, said("", doubt="bc"), set()),
+        ({"shield", "sidecar"}, [], set()),
+        ({"scribe", "sidecar"}, said("", "bc"), {"b", "c"}),
+    ],
+    ids=["all hear them", "one misses one", "it doubts itself", "all doubt themselves", "nobody", "they miss another"],
+)
+def test_who_contradicts_a_watcher_that_hears_nobody(
+    gone: set[str], members: list[Member], contradicted_by: set[str]
+) -> None:
+    assert who_contradicts(gone, members) == contradicted_by
+
+
+BOTH = frozenset({"shield", "sidecar"})
+
+
+@pytest.mark.parametrize(
+    ("members", "agreed"),
+    [
+        ([Member("scribe", "", 1.0, BOTH)], True),
+        ([Member("scribe", "storm", 1.0, BOTH), Member("scout", "deaf", 1.0, BOTH)], True),
+        ([Member("shield", "own", 1.0, BOTH), Member("sidecar", "own", 1.0, BOTH)], True),
+        ([Member("shield", "", 1.0, frozenset({"sidecar"})), Member("sidecar", "", 1.0, frozenset({"shield"}))], False),
+        ([], False),
+        ([Member("sidecar", "", 1.0, frozenset({"shield"}))], False),
+        ([Member("scribe", "", 1.0, BOTH), Member("scout", "", 1.0, frozenset({"shield"}))], False),
+        ([Member("scribe", "", 1.0, BOTH), Member("scout", "deaf", 1.0, frozenset())], False),
+    ],
+    ids=[
+        "another one misses both",
+        "whether they trust themselves or not",
+        "their own watchers do",
+        "their own watchers hear them",
+        "nobody else is there",
+        "nobody else has a word on one",
+        "one of them is heard",
+        "also by one that doubts itself",
+    ],
+)
+def test_when_all_agree_on_who_is_gone(members: list[Member], agreed: bool) -> None:
+    assert is_agreed(BOTH, members) is agreed
+    assert not is_agreed((), members)
+
+
+SETTLED = replace(STILL_GONE, agreed=True)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "over"),
+    [
+        ([SETTLED] * 3, False),
+        ([SETTLED] * 4, True),
+        ([STILL_GONE] * 9, False),
+        ([SETTLED] * 3 + [STILL_GONE] + [SETTLED] * 3, False),
+        ([SETTLED] * 3 + [replace(SETTLED, newly_gone=1)] + [SETTLED] * 3, False),
+        ([SETTLED] * 3 + [replace(SETTLED, unheard=1)] + [SETTLED] * 3, False),
+        ([SETTLED] * 3 + [replace(SETTLED, own_endpoint="no answer")] + [SETTLED] * 3, False),
+        ([replace(SETTLED, own_endpoint="no answer")] * 9, False),
+        ([replace(SETTLED, late_s=99.0)] * 9, False),
+    ],
+)
+def test_what_settled_and_is_agreed_on_ends_doubt_and_storm(rounds: list[Round], over: bool) -> None:
+    doubt, storm = judge_round(Doubt(), LOST), judge_storm(Doubt(), 2, LOST)
+    for seen in rounds:
+        doubt, storm = judge_round(doubt, seen), judge_storm(storm, 0, seen)
+    assert doubt.doubting is storm.doubting is not over
+
+
+@pytest.mark.parametrize(
+    ("voters", "members", "may"),
+    [
+        ("ab", said("b", "a"), False),
+        ("ab", said("", "ab"), True),
+        ("ab", said("", "a"), True),
+        ("ab", said("", "a", doubt="b"), True),
+        ("a", said("s", "a"), True),
+        ("abcd", said("d", "abc"), True),
+        ("abcd", said("cd", "ab"), False),
+        ("abcd", said("d", "ab", doubt="c"), False),
+        ("abcd", said("d", "abx"), False),
+    ],
+    ids=[
+        "the other one hears it",
+        "nobody hears it",
+        "the other one is not there",
+        "the other one doubts itself",
+        "who has no vote is not asked",
+        "three of four miss it",
+        "two of four",
+        "who doubts itself is none of those that miss it",
+        "who has no vote is none of them either",
+    ],
+)
+def test_who_may_restart_a_peer_once_more(voters: str, members: list[Member], may: bool) -> None:
+    assert (against_another_restart("shield", "a", voters, members) == "") is may
 
 
 COUNTS = st.integers(0, 30)
@@ -246,11 +388,9 @@ def test_who_waits_for_answers_never_acts_too_early(newly_gone: int, unknown: in
 
 @given(st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")))
 def test_a_minority_without_evidence_isolates_nobody(watchers: set[str], votes: set[str], accused: set[str]) -> None:
-    against = may_isolate(watchers=watchers, votes=votes, accused_by_peer=accused, evidence="")
-    if len(votes & watchers) * 2 <= len(watchers):
-        assert against
-    elif len(votes & watchers) > 1:
-        assert not against
+    against = may_isolate(watchers=watchers, votes=votes, accused_by_peer=accused, evidence="", policy=Policy())
+    counted = len(votes & watchers)
+    assert bool(against) is (counted * 2 <= len(watchers) or counted < 2)
 
 
 @given(st.lists(st.booleans(), max_size=40))

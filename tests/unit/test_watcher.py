@@ -122,6 +122,42 @@ def test_a_restart_is_forgiven_once_by_several_watchers(pair: Bench) -> None:
     assert len(pair.trail("restart forgiven")) == 2
 
 
+def test_no_fourth_restart_within_fifteen_minutes_whatever_is_forgiven() -> None:
+    """Health forgives one after three beats here: without the window there would be one every six."""
+    policy = replace(POLICY, forgive_after_s=3 * INTERVAL_S)
+    quick = Bench(policy=policy)
+    quick.round()
+    begun_s = []
+    for number in range(200):
+        orders = quick.round(SILENT if number % 7 < 3 else {})
+        begun_s += [quick.now_s for order in orders if order.action is Action.RESTART]
+    assert len(begun_s) > 9
+    assert all(fourth - first >= 900.0 for first, fourth in zip(begun_s, begun_s[3:], strict=False))
+    told = [each for each in quick.told if "restarted 3 times within 900 s" in each.reason]
+    assert {each.severity for each in told} == {Severity.HIGH}
+
+
+def test_one_word_restarts_a_peer_once_that_another_watcher_hears(pair: Bench) -> None:
+    """A day in which one link is cut: without the other's word there were 301 restarts."""
+    for _ in range(2880):
+        pair.round(SILENT, "immune", passes_s=INTERVAL_S / 2)
+        pair.round({}, "sidecar", passes_s=INTERVAL_S / 2)
+    assert actions(pair.begun) == ["restart shield"]
+    assert pair.heard() == [ALERT, RESTART, ("alert", "CRITICAL", "FIRING")]
+    assert "missed by immune of 2 watchers, heard by sidecar" in pair.told[-1].reason
+    both(pair, 20, {})
+    assert pair.mesh.record("shield", pair.at()).restart_count == 0, "now that they agree, health forgives it"
+
+
+def test_when_the_others_miss_it_too_or_the_unit_is_down_it_is_restarted_again(pair: Bench) -> None:
+    for _ in range(4):
+        pair.round(SILENT, "immune", passes_s=INTERVAL_S / 2)
+        pair.round({}, "sidecar", passes_s=INTERVAL_S / 2)
+    assert actions(both(pair, 3, SILENT)) == ["restart shield"]
+    pair.round({}, "sidecar", passes_s=INTERVAL_S / 2)
+    assert actions(pair.rounds(3, CRASHED)) == ["restart shield"]
+
+
 def test_two_watchers_at_the_same_moment_give_one_order() -> None:
     pair = Bench(names=("immune", "sidecar"))
     for name in pair.names:
@@ -184,30 +220,48 @@ def test_that_a_restart_failed_is_no_alarm_once_the_peer_is_well(bench: Bench) -
     assert [entry["outcome"] for entry in bench.trail("restart failed")] == ["it hung"]
 
 
-def test_an_isolation_that_fails_is_tried_at_every_miss_and_told_once(pair: Bench) -> None:
-    both(pair, 11, SILENT)
-    attempts = 0
-    for _ in range(4):
+def fail_isolations(pair: Bench, rounds: int) -> list[float]:
+    """When, in intervals, each isolation was ordered; every one of them fails."""
+    tried = []
+    for number in range(rounds):
         for name in pair.names:
             for order in pair.round(SILENT, name, passes_s=INTERVAL_S / 2, carry_out=False):
-                attempts += order.action is Action.ISOLATE
+                assert order.action is Action.ISOLATE
+                tried.append(number + pair.names.index(name) / 2)
                 pair.carry_out(order, failed=True)
-    assert attempts >= 4
+    return tried
+
+
+def test_an_isolation_that_fails_is_tried_again_ever_later_and_told_once(pair: Bench) -> None:
+    both(pair, 11, SILENT)
+    tried = fail_isolations(pair, 80)
+    assert [later - earlier for earlier, later in pairwise(tried)] == [1, 2, 4, 8, 16, 20, 20]
     assert pair.heard().count(ISOLATE) == 1
     assert pair.heard().count(("alert", "CRITICAL", "FIRING")) == 1, "isolation failed"
-    assert len(pair.trail("isolate ordered")) == attempts
-    both(pair, 1, SILENT)
+    assert len(pair.trail("isolate ordered")) == len(tried)
+    both(pair, 20, SILENT)
     assert pair.heard().count(ARCHITECT) == 1
 
 
 def test_a_failed_isolation_is_told_again_only_when_it_is_another_trouble(bench: Bench) -> None:
     bench.rounds(11, {"shield": FAILED})
     for pid, kind in enumerate(["Refused", "Refused", "Refused", "KernelRefused", "Refused"], start=100):
-        (order,) = bench.round({"shield": FAILED}, carry_out=False)
-        assert order.action is Action.ISOLATE
-        bench.carry_out(order, failed=True, outcome=f"it holds pid {pid}", kind=kind)
+        orders: list[Order] = []
+        while not orders:  # it is tried ever later
+            orders = bench.round({"shield": FAILED}, carry_out=False)
+        assert orders[0].action is Action.ISOLATE
+        bench.carry_out(orders[0], failed=True, outcome=f"it holds pid {pid}", kind=kind)
     told = [each.reason for each in bench.told if each.reason.startswith("isolation failed")]
     assert told == [f"isolation failed: it holds pid {pid}" for pid in (100, 103)]
+
+
+def test_an_isolation_that_failed_is_tried_at_once_when_anybody_was_released(pair: Bench) -> None:
+    pair.isolate("scribe")
+    both(pair, 11, SILENT)
+    fail_isolations(pair, 10)
+    assert both(pair, 2, SILENT) == []
+    pair.release("scribe")
+    assert actions(both(pair, 1, SILENT)) == ["isolate shield"]
 
 
 def test_orders_that_nobody_carried_out_do_not_lead_to_isolation(bench: Bench) -> None:
@@ -268,6 +322,16 @@ def test_one_watcher_of_three(bench: Bench, beats: dict[str, Heartbeat], ordered
         assert "1 of 2 watchers vote for it" in bench.told[-1].reason
         assert bench.told[-1].reason.endswith("nothing is heard of the watcher of sidecar")
         assert bench.heard().count(("alert", "CRITICAL", "FIRING")) == 1
+
+
+@pytest.mark.parametrize(("beats", "isolated"), [(SILENT, 0), (CRASHED, 1)])
+def test_one_of_two_agents_isolates_the_other_only_on_evidence(beats: dict[str, Heartbeat], isolated: int) -> None:
+    bench = Bench(peers=("shield",))
+    bench.round()
+    bench.rounds(40, beats)
+    assert actions(bench.begun) == ["restart shield"] * 3 + ["isolate shield"] * isolated
+    if not isolated:
+        assert bench.told[-1].reason.startswith("it should be isolated, and is not: 1 of 1 watchers vote for it")
 
 
 def test_two_that_accuse_each_other_isolate_nobody() -> None:
@@ -349,10 +413,58 @@ def test_who_doubts_itself_says_so_once_and_acts_on_nobody(
     assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")]
 
 
+def test_a_watcher_says_whom_it_does_not_hear_also_in_doubt(bench: Bench) -> None:
+    def missing() -> set[str]:
+        return set(bench.mesh.members(bench.at(), INTERVAL_S * 2)[0].missing)
+
+    bench.round(SILENT)
+    assert missing() == {"shield"}
+    bench.round(SILENT, own=DOWN)
+    assert bench.doubts()
+    assert missing() == {"shield", "immune"}
+    bench.isolate("shield")
+    bench.round(SILENT, own=UP)
+    assert missing() == set(), "who is isolated is not missed"
+
+
 def test_one_silent_peer_of_two_is_the_ordinary_case(bench: Bench) -> None:
     bench.rounds(3, SILENT)
     assert not bench.doubts()
     assert len(bench.begun) == 1
+
+
+def test_a_watcher_whose_agent_is_isolated_goes_on(pair: Bench) -> None:
+    """Its own endpoint is cut off by us, and a second dead agent needs its vote."""
+    pair.round(own=DOWN)
+    assert pair.doubts()
+    pair.isolate("immune")
+    pair.round(own=DOWN)
+    pair.round(own=DOWN)
+    assert not pair.doubts()
+    pair.release("immune")
+    pair.round(own=DOWN)
+    assert pair.doubts()
+
+
+def test_who_goes_deaf_slowly_comes_to_doubt_itself() -> None:
+    """immune loses one peer after the other; the others hear each other all the time."""
+    mesh = Bench(peers=("immune", "shield", "sidecar"), names=("immune", "shield", "sidecar"))
+
+    def rounds(count: int, beats: dict[str, Heartbeat]) -> list[Order]:
+        return [
+            order
+            for _ in range(count)
+            for name in mesh.names
+            for order in mesh.round(beats if name == "immune" else {}, name, passes_s=INTERVAL_S / 3)
+        ]
+
+    rounds(1, {})
+    assert actions(rounds(3, SILENT)) == ["restart shield"]
+    assert rounds(20, BOTH_SILENT) == []
+    assert mesh.doubts()
+    assert "none of 2 peers answers, and none of them is missed by shield, sidecar" in mesh.watcher.doubt.reason
+    rounds(2, {})
+    assert not mesh.doubts()
 
 
 def test_in_doubt_only_a_unit_that_systemd_reports_down_is_restarted(bench: Bench) -> None:
@@ -407,7 +519,7 @@ def test_a_storm_is_told_once_and_isolates_nobody() -> None:
     for name in bench.names:
         bench.round(name=name, passes_s=0)
     some = dict.fromkeys(FOUR[:2], DOWN)
-    for _ in range(20):
+    for _ in range(5):
         for name in bench.names:
             assert bench.round(some, name, passes_s=INTERVAL_S / 2) == []
     assert not bench.doubts()
@@ -420,6 +532,77 @@ def test_a_storm_is_told_once_and_isolates_nobody() -> None:
     assert len(bench.told) == 1, "another watcher still has it"
     bench.rounds(3, {}, "warden")
     assert [e.state.value for e in bench.told] == ["FIRING", "RESOLVED"]
+
+
+THREE, FIVE = ("immune", *FOUR[:2]), ("immune", *FOUR)
+
+
+@pytest.mark.parametrize(
+    ("agents", "watchers", "hung", "deaf", "restarted"),
+    [
+        (THREE, THREE, FOUR[:2], "", {"shield", "sidecar"}),
+        (FIVE, FIVE, FOUR[:2], "", {"shield", "sidecar"}),
+        (FIVE, ("immune", "scribe", "scout"), FOUR[:2], "", {"shield", "sidecar"}),
+        (THREE, ("immune",), FOUR[:2], "", set()),
+        (THREE, THREE, THREE, "", set()),
+        (THREE, THREE, ("shield",), "immune", {"shield"}),
+        (FIVE, FIVE, ("shield",), "immune", {"shield"}),
+        (FIVE, ("immune", "scribe", "scout"), FOUR[:2], "immune", {"shield", "sidecar"}),
+    ],
+    ids=[
+        "two of three",
+        "two of five",
+        "two of five, and their watchers with them",
+        "two of three, and their watchers with them",
+        "all of them",
+        "one of three, and another's watcher is deaf",
+        "one of five, and another's watcher is deaf",
+        "two of five and their watchers, and another's watcher is deaf",
+    ],
+)
+def test_agents_that_hang_together_are_restarted_and_nobody_else(
+    agents: tuple[str, ...], watchers: tuple[str, ...], hung: tuple[str, ...], deaf: str, restarted: set[str]
+) -> None:
+    mesh, gone = Bench(peers=agents, names=watchers), set(hung)
+    for name in watchers:
+        mesh.round(name=name, passes_s=0, own=UP)
+    orders = []
+    for number in range(20 * len(watchers)):
+        name = watchers[number % len(watchers)]
+        silent = set(agents) if name == deaf else gone
+        orders += mesh.round(
+            dict.fromkeys(silent, DOWN), name, passes_s=INTERVAL_S / len(watchers), own=DOWN if name in gone else UP
+        )
+        gone -= {order.peer for order in orders}
+    assert {order.action for order in orders} <= {Action.RESTART}
+    assert sorted(order.peer for order in orders) == sorted(restarted)
+
+
+def test_after_a_storm_people_are_told_of_no_quorum_only_when_votes_could_be_there() -> None:
+    mesh = Bench(peers=FIVE, names=("immune", "scribe", "scout"), policy=replace(POLICY, restarts_before_isolation=1))
+
+    def rounds(count: int, silent: tuple[str, ...]) -> None:
+        for _ in range(count):
+            for name in mesh.names:
+                mesh.round(dict.fromkeys(silent, DOWN), name, passes_s=INTERVAL_S / 3, own=UP)
+
+    rounds(1, ())
+    rounds(3, ("shield",))
+    rounds(2, ())
+    rounds(12, ("shield", "sidecar"))
+    assert ("isolate", "shield") in {(order.action, order.peer) for order in mesh.begun}
+    assert [each.reason for each in mesh.told if "no configured watcher votes" in each.reason] == []
+
+
+def test_cut_links_between_agents_that_are_well_restart_nobody() -> None:
+    """Each hears its own agent and no other: all watchers miss the same, and none is hung."""
+    mesh = Bench(peers=THREE, names=THREE)
+    for name in THREE:
+        mesh.round(name=name, passes_s=0, own=UP)
+    for number in range(60):
+        name = THREE[number % 3]
+        assert mesh.round(dict.fromkeys(THREE, DOWN), name, passes_s=INTERVAL_S / 3, own=UP) == []
+    assert all(mesh.doubts(name) for name in THREE)
 
 
 def test_a_slow_watcher_is_patient(bench: Bench) -> None:
@@ -555,6 +738,18 @@ def test_a_watcher_begun_without_its_journal_hears_acts_on_nobody_and_takes_up_w
     assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")], "told when it could be"
     if heard is UP:
         assert bench.votes() == [], "what the one before said is taken back"
+
+
+def test_who_was_started_without_a_journal_trusts_itself_no_sooner(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    bench.start()
+    bench.journal.refusing = True
+    bench.rounds(3, SILENT)
+    bench.journal.refusing = False
+    assert bench.rounds(1, SILENT) == []
+    assert bench.doubts()
+    assert bench.rounds(1, SILENT) == []
+    assert actions(bench.rounds(1, SILENT)) == ["restart shield"]
 
 
 def test_a_journal_that_refuses_is_asked_once_a_round(bench: Bench) -> None:

@@ -19,6 +19,7 @@ is not finished within its lease is over all the same: void when it was never be
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -117,6 +118,8 @@ class Member:
     self_doubt: str
     """Why it acts on nobody and has no vote; empty while it trusts itself."""
     age_s: float
+    missing: frozenset[str] = frozenset()
+    """Whom it did not hear, its own agent among them. Also one that doubts itself says so; it is no vote."""
 
 
 class Closed(NamedTuple):
@@ -129,8 +132,8 @@ class Closed(NamedTuple):
 class Coordinator(Protocol):
     """Members, observations, orders, restart counts and silences of one mesh."""
 
-    def attend(self, watcher: str, self_doubt: str, at: Moment) -> None:
-        """Say that `watcher` watches, and whether it trusts itself; repeated every round."""
+    def attend(self, watcher: str, self_doubt: str, at: Moment, missing: Collection[str] = ()) -> None:
+        """Say that `watcher` watches, whether it trusts itself, and whom it does not hear; repeated every round."""
 
     def members(self, at: Moment, fresh_s: float) -> list[Member]:
         """Every watcher heard of within `fresh_s`, by name.
@@ -207,6 +210,12 @@ class Coordinator(Protocol):
         """Say that the peer was let back: what is counted against it begins anew, or its first misses would cut it off.
 
         May be said again, and of a peer that was never isolated.
+        """
+
+    def restarts(self, peer: str, within_s: float, at: Moment) -> int:
+        """Restarts of the peer begun in the last `within_s`, forgiven or not, since it was last released.
+
+        It grows only by an order with a newer token: what was read before a `claim` that succeeds is still so.
         """
 
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:

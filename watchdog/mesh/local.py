@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -15,13 +16,24 @@ from watchdog.model import Action, Severity
 
 RECORDS = """
     SELECT named.name, episode.episode, episode_open, restart_count, last_restart,
-           isolated_since, token, action, state, orders.episode AS order_episode, ordered_s, begun_s, expires_s, boot
+           isolated_since, token, action, state, orders.episode AS order_episode, ordered_s, begun_s, expires_s, boot,
+           CASE action WHEN 'isolate' THEN (
+               SELECT count(*) FROM orders AS tried
+               WHERE tried.peer = named.name AND tried.action = 'isolate' AND tried.state IN ('begun', 'failed')
+               AND tried.episode = orders.episode AND tried.token > (SELECT max(released_token) FROM peer)
+           ) ELSE 0 END AS isolations_tried
     FROM ({names}) AS named
     LEFT JOIN peer AS episode ON episode.name = named.name
     LEFT JOIN orders ON token = (SELECT max(token) FROM orders WHERE peer = named.name)
 """
 ONE = RECORDS.format(names="SELECT ? AS name")
 EVERY = RECORDS.format(names="SELECT name FROM peer")
+RESTARTS = """
+    SELECT count(*) AS restarts FROM orders
+    WHERE peer = ? AND action = 'restart' AND begun_s IS NOT NULL
+    AND (boot = ? AND begun_s > ? OR boot != ? AND at BETWEEN ? AND ?)
+    AND token > (SELECT released_token FROM peer WHERE name = orders.peer)
+"""
 OPEN, BEGUN = "open", "begun"
 """States of an order that is under way; the others are those of OrderState."""
 UNDER_WAY = "SELECT * FROM orders WHERE state IN ('open', 'begun')"
@@ -33,18 +45,20 @@ class LocalCoordinator:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def attend(self, watcher: str, self_doubt: str, at: Moment) -> None:
+    def attend(self, watcher: str, self_doubt: str, at: Moment, missing: Collection[str] = ()) -> None:
         with self._journal.transaction(flushed=False) as tx:  # after a loss of power it means nothing
             tx.execute(
-                "INSERT OR REPLACE INTO watcher (name, self_doubt, seen_s, boot) VALUES (?, ?, ?, ?)",
-                (watcher, self_doubt, at.s, at.boot),
+                "INSERT OR REPLACE INTO watcher (name, self_doubt, seen_s, boot, missing) VALUES (?, ?, ?, ?, ?)",
+                (watcher, self_doubt, at.s, at.boot, json.dumps(sorted(missing))),
             )
 
     def members(self, at: Moment, fresh_s: float) -> list[Member]:
         rows = self._journal.read(
             "SELECT * FROM watcher WHERE boot = ? AND seen_s >= ? ORDER BY name", (at.boot, at.s - fresh_s)
         )
-        return [Member(r["name"], r["self_doubt"], at.s - r["seen_s"]) for r in rows]
+        return [
+            Member(r["name"], r["self_doubt"], at.s - r["seen_s"], frozenset(json.loads(r["missing"]))) for r in rows
+        ]
 
     def record(self, peer: str, at: Moment) -> PeerRecord:
         return _record(self._journal.read(ONE, (peer,))[0], at)
@@ -185,7 +199,16 @@ class LocalCoordinator:
 
     def released(self, peer: str) -> None:
         with self._journal.transaction() as tx:
-            tx.execute("UPDATE peer SET isolated_since = NULL, restart_count = 0 WHERE name = ?", (peer,))
+            tx.execute(
+                "UPDATE peer SET isolated_since = NULL, restart_count = 0, "
+                "released_token = coalesce((SELECT max(token) FROM orders), 0) WHERE name = ?",
+                (peer,),
+            )
+
+    def restarts(self, peer: str, within_s: float, at: Moment) -> int:
+        within = timedelta(seconds=within_s)  # of one on another boot only the wall clock says how long ago it was
+        bounds = (at.boot, at.s - within_s, at.boot, rfc3339(at.utc - within), rfc3339(at.utc + within))
+        return int(self._journal.read(RESTARTS, (peer, *bounds))[0]["restarts"])
 
     def forgive(self, peer: str, known: PeerRecord, at: Moment) -> bool:
         with self._journal.transaction() as tx:
@@ -231,6 +254,7 @@ def _record(row: sqlite3.Row, at: Moment) -> PeerRecord:
         restart_count=row["restart_count"] or 0,
         last_restart=from_rfc3339(row["last_restart"]) if row["last_restart"] else None,
         isolated_since=from_rfc3339(row["isolated_since"]) if row["isolated_since"] else None,
+        isolations_tried=row["isolations_tried"],
     )
 
 

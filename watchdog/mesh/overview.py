@@ -10,6 +10,7 @@ from watchdog.clock import Moment
 from watchdog.ladder import PeerRecord, Policy
 from watchdog.mesh.coordinator import Coordinator, Member, Silence, Suspicion
 from watchdog.model import Action
+from watchdog.quorum import votes_wanted
 
 FRESH_TICKS = 2
 
@@ -44,7 +45,7 @@ class Votes:
     cast: tuple[str, ...]
     """The watchers whose vote counts now."""
     wanted: int
-    """A strict majority of those that have one; a single one is enough with hard local evidence."""
+    """A strict majority of those that have one, and two at least; a single one is enough with hard local evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def look(
 
     def votes(peer: str, suspicions: list[Suspicion], voters: set[str]) -> Votes:
         cast = votes_on(peer, suspicions, voters, coordinator.record(peer, at), policy)
-        return Votes(tuple(sorted(cast)), wanted=len(voters) // 2 + 1)
+        return Votes(tuple(sorted(cast)), wanted=votes_wanted(len(voters), policy))
 
     for each in coordinator.suspicions(at, fresh_s(policy)):
         said.setdefault(each.peer, []).append(each)
