@@ -752,6 +752,22 @@ def test_who_was_started_without_a_journal_trusts_itself_no_sooner(bench: Bench)
     assert actions(bench.rounds(1, SILENT)) == ["restart shield"]
 
 
+@where_it_is_elsewhere
+def test_without_a_mesh_peers_are_heard_and_nothing_is_ordered(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    bench.reach_mesh(reached=False)
+    for misses in (3, 4, 5):
+        assert bench.round(SILENT) == []
+        assert bench.watcher.status_of("shield").missed_count == misses
+    assert "does not answer" in bench.watcher.trouble
+    assert bench.doubts()
+    bench.reach_mesh(reached=True)
+    assert bench.rounds(2, SILENT) == []
+    assert bench.watcher.trouble == ""
+    assert actions(bench.rounds(1, SILENT)) == ["restart shield"]
+    assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")], "told when it could be"
+
+
 def test_a_journal_that_refuses_is_asked_once_a_round(bench: Bench) -> None:
     """A locked journal keeps every question waiting for seconds."""
     bench.journal.refusing = True

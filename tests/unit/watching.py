@@ -69,6 +69,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.journal = FragileJournal(None)
         self.store = Store()
+        self.connected: list[MemoryCoordinator] = []
         self.mesh = self.connect()
         self.intents = Intents(self.journal, self.mesh)
         for name in self.names:
@@ -78,7 +79,13 @@ class Bench:
         """One more watcher's Coordinator."""
         if self.mesh_is_the_journal:
             return LocalCoordinator(self.journal)
-        return MemoryCoordinator(self.store, THIS_HOST)
+        self.connected.append(MemoryCoordinator(self.store, THIS_HOST))
+        return self.connected[-1]
+
+    def reach_mesh(self, *, reached: bool) -> None:
+        """Whether a mesh that is elsewhere answers."""
+        for coordinator in self.connected:
+            coordinator.reached = reached
 
     def at(self) -> Moment:
         since_s = self.now_s - 1000.0 + self.wall_step_s
