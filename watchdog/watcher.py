@@ -53,6 +53,7 @@ class Watched:
     """Rounds in a row in which this watcher could not ask it."""
     unasked: str = ""
     """Why, in the last of them."""
+    unasked_told: bool = False
 
 
 class Watcher:
@@ -201,7 +202,7 @@ class Watcher:
         self.total_checks += 1
         self.total_misses += not beat.healthy
         watched = self.peers[peer]
-        watched.unasked_count, watched.unasked = 0, ""
+        watched.unasked_count, watched.unasked, watched.unasked_told = 0, "", False
         record = self._record(peer, at, tick, fresh=not beat.healthy)
         policy = quorum.stretched(self.policy, self.score)
         learned = ladder.learn(watched.standing, record, policy)
@@ -486,7 +487,7 @@ class Watcher:
         """One event for all whom it newly cannot ask, and one when it can ask everybody again."""
         if not any(each.unasked for each in self.peers.values()):
             self._tell_own(self._herald.asking, "trouble with asking", "", Severity.MEDIUM, at)
-        newly = sorted(n for n, each in self.peers.items() if each.unasked_count == self.policy.missed_before_restart)
+        newly = sorted(n for n, each in self.peers.items() if self._is_unasked(each) and not each.unasked_told)
         if newly:
             whom = "; ".join(f"{name} ({self.peers[name].unasked})" for name in newly[:MOST_NAMED])
             more = f" and {len(newly) - MOST_NAMED} more" if len(newly) > MOST_NAMED else ""
@@ -494,6 +495,8 @@ class Watcher:
             with self._journal.transaction():
                 self._herald.warn(self._herald.asking, f"unasked/{','.join(newly)}", reason, at, Severity.MEDIUM)
             self._records[self._herald.asking] = self._coordinator.record(self._herald.asking, at)
+            for name in newly:
+                self.peers[name].unasked_told = True
 
     # What is kept
 

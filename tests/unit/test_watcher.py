@@ -673,6 +673,17 @@ def test_a_peer_that_cannot_be_asked_is_told_once_and_is_unknown_until_it_can(be
     assert not bench.begun
 
 
+def test_who_cannot_be_asked_is_told_when_the_journal_answers_again(bench: Bench) -> None:
+    for _ in range(2):
+        cannot_ask(bench, "shield")
+    bench.journal.refusing = True
+    cannot_ask(bench, "shield")
+    bench.journal.refusing = False
+    cannot_ask(bench, "shield")
+    cannot_ask(bench, "shield")
+    assert bench.heard("immune (watcher, asking)") == [ALERT]
+
+
 def test_a_round_that_lasts_longer_than_the_interval_is_late(bench: Bench) -> None:
     bench.rounds(2, SILENT)
     watcher = bench.watcher
