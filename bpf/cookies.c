@@ -11,7 +11,7 @@
 #include "wd_packet.h"
 #include "wd_sockets.h"
 
-#define WD_MADE_FLOWS 4096     /* elsewhere.py: FLOWS_MAX */
+#define WD_MADE_FLOWS 4096      /* elsewhere.py: FLOWS_MAX */
 #define WD_MADE_ISOLATIONS 1024 /* with such sockets at once, on one host */
 
 /* Not preallocated: it is empty on most hosts, and only user space adds to it. */

@@ -27,7 +27,7 @@ from watchdog.kernel import bpffs, cgroups, gate, libbpf, slots, tried
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.loopback import PATIENCE_S, SILENCE_S, loopback
-from watchdog.kernel.programs import GATE, GUARD_IN, GUARD_OUT, Hook
+from watchdog.kernel.programs import GATE, GUARD_IN, GUARD_OUT, INGRESS, Hook
 
 pytestmark = pytest.mark.kernel
 
@@ -543,3 +543,11 @@ def test_frames_dropped_at_links_are_a_figure_of_their_own(
     assert said["frames"] == {"ingress": 0, "egress": 3}
     assert "at links 3 frames out, 0 in" in host.mesh("status").out
     assert "at links 3 frames out, 0 in" in host.mesh("release", "--cgroup", cgroup.path, "--reason", "a test").out
+
+
+def test_what_half_an_isolation_dropped_is_told(host: Host, agent: Cgroup) -> None:
+    """As one that was adopted without its first program."""
+    intent = host.isolate(agent).intent
+    ids = {name: each for name, each in intent.held_by.ids.items() if name != INGRESS.name}
+    half = replace(intent, held_by=replace(intent.held_by, ids=ids))
+    assert holding.dropped_of(half, host.place) == slots.NOTHING

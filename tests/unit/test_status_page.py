@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
@@ -199,3 +200,10 @@ def test_every_open_path_of_an_isolation_is_named() -> None:
     paths = tuple(Verdict("E1", title, Coverage.NOT_COVERED, "") for title in titles)
     text = Reader(render(incident(isolations=[replace(SHIELD_CUT, paths=paths)]))).text
     assert [title for title in titles if title not in text] == []
+
+
+@pytest.mark.parametrize(("overdue", "said"), [(False, "03:30:00 UTC"), (True, "03:30:00 UTC, OVERDUE")])
+def test_when_an_isolation_ends_is_said(overdue: bool, said: str) -> None:
+    ending = replace(SHIELD_CUT, until=datetime(2026, 3, 1, 3, 30, tzinfo=UTC), overdue=overdue)
+    assert said in Reader(render(incident(isolations=[ending]))).text
+    assert "Until" not in Reader(render(incident(isolations=[SHIELD_CUT]))).text

@@ -9,6 +9,7 @@ from typing import Any
 
 from watchdog.actions import allowing, drift, noted, programs, renamed, targets, whereabouts
 from watchdog.actions.place import Place, Sight, look
+from watchdog.errors import KernelRefused
 from watchdog.host import processes, unit_filters
 from watchdog.intents import Intent, Where, With
 from watchdog.kernel import bpffs, cgroups, common, elsewhere, gate, hooks, slots, tc_maps, visitor_traffic
@@ -129,13 +130,17 @@ def dropped_of(intent: Intent, place: Place) -> Counters | None:
     None where nothing is known."""
     held = programs.ids(intent.held_by)
     at_home = visitor_traffic.without(slots.counters_of_programs(held.values()), held.values())
-    if at_home is None:
-        return None
-    return slots.total([at_home, _dropped_elsewhere(intent, place), tc_maps.frames(held[INGRESS.name])])
+    if at_home is None or INGRESS.name not in held:
+        return at_home
+    isolation = held[INGRESS.name]
+    try:
+        return slots.total([at_home, _dropped_elsewhere(intent, isolation, place), tc_maps.frames(isolation)])
+    except KernelRefused:
+        return at_home  # nobody stays cut off because of it
 
 
-def _dropped_elsewhere(intent: Intent, place: Place) -> Counters:
-    ids, isolation = programs.seeing_elsewhere(intent.held_by, place), programs.ids(intent.held_by)[INGRESS.name]
+def _dropped_elsewhere(intent: Intent, isolation: int, place: Place) -> Counters:
+    ids = programs.seeing_elsewhere(intent.held_by, place)
     counted = elsewhere.dropped(ids, isolation)
     if counted == slots.NOTHING:
         return counted
