@@ -9,10 +9,12 @@ import logging
 import signal
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from watchdog import clock, config_files, journal, webhook
 from watchdog.actions import reconcile
@@ -20,6 +22,7 @@ from watchdog.actions.orders import HostActions
 from watchdog.actions.ownership import Ownerships
 from watchdog.actions.place import Place, configured
 from watchdog.actions.reconcile import Repair
+from watchdog.clock import Moment
 from watchdog.config import Config, Peer
 from watchdog.errors import JournalFailed, WatchdogError
 from watchdog.heartbeat import Pulse, read_key
@@ -51,6 +54,15 @@ READY_SLOTS = 2
 log = logging.getLogger("watchdog")
 
 
+class Owed(NamedTuple):
+    """An event of this watcher's that the journal has not taken yet."""
+
+    escalation: Escalation
+    key: str
+    at: Moment
+    incident: str
+
+
 class Daemon:
     """Everything one watcher runs; `start` and `stop` are mirror images."""
 
@@ -60,10 +72,13 @@ class Daemon:
         self.settings = settings
         self.place = place
         self._trouble = trouble
+        self._is_ready = False
+        self._owed: deque[Owed] = deque()
+        self._owed_lock = threading.Lock()
         self._keep_alive = KeepAlive()
         self.outbox = Outbox(place.journal, receivers(settings), host=socket.gethostname())
         self.sender = Sender(self.outbox, settings.paths.run)
-        self.keeper = Keeper(place, self._tell_repair, ready_slots=READY_SLOTS)
+        self.keeper = Keeper(place, self._tell_repair, ready_slots=READY_SLOTS, prepare=self._get_ready)
         self.inspector = Inspector(place, self._tell_repair)
         self.pulse = Pulse(self.name, max_loop_age_s=LOOP_LATE_S)
         coordinator = coordinator_of(place.journal)
@@ -89,10 +104,13 @@ class Daemon:
         self.server = StatusServer(app, settings.status.listen)
 
     def start(self) -> None:
-        """Bring the kernel back to what is meant, then watch."""
+        """Bring the kernel back to what is meant, then watch; where the journal does not answer, first watch."""
         if self._trouble:
             self._announce(self._own_key("journal"), self._trouble)
-        self._ready_or_alarm()
+        try:
+            self._get_ready()
+        except JournalFailed as error:
+            log.error("this watcher starts without its journal, and acts on nobody: %s", error.one_line())
         self.server.start()
         self.sender.start()
         self.keeper.start()
@@ -125,19 +143,28 @@ class Daemon:
             return {}
         return {name: Backlog(*each) for name, each in pending.items()}
 
-    def _ready_or_alarm(self) -> None:
-        """Have programs ready before they are needed, and restore what was isolated. A host that cannot is told."""
+    def _get_ready(self) -> None:
+        """Have programs ready before they are needed, and restore what was isolated. A host that cannot is told.
+
+        Raises JournalFailed while the journal does not answer; the keeper tries again until it does.
+        """
+        if self._is_ready:
+            return
         try:
+            in_use = slots_in_use(self.place)
             builder.ensure_slots(self.place.pins, self.place.build_lock, READY_SLOTS)
-            stale.prune_stale(self.place.pins, self.place.build_lock, keep=slots_in_use(self.place))
+            stale.prune_stale(self.place.pins, self.place.build_lock, keep=in_use)
             self._restore()
             self.keeper.sweep()
             if self.place.intents.in_force():
                 tc.load()  # now, not when a link appears
             else:
                 tc.check()
+        except JournalFailed:
+            raise
         except WatchdogError as error:
             self._announce(self._own_key("not-ready"), f"this host cannot isolate now: {error.one_line()}")
+        self._is_ready = True
 
     def _turn(self) -> None:
         self.pulse.beat()
@@ -145,6 +172,8 @@ class Daemon:
 
     def _publish(self) -> None:
         self._mend_journal()
+        if self._owed and self.monitor.health().ok:  # a journal in trouble has been asked often enough in this round
+            self._tell_owed()
         try:
             published.publish(self.settings.paths.run, self.name, build(self.view()))
         except OSError as error:
@@ -203,7 +232,19 @@ class Daemon:
             state=state,
             watcher=self.name,
         )
-        self.outbox.publish(escalation, key, at, incident=incident)
+        self._owed.append(Owed(escalation, key, at, incident))
+        self._tell_owed()
+
+    def _tell_owed(self) -> None:
+        """What could not be published is, once the journal answers."""
+        with self._owed_lock:
+            try:
+                while self._owed:
+                    first = self._owed[0]
+                    self.outbox.publish(first.escalation, first.key, first.at, incident=first.incident)
+                    self._owed.popleft()
+            except JournalFailed as error:
+                log.error("nobody could be told yet: %s", error.one_line())
         self.sender.notify()
 
 

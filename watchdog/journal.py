@@ -52,6 +52,8 @@ class Journal:
         self._in_memory = None if path else database.connect_in_memory()
         self.found_damaged = False
         """Whether somebody who used it came upon damage."""
+        self._awaited = False
+        """It was never open: what is not there may be made, and nobody's history is lost by that."""
         self._closed = False
         self._lock = threading.Lock()
 
@@ -67,18 +69,15 @@ class Journal:
         Raises JournalCorrupt when the file is damaged (it stays where it is) and JournalFailed when it
         cannot be made, opened or was written by a newer version.
         """
-        journal = cls(state / FILE_NAME)
-        try:
-            state.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-            if not os.path.lexists(state / FILE_NAME):
-                with translated(journal.path):
-                    database.make(state)
-        except OSError as error:
-            raise JournalFailed(
-                f"cannot make the journal in {state}: {error.strerror}",
-                hint="check [paths] state, the disk and its permissions",
-            ) from error
+        journal = cls.awaiting(state)
         journal.data_version()
+        return journal
+
+    @classmethod
+    def awaiting(cls, state: Path) -> Journal:
+        """The same, opened when it is first used: until it can be, every use tries to and raises what `open` does."""
+        journal = cls(state / FILE_NAME)
+        journal._awaited = True
         return journal
 
     def _connection(self) -> Connection:
@@ -101,6 +100,8 @@ class Journal:
 
     def _open_file(self) -> Connection:
         assert self.path is not None
+        if self._awaited:
+            _make(self.path)
         connection = database.connect(self.path)
         try:
             self._bring_forward(connection)
@@ -109,6 +110,7 @@ class Journal:
             raise
         with self._lock:
             self._opened.add(connection)
+        self._awaited = False
         return connection
 
     def _bring_forward(self, connection: Connection) -> None:
@@ -237,8 +239,31 @@ class Journal:
                 connection.close()
 
 
+def _make(path: Path) -> None:
+    """The directory and the file, where they are not there."""
+    try:
+        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        if not os.path.lexists(path):
+            database.make(path.parent)
+    except OSError as error:
+        raise JournalFailed(
+            f"cannot make the journal in {path.parent}: {error.strerror}",
+            hint="check [paths] state, the disk and its permissions",
+        ) from error
+
+
 def open_or_set_aside(state: Path, at: datetime) -> tuple[Journal, str]:
-    """The journal, and what is to be told when it was damaged: it is kept, and a new one begun by whoever is first."""
+    """The journal, and what is to be told when it was damaged: it is kept, and a new one begun by whoever is first.
+
+    One that cannot be opened now, as it is locked or its disk is full, is opened as soon as it can be.
+    """
+    try:
+        return _opened_or_begun_anew(state, at)
+    except JournalFailed:
+        return Journal.awaiting(state), ""
+
+
+def _opened_or_begun_anew(state: Path, at: datetime) -> tuple[Journal, str]:
     try:
         return Journal.open(state), ""
     except JournalCorrupt:
@@ -270,8 +295,9 @@ def _damage(state: Path) -> str:
 
 def _begun_anew(state: Path, found: str, at: datetime) -> tuple[Journal, str]:
     kept = set_aside(state, at)
-    begun = Journal.open(state)
-    begun.record(at, SET_ASIDE, kept=str(kept), found=found)
+    begun = Journal.awaiting(state)
+    with suppress(JournalFailed):  # the damage is told of all the same
+        begun.record(at, SET_ASIDE, kept=str(kept), found=found)
     return begun, f"{found}; it is kept as {kept}, and a new one was begun"
 
 

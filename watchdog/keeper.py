@@ -37,12 +37,20 @@ log = logging.getLogger("watchdog")
 
 class Keeper:
     """`on_repair` is told of every repair that is news; `views` is what the last sweep saw. `ready_slots` program sets
-    are built again where somebody removed them with the pins: the next isolation is not to wait for a compiler."""
+    are built again where somebody removed them with the pins: the next isolation is not to wait for a compiler.
+    `prepare` is called before every sweep of its thread."""
 
     def __init__(
-        self, place: Place, on_repair: Callable[[Repair], None], *, sweep_s: float = SWEEP_S, ready_slots: int = 0
+        self,
+        place: Place,
+        on_repair: Callable[[Repair], None],
+        *,
+        sweep_s: float = SWEEP_S,
+        ready_slots: int = 0,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._place = place
+        self._prepare = prepare
         self._ready_slots = ready_slots
         self._on_repair = on_repair
         self._sweep_s = sweep_s
@@ -93,6 +101,7 @@ class Keeper:
             self._trouble = ""
 
     def _sweep_and_follow(self) -> None:
+        self._prepare()
         self.sweep()
         self._follow()
 

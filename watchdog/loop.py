@@ -146,7 +146,7 @@ class Loop:
         again, self._again = self._again, []
         for message in again:
             self._attempt(message)
-        self._probe_all(at.s)
+        self._probe_all(clock.now_s())  # a locked journal may have been waited for, and nobody goes unheard for that
         if not self.stopping:
             self._carry_out(self._watcher.end_round(clock.moment()))
         self._tell_trouble()  # first, so that what is published of this round says so

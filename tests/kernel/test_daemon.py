@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from tests.kernel.conftest import MakeCgroup
 from tests.kernel.isolation_bed import WHY, Host
+from tests.unit.agents import Agent, agents, eventually
 from watchdog import clock, config
 from watchdog.config import for_watcher
 from watchdog.daemon import Daemon
@@ -63,3 +66,105 @@ def test_an_isolation_whose_time_is_over_is_told_as_a_release_is(host: Host, age
     daemon.keeper.sweep()
     assert told(host) == [(f"intent/{intent.id}/RESOLVED", "RESOLVED", "INC-7")]
     assert [each["kind"] for each in host.place.journal.trail(newest=1)] == ["repair"]
+
+
+# Without its journal
+
+LOCKERS = {
+    "for writing": 'journal.execute("BEGIN EXCLUSIVE")',
+    "for all": 'journal.execute("PRAGMA locking_mode = EXCLUSIVE"); journal.execute("BEGIN EXCLUSIVE")',
+}
+LOCKER = """
+import sqlite3, sys
+journal = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
+{}
+print("locked", flush=True)
+sys.stdin.read()
+"""
+START_S = 60.0
+"""A lock is waited for 5 s, more than once; and a machine may be busy."""
+
+
+@pytest.fixture
+def peer() -> Iterator[Agent]:
+    with agents("shield") as made:
+        yield made["shield"]
+
+
+@contextmanager
+def running(host: Host, peer: Agent) -> Iterator[subprocess.Popen[str]]:
+    """`run`, as systemd runs it."""
+    host.configure(
+        'interval = "500ms"\ntimeout = "200ms"\n' + CONFIG.replace("http://127.0.0.1:9/healthz", peer.endpoint)
+    )
+    command = [sys.executable, "-m", "watchdog", "run"]
+    watcher = subprocess.Popen(command, env=host.environment, cwd=host.folder, stderr=subprocess.PIPE, text=True)
+    try:
+        yield watcher
+    finally:
+        watcher.terminate()
+        watcher.communicate(timeout=START_S)
+
+
+def published(host: Host) -> dict[str, Any]:
+    path = host.run_dir / "watcher-immune.json"
+    document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"watcher": {}, "peers": []}
+    return document
+
+
+def probes_without(host: Host, trouble: str) -> bool:
+    said = published(host)
+    return trouble in said["watcher"].get("reason", "") and bool(said["peers"][0]["last_seen"])
+
+
+def is_well(host: Host) -> bool:
+    return bool(published(host)["watcher"].get("reason") == "")
+
+
+def began_and_ended(host: Host) -> bool:
+    return [state for key, state, _ in told(host) if "self-doubt" in key or "resolved" in key] == ["FIRING", "RESOLVED"]
+
+
+@pytest.mark.parametrize("how", LOCKERS)
+def test_a_watcher_starts_and_probes_while_the_journal_is_locked(host: Host, peer: Agent, how: str) -> None:
+    path = str(host.place.journal.path)
+    host.close()
+    pipe = subprocess.PIPE
+    locker = subprocess.Popen(
+        [sys.executable, "-c", LOCKER.format(LOCKERS[how]), path], stdin=pipe, stdout=pipe, text=True
+    )
+    try:
+        assert locker.stdout is not None
+        assert locker.stdout.readline() == "locked\n"
+        with running(host, peer) as watcher:
+            eventually(lambda: probes_without(host, "database is locked"), START_S)
+            locker.kill()
+            eventually(lambda: is_well(host), START_S)
+            assert watcher.poll() is None
+    finally:
+        locker.kill()
+        locker.communicate()
+
+
+def test_a_watcher_starts_and_probes_where_the_disk_has_no_room_for_a_journal(
+    host: Host, agent: Cgroup, peer: Agent
+) -> None:
+    """What is cut off is adopted as soon as there is a journal to adopt it in."""
+    host.isolate(agent)
+    host.close()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", host.state], check=True)
+    try:
+        ballast = host.state / "ballast"
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        with running(host, peer) as watcher:
+            eventually(lambda: probes_without(host, "disk is full"), START_S)
+            assert [path.name for path in host.state.iterdir()] == ["ballast"]
+            ballast.unlink()
+            eventually(lambda: is_well(host) and began_and_ended(host), START_S)
+            eventually(lambda: [each.where.cgroup for each in host.place.intents.in_force()] == [str(agent.path)])
+            assert watcher.poll() is None
+    finally:
+        host.close()
+        subprocess.run(["umount", host.state], check=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from watchdog.database import FILE_NAME
 from watchdog.errors import JournalCorrupt, JournalFailed
-from watchdog.journal import Journal
+from watchdog.journal import Journal, open_or_set_aside
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 REQUIRED = "WATCHDOG_KERNEL_TESTS"
@@ -106,3 +107,38 @@ def test_a_directory_that_cannot_be_made(mount: Mount) -> None:
     place = mount("size=1m,ro")
     with pytest.raises(JournalFailed, match="Read-only file system"):
         Journal.open(place / "state")
+
+
+def test_one_that_cannot_be_made_now_is_made_when_it_can_be(mount: Mount) -> None:
+    state = mount("size=1m") / "state"
+    state.mkdir()
+    filler = fill(state)
+    opened, told = open_or_set_aside(state, NOW)
+    with closing(opened):
+        for _ in range(2):
+            with pytest.raises(JournalFailed):
+                opened.record(NOW, "lost")
+        filler.unlink()
+        opened.record(NOW, "after")
+        assert [entry["kind"] for entry in opened.trail()] == ["after"]
+        assert told == ""
+        (state / FILE_NAME).unlink()
+        for _ in range(2):
+            with pytest.raises(JournalFailed):
+                opened.record(NOW, "lost, and never in a new one that nobody was told of")
+    assert not (state / FILE_NAME).exists()
+
+
+def test_a_damaged_one_is_told_of_though_there_is_no_room_for_a_new_one(mount: Mount) -> None:
+    state = mount("size=1m") / "state"
+    state.mkdir()
+    (state / FILE_NAME).write_bytes(bytes(8192))
+    filler = fill(state)
+    opened, told = open_or_set_aside(state, NOW)
+    with closing(opened):
+        assert "is kept as" in told
+        with pytest.raises(JournalFailed):
+            opened.record(NOW, "lost")
+        filler.unlink()
+        opened.record(NOW, "after")
+        assert [entry["kind"] for entry in opened.trail()] == ["after"]
