@@ -81,7 +81,9 @@ class Daemon:
         self.keeper = Keeper(place, self._tell_repair, ready_slots=READY_SLOTS, prepare=self._get_ready)
         self.inspector = Inspector(place, self._tell_repair)
         self.pulse = Pulse(self.name, max_loop_age_s=LOOP_LATE_S)
-        coordinator = coordinator_of(place.journal)
+        self._host = f"{self.name} (host)"
+        """Under this name it is kept, and told, that this host cannot isolate: no peer can have it."""
+        self._coordinator = coordinator = coordinator_of(place.journal)
         self.monitor = Monitor(
             self.name,
             settings.policy,
@@ -163,8 +165,31 @@ class Daemon:
         except JournalFailed:
             raise
         except WatchdogError as error:
-            self._announce(self._own_key("not-ready"), f"this host cannot isolate now: {error.one_line()}")
+            self._tell_not_ready(error)
+        else:
+            self._tell_ready()
         self._is_ready = True
+
+    def _tell_not_ready(self, error: WatchdogError) -> None:
+        """Once until a start succeeds, however many fail before."""
+        at = clock.moment()
+        self._coordinator.open_episode(self._host, at)
+        episode = self._coordinator.record(self._host, at).episode
+        reason = f"this host cannot isolate now: {error.one_line()}"
+        self._announce(self._ready_key(episode), reason, peer=self._host, episode=episode)
+
+    def _tell_ready(self) -> None:
+        """To those who were told that it cannot. Closed last: after a kill in between the next start does both."""
+        at = clock.moment()
+        known = self._coordinator.record(self._host, at)
+        if known.episode_open:
+            resolved = EventState.RESOLVED
+            key, reason = f"{self._ready_key(known.episode)}/{resolved}", "this host can isolate again"
+            self._announce(key, reason, peer=self._host, state=resolved, episode=known.episode)
+            self._coordinator.close_episode(self._host, at, fresh_s=0.0)
+
+    def _ready_key(self, episode: int) -> str:
+        return f"{self._host}/{episode}/not-ready"
 
     def _turn(self) -> None:
         self.pulse.beat()
@@ -218,7 +243,14 @@ class Daemon:
         return f"{self.name}/{clock.boot_id()}/{what}"
 
     def _announce(
-        self, key: str, reason: str, *, peer: str = "", state: EventState = EventState.FIRING, incident: str = ""
+        self,
+        key: str,
+        reason: str,
+        *,
+        peer: str = "",
+        state: EventState = EventState.FIRING,
+        incident: str = "",
+        episode: int = 0,
     ) -> None:
         """A CRITICAL event of this host itself."""
         at = clock.moment()
@@ -231,6 +263,7 @@ class Daemon:
             severity=Severity.CRITICAL,
             state=state,
             watcher=self.name,
+            episode=episode,
         )
         self._owed.append(Owed(escalation, key, at, incident))
         self._tell_owed()

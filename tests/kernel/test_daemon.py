@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,30 @@ def test_an_isolation_whose_time_is_over_is_told_as_a_release_is(host: Host, age
     daemon.keeper.sweep()
     assert told(host) == [(f"intent/{intent.id}/RESOLVED", "RESOLVED", "INC-7")]
     assert [each["kind"] for each in host.place.journal.trail(newest=1)] == ["repair"]
+
+
+def start_and_stop(host: Host, pins: Path) -> None:
+    settings = for_watcher(config.parse(CONFIG, host.config, host.environment), None)
+    started = Daemon(settings, None, replace(host.place, pins=pins))
+    started.start()
+    started.stop()
+
+
+def test_that_a_host_cannot_isolate_is_told_once_until_it_can_and_then_anew(host: Host) -> None:
+    nowhere = Path("no/absolute/path")
+    for pins in (nowhere, nowhere, host.pins, host.pins, nowhere):
+        start_and_stop(host, pins)
+    assert told(host) == [
+        ("immune (host)/1/not-ready", "FIRING", ""),
+        ("immune (host)/1/not-ready/RESOLVED", "RESOLVED", ""),
+        ("immune (host)/2/not-ready", "FIRING", ""),
+    ]
+    bodies = [json.loads(row["body"])["data"] for row in host.place.journal.read("SELECT body FROM event ORDER BY seq")]
+    assert [(each["peer_name"], each["severity"], each["episode"]) for each in bodies] == [
+        ("immune (host)", "CRITICAL", 1),
+        ("immune (host)", "CRITICAL", 1),
+        ("immune (host)", "CRITICAL", 2),
+    ]
 
 
 # Without its journal
