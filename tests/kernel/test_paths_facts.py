@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from collections.abc import Callable
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +83,30 @@ def test_root_without_capabilities_has_them_again_with_its_next_program(
     assert look(target_of(cgroup)).facts.may == frozenset(Need)
     inside.run("LIBC.prctl(38, 1, 0, 0, 0)")
     assert look(target_of(cgroup)).facts.may == frozenset({Need.CGROUP_WRITE})
+
+
+@pytest.mark.parametrize("no_new_privs", [False, True])
+def test_what_a_program_could_give_it(
+    cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside, program: Path, no_new_privs: bool
+) -> None:
+    """One with CAP_NET_RAW of its own. It is seen once it runs."""
+    target, user = target_of(cgroup), agent(run_in_cgroup, cgroup, USER)
+    user.run(f"LIBC.prctl(38, {int(no_new_privs)}, 0, 0, 0)" if no_new_privs else "None")
+    before = look(target).facts
+    assert (before.may, before.given) == (frozenset(), frozenset() if no_new_privs else frozenset(Need))
+    user.run(f"import subprocess; child = subprocess.Popen([{str(program)!r}, '60'])")
+    assert look(target).facts.may == (frozenset() if no_new_privs else frozenset({Need.NET_RAW}))
+    user.run("child.kill(); child.wait()")
+
+
+@pytest.fixture
+def program() -> Iterator[Path]:
+    """A program with a capability of its own, that any user may start."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(shutil.copy("/usr/bin/sleep", folder))
+        os.setxattr(path, "security.capability", struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0))
+        yield path
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o664])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,11 @@ WORST = Facts(
     others=frozenset({"TIPC"}),
 )
 AT_HOME = Facts(may=frozenset(Need) - {Need.SYS_ADMIN}, holds=frozenset(Holding), abroad=frozenset(), own_netns=True)
-HARMLESS_USER = Facts(may=frozenset(), holds=frozenset(), own_netns=False, vsock=False, others=frozenset())
+HARMLESS_USER = Facts(
+    may=frozenset(), given=frozenset(), holds=frozenset(), own_netns=False, vsock=False, others=frozenset()
+)
+
+ORDINARY_USER = replace(HARMLESS_USER, given=frozenset(Need))
 
 
 def holding(*holds: Holding) -> Facts:
@@ -54,7 +60,15 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
         ("E5a", {P}, WORST, NOT_COVERED, "only tc or lsm or freeze would stop it"),
         ("E5a", {P}, Facts(), NOT_COVERED, "only tc or lsm or freeze would stop it"),
         ("E5a", {P}, AT_HOME, NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
-        ("E5a", {P}, HARMLESS_USER, NOT_APPLICABLE, "it lacks CAP_NET_RAW"),
+        ("E5a", {P}, HARMLESS_USER, NOT_APPLICABLE, "it lacks CAP_NET_RAW, and can be given none"),
+        ("E5a", {P}, ORDINARY_USER, NOT_APPLICABLE, "it lacks CAP_NET_RAW, unless a setuid program gives it that"),
+        (
+            "E5a",
+            {P},
+            Facts(may=frozenset()),
+            NOT_APPLICABLE,
+            "it lacks CAP_NET_RAW, unless a setuid program gives it that",
+        ),
         ("E5b", {P}, HARMLESS_USER, NOT_APPLICABLE, "it has no packet socket open"),
         ("E5b", {P}, Facts(may=frozenset()), NOT_COVERED, "only tc or lsm or freeze would stop it"),
         ("E5b", {P}, AT_HOME, NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),

@@ -118,6 +118,7 @@ def _agent(looked: Looked) -> dict[str, Any]:
     return {
         "runs": looked.runs,
         "may": _sorted(facts.may),
+        "given": _sorted(facts.given),
         "holds": _sorted(facts.holds),
         "abroad": _sorted(facts.abroad),
         "own_network_namespace": facts.own_netns,

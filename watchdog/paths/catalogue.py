@@ -201,7 +201,8 @@ def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
         none = facts.holds is not None and facts.holds.isdisjoint(path.holding)
         return f"it has no {' and no '.join(path.holding)} open" if none else ""
     if path.needs is not None and facts.may is not None and path.needs not in facts.may:
-        return f"it lacks {path.needs}"
+        never = facts.given is not None and path.needs not in facts.given
+        return f"it lacks {path.needs}, {'and can be given none' if never else 'unless a setuid program gives it that'}"
     return ""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from watchdog.errors import WatchdogError
 from watchdog.kernel import cgroups, credentials, diag, moves, netns, sockets
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.credentials import Credentials
 from watchdog.kernel.netns import Netns
 from watchdog.kernel.sockets import AF_XDP, Handle, Scan
 from watchdog.paths.words import Facts, Holding, Need, needs_met
@@ -58,12 +59,14 @@ def look(targets: Collection[Cgroup], found: Scan) -> Looked:
     """Look at the processes in the cgroups and below; `found` is what they have open (sockets.scan)."""
     pids = {pid for cgroup in targets for pid in cgroups.processes(cgroup)}
     visible = pids - {cgroups.OTHER_NAMESPACE}
+    threads = [each for pid in visible for each in credentials.of_threads(pid)]
     listed, held = _unix_listed(found), _held(found)
     peers, addresses = _unix_peers(found, listed), _unix_addresses(found, listed)
     connected = {Holding.UNIX: peers, Holding.LISTENING: addresses}
     spaces = netns.of_processes(visible).keys() - netns.hosts_own().keys()
     facts = Facts(
-        may=_may(visible, moves.doors(targets)) if pids == visible else None,
+        may=_may(threads, moves.doors(targets)) if pids == visible else None,
+        given=_given(threads) if pids == visible else None,
         holds=_open_ones({**held, **connected}) if not found.unseen else None,
         abroad=_abroad(held, spaces) if spaces and not found.unseen else None,
         own_netns=_has_own(spaces, visible) if pids == visible else None,
@@ -96,11 +99,15 @@ def parse_protocols(text: str) -> frozenset[str]:
     return frozenset(name for name in names if name.removesuffix("v6") not in KNOWN_PROTOCOLS)
 
 
-def _may(pids: Iterable[int], doors: Collection[os.stat_result]) -> frozenset[Need]:
-    """What any of their threads may do."""
-    threads = [each for pid in pids for each in credentials.of_threads(pid)]
+def _may(threads: Collection[Credentials], doors: Collection[os.stat_result]) -> frozenset[Need]:
     leave = {Need.CGROUP_WRITE for each in threads if any(map(each.may_write, doors))}
     return frozenset(need for each in threads for need in needs_met(each.capabilities)) | leave
+
+
+def _given(threads: Collection[Credentials]) -> frozenset[Need]:
+    """Who is root there may leave its cgroup, whatever the bounding set is."""
+    leave = {Need.CGROUP_WRITE for each in threads if not each.no_new_privs}
+    return frozenset(need for each in threads for need in needs_met(each.given_by_programs)) | leave
 
 
 def _held(found: Scan) -> dict[Holding, list[Handle]]:

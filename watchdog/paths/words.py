@@ -110,6 +110,8 @@ class Facts:
     """What was found out about one agent. None is not known, and then a path applies."""
 
     may: frozenset[Need] | None = None
+    given: frozenset[Need] | None = None
+    """What a program with privileges of its own could have besides, were it to start one."""
     holds: frozenset[Holding] | None = None
     abroad: frozenset[Holding] | None = None
     """Of which of these something is in a network namespace that is not its own."""
