@@ -122,6 +122,7 @@ def test_who_may_write_above_its_cgroup_may_leave_it(
     os.chown(door, UNPRIVILEGED_UID if mode == 0o644 else 0, UNPRIVILEGED_UID)
     door.chmod(mode)
     assert look(target_of(own)).facts.may == frozenset({Need.CGROUP_WRITE})
+    assert look(target_of(own)).is_privileged
     user.run(f"open({str(door)!r}, 'w').write('0')")
     assert cgroups.of_pid(user.pid) == parent
 
@@ -286,6 +287,7 @@ def test_a_privileged_agent_is_cut_off_in_part_and_only_frozen_holds_it(
     assert answer.status == PARTIAL
     assert "is cut off in part" in answer.out
     assert "not covered: process that moved out: new UDP socket: only lsm or freeze would stop it" in answer.out
+    assert "it can leave its cgroup and take programs off that hold it" in answer.out
     assert "only --level frozen holds against that" in answer.out
     document = host.mesh("verify", *target, "--json")
     assert document.status == PARTIAL

@@ -17,12 +17,9 @@ from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.slots import Counters, Traffic
 from watchdog.numbers import counted
 from watchdog.paths.facts import PEERS_AT_MOST, Looked
-from watchdog.paths.words import Coverage, Verdict
+from watchdog.paths.words import Coverage, Need, Verdict
 
-ONLY_FROZEN = (
-    "it is privileged: it can leave its cgroup, and take programs off that hold it (a watcher sees it within 5 s, and "
-    "does not prevent it); only --level frozen holds against that"
-)
+ESCAPES = {Need.CGROUP_WRITE: "leave its cgroup", Need.SYS_ADMIN: "take programs off that hold it"}
 
 
 ALLOWED_SHOWN = 10
@@ -156,8 +153,13 @@ def uncovered_in_words(result: Result) -> list[str]:
         if looked.facts.others:
             lines.append(f"other socket families of this kernel: {', '.join(sorted(looked.facts.others))}")
         if looked.is_privileged and result.intent.why.level != FROZEN:
-            lines.append(ONLY_FROZEN)
+            lines.append(_escapes(looked.facts.may))
     return lines
+
+
+def _escapes(may: Collection[Need] | None) -> str:
+    can = " and ".join(what for need, what in ESCAPES.items() if may is None or need in may)
+    return f"it can {can} (seen within 5 s, not prevented); only --level frozen holds against that"
 
 
 def paths_in_words(verdicts: Iterable[Verdict]) -> list[str]:
