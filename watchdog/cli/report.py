@@ -159,7 +159,9 @@ def uncovered_in_words(result: Result) -> list[str]:
 
 def _escapes(may: Collection[Need] | None) -> str:
     can = " and ".join(what for need, what in ESCAPES.items() if may is None or need in may)
-    return f"it can {can} (seen within 5 s, not prevented); only --level frozen holds against that"
+    return (
+        f"it can {can} (a watcher sees it within 5 s, and does not prevent it); only --level frozen holds against that"
+    )
 
 
 def paths_in_words(verdicts: Iterable[Verdict]) -> list[str]:
