@@ -223,8 +223,8 @@ def _stats(stats: Stats) -> dict[str, Any]:
 def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
     dropped = isolation.dropped
     return {
-        "peer": isolation.peer,
-        "unit": isolation.unit,
+        "peer": isolation.peer or None,
+        "unit": isolation.unit or None,
         "cgroup": isolation.cgroup,
         "moved_from": isolation.moved_from or None,
         "since": rfc3339(isolation.since),
