@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import select
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ANSWER_TIMEOUT_S = 10.0
+READ_BYTES = 65536
 
 _AGENT = """
 import ast, json, os, socket, struct, sys, time
@@ -52,6 +54,7 @@ class Inside:
         """`prefix` is put before the interpreter: ["nsenter", "--net=/proc/PID/ns/net"]."""
         command = [*prefix, sys.executable, "-I", "-c", _AGENT]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._heard = b""
         self.move(cgroup)
 
     @property
@@ -71,9 +74,14 @@ class Inside:
     def hear(self) -> Any:
         """The value of the last expression of the code told before; InsideError for what it raised."""
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], ANSWER_TIMEOUT_S)
-        assert ready, "the process inside does not answer"
-        answer = json.loads(self.process.stdout.readline())
+        while b"\n" not in self._heard:  # two answers may come at once: a file object would keep the second from select
+            ready, _, _ = select.select([self.process.stdout], [], [], ANSWER_TIMEOUT_S)
+            assert ready, "the process inside does not answer"
+            more = os.read(self.process.stdout.fileno(), READ_BYTES)
+            assert more, "the process inside has ended"
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        answer = json.loads(line)
         if "error" in answer:
             raise InsideError(answer)
         return answer["value"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import Target
 from watchdog.kernel.tc_plan import FIRST_PRIO, Filter, Handle, TcHook
 
+HTB_COUNTS = re.compile(r" direct_packets_stat \d+")
+"""A counter that tc shows without being asked for any."""
 ETHERTYPE = 0x88B5
 """IEEE 802: for local experiments."""
 
@@ -63,7 +66,7 @@ def snapshot(*spaces: Netns) -> list[str]:
 
 
 def _snapshot(space: Netns) -> Iterator[str]:
-    yield space.run("tc", "qdisc", "show")
+    yield HTB_COUNTS.sub("", space.run("tc", "qdisc", "show"))
     yield space.run("nft", "list", "ruleset")
     for device in devices(space):
         for side in ("ingress", "egress", "root"):
