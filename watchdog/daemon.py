@@ -35,6 +35,7 @@ from watchdog.kernel import builder, stale, tc
 from watchdog.mesh import coordinator_of
 from watchdog.model import Action, Escalation, EventState, Severity
 from watchdog.monitor import Monitor
+from watchdog.numbers import counted
 from watchdog.outbox import Outbox
 from watchdog.probe.prober import Prober
 from watchdog.probe.target import Target
@@ -295,7 +296,7 @@ def run(settings: Config, own: Peer | None) -> None:
         daemon.start()
         stack.callback(daemon.stop)
         notify("READY=1")
-        log.info("%s watches %d peers", settings.self_name, len(settings.peers))
+        log.info("%s watches %s", settings.self_name, counted(len(settings.peers), "peer"))
         stop.wait()
         notify("STOPPING=1")
 

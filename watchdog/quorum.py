@@ -119,7 +119,7 @@ def reasons_to_doubt(seen: Round) -> list[str]:
     if seen.alone_against:
         reasons.append(f"none of {seen.peers} peers answers, and none of them is missed by {seen.alone_against}")
     if seen.own_endpoint:
-        reasons.append(f"the own agent's endpoint is gone: {seen.own_endpoint}")
+        reasons.append(f"this watcher's own agent does not answer: {seen.own_endpoint}")
     if seen.coordinator:
         reasons.append(f"the mesh's memory is out of reach: {seen.coordinator}")
     if abs(seen.clock_jump_s) > CLOCK_JUMP_S:

@@ -19,7 +19,7 @@ LATE = " s late"
 SAID_ELSEWHERE = (LATE, "its loop has stood still", "in a storm", "stopping")
 OWN_ENDPOINT = "own endpoint"
 DOUBTS = {
-    "endpoint is gone": OWN_ENDPOINT,
+    "own agent does not answer": OWN_ENDPOINT,
     "went silent": "peers gone",
     "disk is full": "disk full",
     "is locked": "journal locked",

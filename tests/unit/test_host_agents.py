@@ -170,7 +170,7 @@ def test_by_command_line(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "match"), [("(", "no regular expression"), (".*", "matches every"), ("", "matches every")]
+    ("pattern", "match"), [("(", "not a valid regular expression"), (".*", "matches every"), ("", "matches every")]
 )
 def test_command_lines_that_say_nothing(pattern: str, match: str) -> None:
     with pytest.raises(UsageError, match=match):

@@ -133,7 +133,7 @@ def _says(pattern: str) -> Callable[[int], bool]:
     try:
         wanted = re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"command_line {pattern!r} is no regular expression: {error}") from error
+        raise UsageError(f"command_line {pattern!r} is not a valid regular expression: {error}") from error
     if wanted.search(""):
         raise UsageError(f"command_line {pattern!r} matches every process", hint="say more of the agent's command")
     return lambda pid: wanted.search(" ".join(processes.command_line(pid))) is not None
