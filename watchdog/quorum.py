@@ -54,13 +54,15 @@ def who_contradicts(gone: Collection[str], members: Iterable[Member]) -> set[str
     return set() if missed else {each.watcher for each in trusting}
 
 
-def is_agreed(gone: Collection[str], members: Collection[Member]) -> bool:
+def is_agreed(gone: Collection[str], heard: Collection[str], members: Collection[Member]) -> bool:
     """Every other watcher that is there misses all that are gone, its own agent too, whether it doubts itself or not.
 
-    Where links are cut between agents that are well, each watcher still hears its own.
+    Where links are cut between agents that are well, each watcher still hears its own. One of them at least is right
+    about everybody that is `heard`: one that misses those as well may hear nobody at all.
     """
     missing = [each.missing for each in members]
-    return bool(gone and missing) and all(each.issuperset(gone) for each in missing)
+    right = any(each.isdisjoint(heard) for each in missing)
+    return bool(gone and heard and right) and all(each.issuperset(gone) for each in missing)
 
 
 def against_another_restart(peer: str, watcher: str, voters: Collection[str], members: Collection[Member]) -> str:
@@ -96,7 +98,7 @@ class Round:
     coordinator: str = ""
     """What is wrong with the coordinator; empty when it answers."""
     agreed: bool = False
-    """Somebody is heard, and every other watcher that is there misses those that did not answer."""
+    """Every other watcher that is there misses those that did not answer, and one of them nobody that did."""
     alone_against: str = ""
     """The others, when this watcher hears nobody and they miss none of those; empty when it is not alone in that."""
 

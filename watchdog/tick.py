@@ -51,10 +51,9 @@ class Tick:
         """Counted peers whose answer is not in."""
         return len(self.waiting & self.counted)
 
-    @property
-    def heard_somebody(self) -> bool:
-        """A peer answered, or the own agent."""
-        return self.own_endpoint_heard or bool(self.answered & self.counted)
+    def heard(self, own: str) -> set[str]:
+        """Who answered, and the own agent if it did."""
+        return (self.answered & self.counted) | ({own} if self.own_endpoint_heard else set())
 
     @property
     def may_hear_nobody(self) -> bool:

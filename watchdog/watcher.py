@@ -206,7 +206,10 @@ class Watcher:
         record = self._record(peer, at, tick, fresh=not beat.healthy)
         policy = quorum.stretched(self.policy, self.score)
         learned = ladder.learn(watched.standing, record, policy)
-        contested = beat.healthy and record.restart_count > 0 and self._is_contested(peer, at, tick)
+        contested = beat.healthy and record.restart_count > 0
+        if contested and not tick.trouble:
+            with self._remembering():
+                contested = self._is_contested(peer, at)
         standing, demands = ladder.hear(learned, beat, record, policy, at.s - tick.begun_s, contested=contested)
         self._note(peer, watched, standing, beat, tick)
         self._believe(peer, watched, standing, beat, at, tick)
@@ -288,7 +291,11 @@ class Watcher:
     # What was heard
 
     def _note(self, peer: str, watched: Watched, standing: Standing, beat: Heartbeat, tick: Tick) -> None:
-        if beat.healthy or standing.status is Status.ISOLATED:
+        if standing.status is Status.ISOLATED:
+            tick.counted.discard(peer)  # cut off since the round began
+            return
+        tick.counted.add(peer)
+        if beat.healthy:
             tick.answered.add(peer)
             return
         tick.gone.add(peer)
@@ -341,11 +348,9 @@ class Watcher:
         asked = {name for peer in peers for name in (peer, *self._voters_on(peer))} - {self.name}
         return [each for each in self._coordinator.members(at, fresh_s(self.policy)) if each.watcher in asked]
 
-    def _is_contested(self, peer: str, at: Moment, tick: Tick) -> bool:
-        if not tick.trouble:
-            with self._remembering():
-                return bool(quorum.who_misses(peer, self._others((peer,), at)))
-        return True
+    def _is_contested(self, peer: str, at: Moment) -> bool:
+        """Asked when it is heard and when it is forgiven: a demand is held until the round's last answer."""
+        return bool(quorum.who_misses(peer, self._others((peer,), at)))
 
     def _compare(self, tick: Tick, at: Moment) -> None:
         """What a round that may be a sick watcher's looks like beside what the mesh knows and the others say."""
@@ -353,7 +358,7 @@ class Watcher:
             tick.own_endpoint = ""  # we cut it off: its silence says nothing of this watcher
         if tick.may_hear_nobody or (tick.gone and self._hands_bound):
             others = self._others(tick.gone, at)
-            tick.agreed = tick.heard_somebody and quorum.is_agreed(tick.gone, others)
+            tick.agreed = quorum.is_agreed(tick.gone, tick.heard(self.name), others)
             if tick.may_hear_nobody:
                 tick.alone_against = ", ".join(sorted(quorum.who_contradicts(tick.gone, others)))
 
@@ -412,8 +417,12 @@ class Watcher:
             self._herald.warn(peer, "impostor", f"somebody else answers for it: {held.beat.detail}", at)
         elif held.demand is Demand.RESOLVE:
             self._herald.over(peer, "answers again", at)
-        elif held.demand is Demand.FORGIVE and self._coordinator.forgive(peer, held.record, at):
-            self._journal.record(at.utc, "restart forgiven", peer=peer, watcher=self.name)
+        elif held.demand is Demand.FORGIVE and not self._is_contested(peer, at):
+            self._forgive(held, at)
+
+    def _forgive(self, held: Held, at: Moment) -> None:
+        if self._coordinator.forgive(held.peer, held.record, at):
+            self._journal.record(at.utc, "restart forgiven", peer=held.peer, watcher=self.name)
 
     def _order(self, held: Held, at: Moment) -> Order | None:
         if self.rounds == 0:

@@ -294,6 +294,8 @@ BOTH = frozenset({"shield", "sidecar"})
         ([Member("sidecar", "", 1.0, frozenset({"shield"}))], False),
         ([Member("scribe", "", 1.0, BOTH), Member("scout", "", 1.0, frozenset({"shield"}))], False),
         ([Member("scribe", "", 1.0, BOTH), Member("scout", "deaf", 1.0, frozenset())], False),
+        ([Member("shield", "deaf", 1.0, BOTH | {"immune"})], False),
+        ([Member("shield", "deaf", 1.0, BOTH | {"immune"}), Member("scout", "", 1.0, BOTH)], True),
     ],
     ids=[
         "another one misses both",
@@ -304,11 +306,14 @@ BOTH = frozenset({"shield", "sidecar"})
         "nobody else has a word on one",
         "one of them is heard",
         "also by one that doubts itself",
+        "the only other one misses even whom this one hears",
+        "one of the others misses even whom this one hears",
     ],
 )
 def test_when_all_agree_on_who_is_gone(members: list[Member], agreed: bool) -> None:
-    assert is_agreed(BOTH, members) is agreed
-    assert not is_agreed((), members)
+    assert is_agreed(BOTH, {"immune"}, members) is agreed
+    assert not is_agreed((), {"immune"}, members)
+    assert not is_agreed(BOTH, (), members), "this watcher heard nobody at all"
 
 
 SETTLED = replace(STILL_GONE, agreed=True)
