@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.certificates import Authority
+from tests.unit.receivers import Hook
+
 SETUP = Path(__file__).resolve().parents[2] / "scripts/setup"
 TEST = SETUP.with_name("test")
 LIMIT_S = 120.0
@@ -90,6 +93,19 @@ def test_no_network(tmp_path: Path) -> None:
     assert status == FAILED, said
     assert "pip could not install the project: the network, or the server of the packages, cannot be reached" in said
     assert f"{into}/bin/pip install" in said, "the manual steps"
+
+
+@needs_root
+def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    change = ("unshare", "--mount", "--propagation", "private", "sh", "-ec")
+    with Hook(tls=Authority(tmp_path, "strangers").issue("index").server()) as index:
+        script = f'mount --bind {tmp_path}/log /var/log\nexec "$@"'
+        into = ("--into", tmp_path / "venv")
+        status, said = ran(*change, script, "-", SETUP, *into, **ALONE, PIP_INDEX_URL=index.url.partition("?")[0])
+    assert status == FAILED, said
+    assert "does not trust the certificate" in said
+    assert "update-ca-certificates" in said
 
 
 @pytest.mark.parametrize(
