@@ -7,7 +7,6 @@ of a row (watchdog.paths.catalogue) must be what is seen: a row that is stopped 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,6 @@ pytestmark = pytest.mark.kernel
 
 ARRIVES_S = float(os.environ.get("WATCHDOG_ARRIVES_S", bed.ARRIVES_S))
 """How long traffic is given to arrive; an emulated machine needs more."""
-TABLE_S = 60.0 * ARRIVES_S / bed.ARRIVES_S
-"""The whole table of one isolation, bed and all."""
 
 NO_FAMILY = "EAFNOSUPPORT"
 
@@ -38,7 +35,6 @@ PATHS = [path.id for path in catalogue.CATALOGUE]
 def table(request: pytest.FixtureRequest, v2_root: Path, built_pins: Path) -> dict[tuple[str, str], Row]:
     slot = slots.list_slots(built_pins)[0]
     slots.zero(slot)
-    before_s = time.monotonic()
     try:
         programs = common.find(built_pins)
         assert programs is not None
@@ -48,7 +44,6 @@ def table(request: pytest.FixtureRequest, v2_root: Path, built_pins: Path) -> di
     except HostCannot as error:
         skip_or_fail(error.one_line())
         raise
-    assert time.monotonic() - before_s < TABLE_S
     assert not list(v2_root.glob(f"{bed.PREFIX}{os.getpid()}-*"))
     return {(row.path, row.who): row for row in seen}
 

@@ -37,7 +37,6 @@ SILENCE_S = 0.3
 """Nothing is on its way longer than this over loopback, but what TCP repeats."""
 
 MANY_SOCKETS, MANY_CGROUPS = 5000, 500
-MANY_S = 10.0
 
 
 @dataclass
@@ -504,10 +503,8 @@ def test_thousands_of_sockets_from_elsewhere(bed: Bed, target_of: TargetOf, comm
     bed.move_in()
     bed.agent.run(f"own = [socket.socket(INET, DGRAM) for _ in range({MANY_SOCKETS})]")
     target = target_of(bed.home)
-    before_s = time.monotonic()
     COOKIES_LAYER.attach(target)
     assert COOKIES_LAYER.gaps(target) == []
-    assert time.monotonic() - before_s < MANY_S
     assert len(entries(common_set)) == MANY_SOCKETS
     assert {bed.agent.outcome(f"made[{n}].sendto(b'x', ('127.0.0.1', 9))") for n in (0, 2500, -1)} == {"EPERM"}
     COOKIES_LAYER.detach(target)
@@ -522,9 +519,7 @@ def test_hundreds_of_child_cgroups(
     bed.agent.run("made = socket.socket(INET, DGRAM)")
     bed.agent.move(bed.home.path / f"c{MANY_CGROUPS - 1}")
     target = target_of(bed.home)
-    before_s = time.monotonic()
     COOKIES_LAYER.attach(target)
-    assert time.monotonic() - before_s < MANY_S
     assert bed.agent.outcome(f"made.sendto(b'x', ('127.0.0.1', {port(sink)}))") == "EPERM"
     COOKIES_LAYER.detach(target)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,10 @@ from watchdog.kernel.slots import Slot
 
 pytestmark = pytest.mark.kernel
 
-TIMEOUT_S = 3.0
-
 
 def test_all_checks_pass_and_nothing_stays(scratch_cgroup: MakeCgroup, slot: Slot) -> None:
     parent = scratch_cgroup()
-    before_s = time.monotonic()
     checks = selftest.prove(slot, parent.path)
-    assert time.monotonic() - before_s < TIMEOUT_S
     assert [check.name for check in checks] == [
         "passes before",
         "attach",
