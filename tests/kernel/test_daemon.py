@@ -193,3 +193,13 @@ def test_a_watcher_starts_and_probes_where_the_disk_has_no_room_for_a_journal(
     finally:
         host.close()
         subprocess.run(["umount", host.state], check=True)
+
+
+def test_a_watcher_starts_and_probes_where_its_journal_has_no_directory(host: Host, peer: Agent) -> None:
+    host.close()
+    host.state.write_text("a file")
+    with running(host, peer) as watcher:
+        eventually(lambda: probes_without(host, "cannot make the journal"), START_S)
+        host.state.unlink()
+        eventually(lambda: is_well(host), START_S)
+        assert watcher.poll() is None
