@@ -243,6 +243,16 @@ WD_LSM_INLINE int lsm_is_below(struct wd_members *at, __u64 task, struct wd_lsm_
         return lsm_follow(lsm_follow(ancestor, at->cgroup_kn), at->kernfs_id) == by->id;
 }
 
+/* Argument `which` of a hook, where it may be NULL. Since Linux 6.5 the verifier takes a hook's pointers for anything
+ * but NULL, and leaves out the branch for it: read from memory it is a number. What cannot be read is 0. */
+WD_LSM_INLINE __u64 lsm_argument(unsigned long long *ctx, int which)
+{
+        __u64 value = 0;
+
+        bpf_probe_read_kernel(&value, sizeof(value), ctx + which);
+        return value;
+}
+
 /* struct task_struct *, struct kernel_siginfo *, int sig, const struct cred *. Signal 0 only asks. With credentials
  * the kernel sends it, in whose context ever. */
 int wd_lsm_kill(unsigned long long *ctx)
@@ -251,7 +261,7 @@ int wd_lsm_kill(unsigned long long *ctx)
         struct wd_lsm_held by = lsm_held();
         __u64 task = ctx[0];
 
-        if (!by.id || !known || !(int)ctx[2] || ctx[3])
+        if (!by.id || !known || !(int)ctx[2] || lsm_argument(ctx, 3))
                 return WD_LSM_PASS;
         if (lsm_number(task, known->at.task_tgid) == bpf_get_current_pid_tgid() >> 32 || lsm_is_below(&known->at, task, &by))
                 return WD_LSM_PASS;
