@@ -36,6 +36,8 @@ class Tick:
     """The others that are there, when this watcher hears nobody and they miss nobody."""
     unflushed: bool = False
     """Something was written in it that a loss of power would still take."""
+    cut_off: set[str] = field(default_factory=set)
+    """Who was isolated when it began, the own agent too: what was asked then and is not answered is no miss."""
     answered: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     newly_gone: set[str] = field(default_factory=set)

@@ -153,6 +153,7 @@ class Watcher:
         )
         with self._remembering():
             self._refresh_records(at)
+            self._tick.cut_off = {name for name, record in self._records.items() if record.isolated}
             if any(record.order_open for record in self._records.values()):
                 self._ordering.tell_again(at)
             if self._saved_doubt is None:
@@ -199,11 +200,15 @@ class Watcher:
         if tick is None or peer not in tick.waiting:
             return []  # an answer to a round that is over, or the second one to this
         tick.waiting.discard(peer)
+        record = self._record(peer, at, tick, fresh=not beat.healthy)
+        if not beat.healthy and peer in tick.cut_off and not record.isolated:
+            with self._remembering():
+                self._learn(peer, at)
+            return []  # asked while it was cut off, and let back since
         self.total_checks += 1
         self.total_misses += not beat.healthy
         watched = self.peers[peer]
         watched.unasked_count, watched.unasked, watched.unasked_told = 0, "", False
-        record = self._record(peer, at, tick, fresh=not beat.healthy)
         policy = quorum.stretched(self.policy, self.score)
         learned = ladder.learn(watched.standing, record, policy)
         contested = beat.healthy and record.restart_count > 0
@@ -354,7 +359,7 @@ class Watcher:
 
     def _compare(self, tick: Tick, at: Moment) -> None:
         """What a round that may be a sick watcher's looks like beside what the mesh knows and the others say."""
-        if tick.own_endpoint and self._coordinator.record(self.name, at).isolated:
+        if tick.own_endpoint and (self.name in tick.cut_off or self._coordinator.record(self.name, at).isolated):
             tick.own_endpoint = ""  # we cut it off: its silence says nothing of this watcher
         if tick.may_hear_nobody or (tick.gone and self._hands_bound):
             others = self._others(tick.gone, at)

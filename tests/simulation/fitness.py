@@ -29,6 +29,8 @@ class Fitness:
     withdrawn: bool = False
     """A round in which it was unfit has ended: nothing may rest on its votes."""
     offset_s: float | None = None
+    cut_off: bool = False
+    """Its own agent was isolated when the round began."""
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Truth:
         interval_s = host.policy.interval_s
         fit.rounds += 1
         fit.score = min(fit.score + 1, MOST_SCORE) if late_s > interval_s * SLOW_SHARE else max(fit.score - 1, 0)
-        fit.reason = ""
+        fit.reason, fit.cut_off = "", host.is_isolated(watcher)
         if late_s > interval_s * LATE_SHARE:
             fit.reason = f"it was {late_s:.0f} s late"
         if fit.offset_s is not None and abs(host.wall_offset_s - fit.offset_s) > JUMP_S:
@@ -60,7 +62,7 @@ class Truth:
 
     def on_own_heard(self, watcher: str, *, up: bool) -> None:
         """The own agent was asked."""
-        if not up and not self.host.is_isolated(watcher):
+        if not up and not (self.host.is_isolated(watcher) or self.of[watcher].cut_off):
             self.of[watcher].reason = OWN_AGENT
 
     def on_round_ended(self, watcher: str) -> None:

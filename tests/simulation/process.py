@@ -53,6 +53,7 @@ class Process:
         self._alive: Watcher | None = None
         self._believed: dict[str, tuple[Standing, ...]] = {}
         self._at_begin: dict[str, Standing] = {}
+        self._were_isolated: set[str] = set()
         self._last: tuple[float, float] | None = None
         self._stalled_until_s = 0.0
         self._beat: dict[str, Heartbeat] = {}
@@ -179,6 +180,7 @@ class Process:
         self._last = (at.s, wall_s)
         self._at_begin = {name: peer.standing for name, peer in self.watcher.peers.items()}
         self.checks.truth.on_round_begins(self.name, late_s)
+        self._were_isolated = {peer for peer in self.watcher.peers if self.host.is_isolated(peer)}
         self.watcher.begin_round(at, late_s=late_s, clock_jump_s=jump_s, own_endpoint_probed=self.own_probed)
         due_s += self.host.policy.interval_s * (1 + int((self.host.now_s - due_s) // self.host.policy.interval_s))
         self._later(due_s - self.host.now_s, lambda: self._tick(due_s))
@@ -207,7 +209,8 @@ class Process:
         if not beat.healthy and asked_s <= self._stalled_until_s:
             self.watcher.skip(beat.peer, self._stalled_until_s - asked_s)
         else:
-            self.checks.on_heard(self.name, beat, was_up=was_up)
+            if beat.healthy or beat.peer not in self._were_isolated or self.host.is_isolated(beat.peer):
+                self.checks.on_heard(self.name, beat, was_up=was_up)
             self._beat[beat.peer] = beat
             self._send(self.watcher.hear(beat.peer, beat, self.host.at()))
         self._end_round_if_complete()

@@ -446,6 +446,26 @@ def test_a_watcher_whose_agent_is_isolated_goes_on(pair: Bench) -> None:
     assert pair.doubts()
 
 
+def test_what_was_asked_of_one_cut_off_is_no_miss_after_its_release(pair: Bench) -> None:
+    """A probe on its way while it is let back, of a peer and of the own agent."""
+    for name in ("shield", "immune"):
+        pair.isolate(name)
+    pair.round(SILENT, own=DOWN)
+    watcher = pair.watcher
+    watcher.begin_round(pair.at(), own_endpoint_probed=True)
+    for name in ("shield", "immune"):
+        pair.release(name)
+    watcher.hear_own(replace(DOWN, peer="immune"))
+    for peer in watcher.peers:
+        watcher.hear(peer, replace(SILENT.get(peer, UP), peer=peer), pair.at())
+    assert watcher.end_round(pair.at()) == []
+    status = watcher.status_of("shield")
+    assert (pair.doubts(), status.status, status.missed_count) == (False, Status.DEGRADED, 0)
+    pair.now_s += INTERVAL_S
+    pair.round(SILENT, own=DOWN)
+    assert (pair.doubts(), watcher.status_of("shield").missed_count) == (True, 1), "asked after it"
+
+
 def test_who_goes_deaf_slowly_comes_to_doubt_itself() -> None:
     """immune loses one peer after the other; the others hear each other all the time."""
     mesh = Bench(peers=("immune", "shield", "sidecar"), names=("immune", "shield", "sidecar"))
