@@ -31,7 +31,10 @@ EVERY = RECORDS.format(names="SELECT name FROM peer")
 RESTARTS = """
     SELECT count(*) AS restarts FROM orders
     WHERE peer = ? AND action = 'restart' AND begun_s IS NOT NULL
-    AND (boot = ? AND begun_s > ? OR boot != ? AND at BETWEEN ? AND ?)
+    AND (
+        boot = ? AND begun_s > ?
+        OR boot != ? AND julianday(at) + (begun_s - ordered_s) / 86400 BETWEEN julianday(?) AND julianday(?)
+    )
     AND token > (SELECT released_token FROM peer WHERE name = orders.peer)
 """
 OPEN, BEGUN = "open", "begun"
@@ -206,7 +209,9 @@ class LocalCoordinator:
             )
 
     def restarts(self, peer: str, within_s: float, at: Moment) -> int:
-        within = timedelta(seconds=within_s)  # of one on another boot only the wall clock says how long ago it was
+        # Of one on another boot only the wall clock says how long ago it was ordered. When it was begun is known from
+        # its round's beginning, which is not later: so it counts too long rather than too short, by seconds.
+        within = timedelta(seconds=within_s)
         bounds = (at.boot, at.s - within_s, at.boot, rfc3339(at.utc - within), rfc3339(at.utc + within))
         return int(self._journal.read(RESTARTS, (peer, *bounds))[0]["restarts"])
 
