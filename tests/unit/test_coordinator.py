@@ -476,6 +476,17 @@ def test_isolations_that_came_to_nothing_are_counted_until_anybody_is_released(
     assert tried(1004.0) == 0, "the newest order is a restart"
 
 
+def test_an_order_is_not_begun_after_a_newer_one_by_a_clock_read_before_it(
+    one: Coordinator, other: Coordinator
+) -> None:
+    """Its watcher was stopped after it had read the clock, past the lease, and wakes up."""
+    old = claimed(one)
+    later = 100.0 + LEASE_S + 1.0
+    newer = claimed(other, replace(SHIELD, watcher="sidecar", known_token=old.token, round_s=later - 5.0), later)
+    assert not one.begin(old, T0)
+    assert other.begin(newer, at(later))
+
+
 def test_an_order_that_was_not_begun_has_no_beginning(one: Coordinator) -> None:
     claimed(one)
     assert one.record("shield", T0).begun_age_s is None
