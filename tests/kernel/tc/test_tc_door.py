@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.netns import Netns, VethPair
-from tests.kernel.tc.bed import add_links, egress, place_of
+from tests.kernel.tc.bed import BECOME_NOBODY, add_links, egress, place_of
 from watchdog.errors import KernelRefused
 from watchdog.kernel import common, netns, tc, tc_proof
 from watchdog.kernel.common import Common
@@ -21,8 +21,6 @@ from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.tc import TcRefused
 
 pytestmark = pytest.mark.kernel
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -120,7 +118,7 @@ def test_it_is_proved_on_a_namespace_that_nobody_else_sees(programs: Common) -> 
 # What it costs
 
 
-def run_python(code: str, *, user: int | None = None) -> str:
+def run_python(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env={"PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -128,7 +126,6 @@ def run_python(code: str, *, user: int | None = None) -> str:
         text=True,
         timeout=30,
         check=True,
-        user=user,
     )
     return done.stdout.strip()
 
@@ -160,10 +157,12 @@ def test_without_pyroute2_it_says_what_to_do() -> None:
 
 def test_somebody_who_is_not_root_is_told(veth: VethPair) -> None:
     code = (
+        "import os\n"
         "from pathlib import Path\n"
         "from watchdog.errors import WatchdogError\n"
         "from watchdog.kernel import netns\n"
+        f"{BECOME_NOBODY}\n"
         f"try: netns.links(netns.Netns({place_of(veth.near).inode}, Path({str(veth.near.path)!r})))\n"
         "except WatchdogError as error: print(error.one_line())"
     )
-    assert "cannot open network namespace" in run_python(code, user=NOBODY)
+    assert "cannot open network namespace" in run_python(code)
