@@ -28,6 +28,8 @@ class Fitness:
     """Rounds after this one in which it still must not."""
     withdrawn: bool = False
     """A round in which it was unfit has ended: nothing may rest on its votes."""
+    refused: bool = False
+    """By the journal in this round: what did so is not asked again before the next, and votes stay till then."""
     offset_s: float | None = None
     cut_off: bool = False
     """Its own agent was isolated when the round began."""
@@ -56,9 +58,14 @@ class Truth:
             fit.reason = f"it was {late_s:.0f} s late"
         if fit.offset_s is not None and abs(host.wall_offset_s - fit.offset_s) > JUMP_S:
             fit.reason = "the clock was set"
-        if host.refused.get(watcher):
+        fit.refused = bool(host.refused.get(watcher))
+        if fit.refused:
             fit.reason = "the journal refused it"
         fit.offset_s = host.wall_offset_s
+
+    def on_refused(self, watcher: str) -> None:
+        """It may have asked the journal, in vain."""
+        self.of[watcher].refused = True
 
     def on_own_heard(self, watcher: str, *, up: bool) -> None:
         """The own agent was asked."""
@@ -72,7 +79,7 @@ class Truth:
             fit.reason = ""  # cut off meanwhile: by us
         if fit.reason:
             fit.left = ROUNDS_AFTER
-            fit.withdrawn = fit.withdrawn or not self.host.refused.get(watcher)
+            fit.withdrawn = fit.withdrawn or not fit.refused
         elif fit.left:
             fit.left -= 1
         else:

@@ -146,6 +146,8 @@ class Process:
         self._note_believed()
         journal = self.host.journal
         journal.refusing, journal.kill_in = self.host.refused.get(self.name, 0) > 0, self.kill_in
+        if journal.refusing:
+            self.checks.truth.on_refused(self.name)
         try:
             call()
             self.kill_in = journal.kill_in
