@@ -6,8 +6,7 @@ that alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing.TYPE_CHECKING to type checkers; importing typing takes longer than Python's own start
 if TYPE_CHECKING:
     from watchdog.ladder import Policy
     from watchdog.model import Action, Escalation, PeerStatus, Severity, Stats, Status
@@ -20,7 +19,7 @@ __all__ = ["Action", "Escalation", "Monitor", "PeerStatus", "Policy", "Severity"
 _HOME = {"Monitor": "watchdog.monitor", "Policy": "watchdog.ladder"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """The public names, from where they live (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,9 +7,18 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    from watchdog.cli.app import run
+    from watchdog import early
 
-    sys.exit(run(sys.argv[1:]))
+    words = sys.argv[1:]
+    with early.hold(words) as held:
+        if sys.flags.no_site:  # as scripts/setup has it started, since that takes less time: now the rest is wanted
+            import site
+
+            site.main()
+        from watchdog.cli.app import run
+
+        status = run(words, held)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

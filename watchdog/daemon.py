@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -282,14 +282,18 @@ class Daemon:
         self.sender.notify()
 
 
-def run(settings: Config, own: Peer | None) -> None:
-    """Watch until SIGTERM or SIGINT. `settings` is as for_watcher() gives it; `own` is its agent's own entry."""
+def run(settings: Config, own: Peer | None, note_agents: Callable[[], None]) -> None:
+    """Watch until SIGTERM or SIGINT. `settings` is as for_watcher() gives it; `own` is its agent's own entry.
+
+    `note_agents` is called as soon as the run directory is there.
+    """
     assert settings.self_name is not None
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
         stack.enter_context(published.only_one(settings.paths.run, settings.self_name))
+        note_agents()
         opened, trouble = stack.enter_context(opened_or_set_aside(settings.paths.state))
         place = configured(settings, opened, own)
         daemon = Daemon(settings, own, place, trouble)

@@ -15,12 +15,12 @@ from pathlib import Path
 from scripts.benchmarks.flood import flooding_from
 from scripts.benchmarks.sender import NS_PER_MS, Sender, sending_from
 from scripts.benchmarks.throughput import Stream, streaming
-from scripts.benchmarks.ways import MESH, UNIT, UNIT_CGROUP, Way, verify, ways
+from scripts.benchmarks.ways import CONFIG, CONFIG_TEXT, MESH, UNIT, UNIT_CGROUP, Way, verify, ways
 from watchdog import clock
 from watchdog.actions import isolation, locate, programs
 from watchdog.actions.locate import Named
-from watchdog.actions.place import Place, configured
-from watchdog.config import Config
+from watchdog.actions.place import Place, configured, note_agents
+from watchdog.config import Config, load
 from watchdog.errors import KernelRefused
 from watchdog.intents import Why
 from watchdog.journal import Journal
@@ -77,6 +77,7 @@ def measure(size: Size) -> Measured:
     measured = Measured()
     with place() as here:
         programs.take(here)  # compiled beforehand, as on a host with a watcher
+        note_agents(load(CONFIG), CONFIG)  # likewise
         measured.attached_before = attached(here)
         with sending_from(UNIT_CGROUP, own_cgroup()) as sender:
             for number in range(size.runs + 1):
@@ -96,6 +97,7 @@ def measure(size: Size) -> Measured:
 @contextmanager
 def place() -> Iterator[Place]:
     """The bed's own places, where the command's defaults lead to."""
+    CONFIG.write_text(CONFIG_TEXT)
     journal = Journal.open(Config().paths.state)
     try:
         yield configured(Config(), journal)

@@ -14,8 +14,18 @@ PROJECT = Path(__file__).resolve().parents[2]
 UNIT = "wd-bench.service"
 UNIT_CGROUP = Path("/sys/fs/cgroup/system.slice") / UNIT
 REASON = ("--reason", "benchmark")
+CONFIG = Path("/tmp/wd-bench.toml")  # noqa: S108 - inside the test bed, whose /tmp is its own
+CONFIG_TEXT = f"""[[peer]]
+name = "bench"
+endpoint = "http://127.0.0.1:9/healthz"
+unit = "{UNIT}"
+"""
 COMMAND_LIMIT_S = 120.0
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "WATCHDOG_MESH_CONFIG": str(CONFIG),
+}
 PARTIAL = 4
 """Cut off, with a path that is not covered: what an agent that is root gets."""
 

@@ -123,3 +123,16 @@ def test_an_installation_compiles_away_from_the_checkout(installed: Path, tmp_pa
     alone = ("unshare", "--mount", "--propagation", "private")
     built = run(*alone, installed / "python", "-c", BUILD_ONE_SLOT, tmp_path / "pins", tmp_path / "lock", cwd=tmp_path)
     assert {"wd_ingress", "wd_egress"} <= set(built.split())
+
+
+def test_the_command_of_set_up_starts_without_site_and_takes_nothing_from_where_it_is_started(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("watchdog-mesh")
+    if not (Path(sys.prefix) / ".made-from").exists():
+        pytest.skip(f"scripts/setup did not make {sys.prefix}")
+    assert command.read_text().splitlines()[0] == f"#!{sys.executable} -IS"
+    for module in ("click", "site", "watchdog"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit(3)\n")
+    linked = tmp_path / "linked"
+    linked.symlink_to(command)
+    for way in (command, linked):
+        assert run(way, "--version", cwd=tmp_path) == f"watchdog-mesh, version {watchdog.__version__}"

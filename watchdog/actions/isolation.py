@@ -20,6 +20,7 @@ from watchdog.host import unit_filters
 from watchdog.intents import IN_FORCE, Intent, State, Where, Why
 from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.hold import Hold
 from watchdog.kernel.layers import sequence
 from watchdog.kernel.layers.base import NETWORK, Target
 from watchdog.kernel.layers.packets import Packets
@@ -33,6 +34,8 @@ Rails = Callable[[], list[str]]
 """Asked with the lock held: raises Refused, or says which objections were overruled."""
 
 
+ATTACHED = "attached"
+"""The step after which every layer is in force."""
 NOTED = "what was asked for is in the journal, and a watcher, or reconcile, goes on trying"
 
 
@@ -54,16 +57,20 @@ def isolate(
     rails: Rails = no_rails,
     default_allow: allowing.Default = allowing.nothing,
     default_level: str = NETWORK,
+    held: Hold | None = None,
 ) -> Result:
     """Cut the target off and see that it is. One that is cut off already gets allow-list and level of `why`, if any.
 
-    Raises WatchdogError when it cannot be cut off, and Refused when the rails do; what was begun is undone then.
+    A new one to which nothing is allowed is held meanwhile (watchdog.kernel.hold); `held` may do so already, and is
+    lifted here. Raises WatchdogError when it cannot be cut off, and Refused when the rails do; what was begun is undone
+    then.
     """
-    with place.alone():
+    with held or Hold() as hold, place.alone():
         if not place.intents.last(1):
             adopt.adopt(place, now)  # a journal that knows nothing may be a lost one: no program is to serve two
         intent = find(place, where)
         if intent is not None and intent.state is State.ISOLATED:
+            hold.lift()  # what is allowed to it goes on
             asked = changing.wanted(intent, where, why)
             not_taken = changing.not_taken(asked.why, why)
             changes = changing.changes(intent, asked)
@@ -81,10 +88,34 @@ def isolate(
             changed = not same or after.gaps != before.gaps
             return replace(after, changed=changed, changes=changes, not_taken=not_taken)
         allow = default_allow() if why.allow is None else why.allow
+        if allow:
+            hold.lift()
+        elif where.unit:
+            _stop(hold, where, place)
+            step("held")
         why = replace(why, overruled=tuple(rails()), allow=allow, level=why.level or default_level)
+        if not allow and where.moved is None:
+            _stop(hold, where, place)
         intent, slot = _begin(intent, where, why, place, now)
         step("intended")
-        return _cut_or_undo(intent, place, now, step, slot)
+        return _cut_or_undo(intent, place, now, _lifting(hold, step), slot)
+
+
+def _stop(hold: Hold, where: Where, place: Place) -> None:
+    """A unit before the rails are asked, anything else after: it may share its cgroup with strangers."""
+    for cgroup in glance(where, place.root):
+        hold.stop(str(cgroup.path))
+
+
+def _lifting(hold: Hold, step: Step) -> Step:
+    """Whether the layers hold is judged without what holds for a moment only."""
+
+    def stepped(name: str) -> None:
+        if name == ATTACHED:
+            hold.lift()
+        step(name)
+
+    return stepped
 
 
 def _begin(
@@ -126,7 +157,7 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot:
     if moved:
         noted.bring_back(moved, seen)
         _hold(intent, slot, place, seen)  # what they have made outside, and what only they need
-    step("attached")
+    step(ATTACHED)
     place.journal.flush()
     trouble = ""
     if intent.where.unit:

@@ -16,7 +16,7 @@ from watchdog.config import Config
 from watchdog.errors import WatchdogError
 from watchdog.host import systemd
 from watchdog.intents import Why
-from watchdog.kernel import tc
+from watchdog.kernel import hold, tc
 from watchdog.ladder import PeerRecord
 from watchdog.mesh.coordinator import Coordinator, Order, Outcome
 from watchdog.model import Action
@@ -117,8 +117,9 @@ def _restarted_lately(record: PeerRecord | None) -> bool:
 
 
 def _get_ready() -> None:
-    """An isolation may follow, in some minutes: what it imports is imported now."""
-    with suppress(WatchdogError):  # told when the watcher started
+    """An isolation may follow, in some minutes: what it needs is imported and loaded now."""
+    with suppress(WatchdogError, OSError):  # told when the watcher started
+        hold.load()
         tc.load()
 
 

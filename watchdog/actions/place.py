@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from watchdog import early
 from watchdog.config import Config, Peer
-from watchdog.errors import HostCannot, SystemdFailed
+from watchdog.errors import HostCannot, SystemdFailed, WatchdogError
 from watchdog.host import systemd, unit_filters
 from watchdog.host.systemd import UnitState
 from watchdog.intents import Intents, Where
@@ -20,6 +22,8 @@ from watchdog.kernel.sockets import Known
 
 LOCK_TIMEOUT_S = 60.0
 """Longer than the slowest isolation: a daemon-reload under load, and a build of programs if none are ready."""
+
+log = logging.getLogger("watchdog")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,21 @@ def configured(settings: Config, journal: Journal, own: Peer | None = None) -> P
         host_links=settings.isolation.host_links,
         host_ends={peer.name: peer.host_end for peer in agents if peer.host_end},
     )
+
+
+def note_agents(settings: Config, config: Path) -> None:
+    """Write down whom an isolate by hand may hold before it has looked at anything (watchdog/early.py).
+
+    Only agents that are a whole unit or cgroup, and nobody where something is allowed. Where it cannot be written that
+    is said in the log, and isolations only begin a little later.
+    """
+    allows = settings.isolation.allow or settings.isolation.allow_heartbeat
+    agents = [] if allows else [peer for peer in settings.peers if peer.unit or peer.cgroup]
+    rows = [(peer.name, systemd.normalise(peer.unit) if peer.unit else "", str(peer.cgroup or "")) for peer in agents]
+    try:
+        early.note(str(settings.paths.run), str(config), str(cgroups.find_v2_root()), rows)
+    except (OSError, WatchdogError) as error:
+        log.warning("cannot note whom an isolate may hold early: %s", error)
 
 
 @dataclass(frozen=True, slots=True)

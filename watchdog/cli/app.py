@@ -19,6 +19,7 @@ from watchdog.cli.output import Output
 from watchdog.config import DEFAULT_PATH, Config, find, load, without_file
 from watchdog.errors import Exit, NotRoot, UsageError, WatchdogError
 from watchdog.journal import Journal
+from watchdog.kernel.hold import Hold
 from watchdog.spans import seconds
 
 VERBS = {
@@ -89,11 +90,14 @@ def paths_option(command: F) -> F:
     return click.option("--paths", "all_paths", is_flag=True, help=says)(command)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line; its exit status. Every error of ours and of click's ends in one line."""
+def run(arguments: Sequence[str], held: Hold | None = None) -> int:
+    """Run one command line; its exit status. Every error of ours and of click's ends in one line.
+
+    `held` is what was stopped early (watchdog/early.py): the verb gets it as click's object, and the caller lifts it.
+    """
     output = Output(as_json="--json" in arguments)
     try:
-        status = cli.main(list(arguments), prog_name="watchdog-mesh", standalone_mode=False)
+        status = cli.main(list(arguments), prog_name="watchdog-mesh", standalone_mode=False, obj=held)
         return int(status or Exit.OK)
     except WatchdogError as error:
         output.error(error)

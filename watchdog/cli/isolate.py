@@ -24,6 +24,7 @@ from watchdog.config import Config
 from watchdog.errors import Exit, UsageError, WatchdogError
 from watchdog.host.caller import who
 from watchdog.intents import Until, Where, Why
+from watchdog.kernel.hold import Hold
 from watchdog.kernel.layers.base import FROZEN, NETWORK
 from watchdog.model import Action, Severity
 
@@ -46,7 +47,10 @@ LONGEST_S = 365 * 24 * 3600.0
 @paths_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what would hold then, and do nothing.")
 @click.option("--force", is_flag=True, help="Do it even if a safety rail refuses.")
+@click.pass_obj
 def verb(
+    held: Hold | None,
+    /,
     config_path: Path | None,
     as_json: bool,
     reason: str,
@@ -92,7 +96,7 @@ def verb(
         }
         if dry_run:
             return _tell(output, planning.plan(located.where, why, place, **otherwise), all_paths=all_paths)
-        result = isolation.isolate(located.where, why, place, clock.utc_now(), **otherwise)
+        result = isolation.isolate(located.where, why, place, clock.utc_now(), held=held, **otherwise)
         if result.holds:
             shadow.end_at(located.where, place, clock.utc_now())
         _say(output, result)

@@ -10,12 +10,12 @@ import click
 
 from watchdog import clock, journal
 from watchdog.actions import reconcile
-from watchdog.actions.place import Place
+from watchdog.actions.place import Place, note_agents
 from watchdog.actions.reconcile import Repair
 from watchdog.cli.app import closing_journal, common, configured, need_root, place_of
 from watchdog.cli.output import Output
 from watchdog.cli.tell import FLUSH_S, tell
-from watchdog.config import Config
+from watchdog.config import Config, find
 from watchdog.errors import Exit, JournalCorrupt, UsageError
 from watchdog.host.caller import who
 from watchdog.journal import Journal
@@ -34,6 +34,7 @@ def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal:
     if set_aside_journal:
         _set_aside(settings, output)
     with place_of(settings) as place:
+        note_agents(settings, find(config_path))
         nothing_to_do = boot and not place.intents.in_force()
         if boot and not nothing_to_do:
             reconcile.bar(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,6 +33,7 @@ def verb(config_path: Path | None, as_json: bool, own: str | None, listen: str |
         settings = msgspec.structs.replace(settings, status=StatusServer(listen=listen))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     from watchdog import daemon
+    from watchdog.actions.place import note_agents
 
-    daemon.run(settings, loaded.peer(settings.self_name or ""))
+    daemon.run(settings, loaded.peer(settings.self_name or ""), partial(note_agents, loaded, path))
     return Exit.OK

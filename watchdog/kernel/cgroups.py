@@ -11,13 +11,14 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.errors import HostCannot, KernelRefused, Refused, UsageError
 from watchdog.kernel import visitor
 from watchdog.kernel.mounts import Mount, read_mounts
+from watchdog.kernel.slices import in_slices
 
 OTHER_NAMESPACE = 0
 """What the kernel writes for a process that lives in a PID namespace we cannot see into."""
@@ -30,7 +31,6 @@ FILEID_KERNFS = 0xFE
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-SLICE = ".slice"
 
 REMOVE_RETRY_S = 0.005
 SELFTEST_PREFIX, BED_PREFIX, DRILL_PREFIX = "watchdog-selftest-", "watchdog-paths-", "watchdog-drill-"
@@ -166,15 +166,7 @@ def of_unit(unit: str, root: Path) -> Cgroup | None:
     Found by where systemd puts it, below slices and nothing else: units of the same name that belong to a user's or a
     container's systemd lie below that one's own cgroup, which is no slice. Takes 0.1 ms, and `systemctl show` 4.
     """
-    return next((found for path in _in_slices(str(root), unit) if (found := _known(path, root)) is not None), None)
-
-
-def _in_slices(folder: str, name: str) -> Iterator[str]:
-    yield f"{folder}/{name}"
-    for below in sorted(os.listdir(folder)):  # noqa: PTH208 - Path.iterdir takes three times as long
-        if below.endswith(SLICE):
-            with suppress(OSError):
-                yield from _in_slices(f"{folder}/{below}", name)
+    return next((found for path in in_slices(str(root), unit) if (found := _known(path, root)) is not None), None)
 
 
 def _known(path: str, root: Path) -> Cgroup | None:

@@ -1,0 +1,96 @@
+"""What `isolate` does before it has imported itself: it holds an agent that a watcher has named, by its unit or cgroup.
+
+Python's start and our imports take 0.1 s, in which an agent that is to be cut off goes on sending. Every watcher notes
+in the run directory which agents its configuration has, and where; that is read here, with nothing imported but ctypes.
+The command then looks at everything as it always does, and its refusals and errors lift the hold again. Held are only
+agents that the configuration names, and only where nothing is allowed to them and nothing of the mesh is attached yet.
+"""
+
+from __future__ import annotations
+
+import os
+
+from watchdog.kernel.hold import Hold, carries_ours
+from watchdog.kernel.slices import in_slices
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+CONFIG_VARIABLE, CONFIG = "WATCHDOG_MESH_CONFIG", "/etc/watchdog-mesh/config.toml"
+RUN_VARIABLE, RUN = "WATCHDOG_MESH_RUN_DIR", "/run/watchdog-mesh"
+"""As in watchdog.config, which takes long to import."""
+VERB = "isolate"
+TARGETS = ("--unit", "--cgroup")
+FLAGS = ("--json", "--no-allow", "--paths", "--force")
+VALUES = ("--reason", "--incident", "--ttl", "--level")
+"""With any other option nothing is held: --dry-run, --shadow, --allow, --adopt, --pid, --config, or a wrong one."""
+PRIVATE_MODE, PRIVATE_FOLDER_MODE = 0o600, 0o700
+MOST_BYTES = 1 << 20
+
+
+def note(run: str, config: str, root: str, agents: Iterable[tuple[str, str, str]]) -> None:
+    """Write down the agents of a configuration: name, unit and cgroup each, "" for what it does not have.
+
+    Makes the run directory where there is none. `root` is where cgroup v2 is mounted. Without agents nothing is held.
+    OSError where it cannot be written.
+    """
+    rows = [row for row in agents if not any(mark in field for field in row for mark in "\t\n")]
+    os.makedirs(run, mode=PRIVATE_FOLDER_MODE, exist_ok=True)
+    path = _note_of(run, config)
+    beside = f"{path}.{os.getpid()}"
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE), "w", encoding="utf-8") as file:
+        file.write("".join(f"{line}\n" for line in (root, *("\t".join(row) for row in rows))))
+    os.replace(beside, path)
+
+
+def hold(words: Sequence[str]) -> Hold:
+    """Stop the packets of the agent that a command line is about to isolate, if it is one; else an empty hold."""
+    found = Hold()
+    target = target_of(words)
+    try:
+        cgroup = _cgroup_of(target) if target else ""
+        if cgroup and not carries_ours(cgroup):
+            found.stop(cgroup)
+    except (OSError, ValueError):
+        return found  # no note, or one that is not to be trusted: the command itself says what is wrong, if anything is
+    return found
+
+
+def target_of(words: Sequence[str]) -> str:
+    """What an `isolate` is to cut off, if these words are one that allows nothing and only isolates; else ""."""
+    if not words or words[0] != VERB:
+        return ""
+    targets, rest = [], list(words[1:])
+    while rest:
+        word = rest.pop(0)
+        name, is_joined, value = word.partition("=")
+        if name in TARGETS or name in VALUES:
+            if not is_joined and not rest:
+                return ""
+            value = value if is_joined else rest.pop(0)
+            targets += [value] if name in TARGETS else []
+        elif not word.startswith("-"):
+            targets.append(word)
+        elif word not in FLAGS:
+            return ""
+    return targets[0] if len(targets) == 1 else ""
+
+
+def _cgroup_of(target: str) -> str:
+    run, config = os.environ.get(RUN_VARIABLE) or RUN, os.environ.get(CONFIG_VARIABLE) or CONFIG
+    path = _note_of(run, config)
+    written = os.stat(path)
+    if written.st_uid != os.geteuid() or written.st_mtime_ns < os.stat(config).st_mtime_ns:
+        return ""  # the configuration was changed since: it may mean another agent now
+    with open(path, encoding="utf-8") as file:
+        root, *rows = file.read(MOST_BYTES).splitlines()
+    for row in rows:
+        name, unit, cgroup = row.split("\t")
+        if target in (name, unit, cgroup, unit.removesuffix(".service")) and target:
+            return cgroup or next((at for at in in_slices(root, unit) if os.path.isdir(at)), "")
+    return ""
+
+
+def _note_of(run: str, config: str) -> str:
+    return f"{run}/agents{config.replace('/', '-')}"
