@@ -66,9 +66,14 @@ def isolate(
     then.
     """
     with held or Hold() as hold, place.alone():
+        allow = default_allow() if why.allow is None else why.allow
+        intent = find(place, where)
+        if intent is None and where.unit and not allow:
+            hold.stop(where.cgroup)
+            step("held")
         if not place.intents.last(1):
             adopt.adopt(place, now)  # a journal that knows nothing may be a lost one: no program is to serve two
-        intent = find(place, where)
+            intent = find(place, where)
         if intent is not None and intent.state is State.ISOLATED:
             hold.lift()  # what is allowed to it goes on
             asked = changing.wanted(intent, where, why)
@@ -87,24 +92,15 @@ def isolate(
             after = _cut_or_undo(intent, place, now, step)
             changed = not same or after.gaps != before.gaps
             return replace(after, changed=changed, changes=changes, not_taken=not_taken)
-        allow = default_allow() if why.allow is None else why.allow
         if allow:
             hold.lift()
-        elif where.unit:
-            _stop(hold, where, place)
-            step("held")
         why = replace(why, overruled=tuple(rails()), allow=allow, level=why.level or default_level)
-        if not allow and where.moved is None:
-            _stop(hold, where, place)
+        if not allow and where.moved is None:  # no sooner: unless it is a unit, it may share its cgroup with strangers
+            for cgroup in glance(where, place.root):
+                hold.stop(str(cgroup.path))
         intent, slot = _begin(intent, where, why, place, now)
         step("intended")
         return _cut_or_undo(intent, place, now, _lifting(hold, step), slot)
-
-
-def _stop(hold: Hold, where: Where, place: Place) -> None:
-    """A unit before the rails are asked, anything else after: it may share its cgroup with strangers."""
-    for cgroup in glance(where, place.root):
-        hold.stop(str(cgroup.path))
 
 
 def _lifting(hold: Hold, step: Step) -> Step:
