@@ -251,8 +251,13 @@ class Watcher:
     # An order's end
 
     def may_begin(self, order: Order, at: Moment) -> bool:
-        """Ask once more before acting, from the thread that will: has the order been overtaken or expired?"""
-        return self._coordinator.begin(order, at)
+        """Ask once more before acting, from the thread that will: has the order been overtaken or expired?
+
+        One that has come to doubt itself since it gave the order does no more with it than it might order now.
+        """
+        beat = self.peers[order.peer].beat
+        is_down = order.action is Action.RESTART and beat is not None and beat.unit_down
+        return (is_down or not self._hands_bound) and self._coordinator.begin(order, at)
 
     def drop(self, order: Order, why: str, at: Moment) -> None:
         """An order was not carried out: it was overtaken, or its time was up."""
@@ -313,7 +318,7 @@ class Watcher:
     ) -> None:
         """Take over the new standing, vote by it, and write both down: at once for every kill, and for a loss of power
         with the order that follows from it, or at the round's end. A disk takes 200 misses as one."""
-        votes = not beat.healthy and standing.status is not Status.ISOLATED and not self.doubt.doubting
+        votes = not beat.healthy and standing.status is not Status.ISOLATED and self._may_vote(tick, at)
         watched.unsaved |= standing != watched.standing or votes or watched.suspected
         watched.standing, watched.beat = standing, beat
         watched.last_seen = at.utc if beat.healthy else watched.last_seen
@@ -325,10 +330,20 @@ class Watcher:
                 self._standings.save(peer, Saved(standing, watched.last_seen))
                 if votes:
                     counts = not beat.impostor and not self.storm.doubting
-                    self._coordinator.suspect(self.name, peer, standing.missed_count if counts else 0, at)
+                    watched.suspected = True  # also where the answer to this is lost
+                    self._coordinator.suspect(self.name, peer, self._word(standing.missed_count) if counts else 0, at)
                 elif watched.suspected:
                     self._coordinator.trust(self.name, peer)
             watched.unsaved, watched.suspected = False, votes
+
+    def _may_vote(self, tick: Tick, at: Moment) -> bool:
+        """Not in doubt, nor in a round that is going to end in it: what was said before is taken back then."""
+        return not (self.doubt.doubting or quorum.reasons_to_doubt(tick.seen(at)))
+
+    def _word(self, missed_count: int) -> int:
+        """What this watcher says of its misses: one that is slow has no vote before it would act by itself."""
+        enough = quorum.stretched(self.policy, self.score).missed_before_restart
+        return missed_count if missed_count >= enough else min(missed_count, self.policy.missed_before_restart - 1)
 
     def _learn(self, peer: str, at: Moment) -> None:
         """Take over what the mesh did to the peer, as soon as this watcher knows."""
@@ -489,6 +504,8 @@ class Watcher:
             gone = ", ".join(sorted(name for name, peer in self.peers.items() if peer.standing.missed_count))
             reason = f"{self.storm.reason}: {gone}; nobody is isolated"
             self._coordinator.suspect(self.name, STORM, 0, at)
+            for peer in [name for name, watched in self.peers.items() if watched.suspected]:
+                self._coordinator.suspect(self.name, peer, 0, at)  # what it said before the storm is no vote any more
         elif self._storm_is_said:
             self._coordinator.trust(self.name, STORM)
         self._storm_is_said = self.storm.doubting

@@ -64,6 +64,8 @@ class Heard:
     """What others know of it: whether it misses the peer, and whether it is wrong in that."""
     said: tuple[bool, bool] = (False, False)
     """The same before the heartbeat that was heard last."""
+    score: int = 0
+    """How slow the watcher was when it missed the peer last."""
 
 
 @dataclass
@@ -107,7 +109,7 @@ class Checks:
             heard.healthy_since_restart += reaches_others and not alone
         else:
             heard.misses += 1
-            heard.missed_s = self.host.now_s
+            heard.missed_s, heard.score = self.host.now_s, self.truth.of[watcher].score
             if heard.misses == 1:
                 heard.began_round = self.truth.of[watcher].rounds
             heard.false_misses = heard.false_misses + 1 if was_up else 0
@@ -152,8 +154,7 @@ class Checks:
             self._must_be_fit(watcher, what)
         self.must(not beat.impostor, f"{what} for an impostor's sake")
         heard, score = self.of(request.watcher, peer), self.truth.of[request.watcher].score
-        least = math.ceil(self.host.policy.missed_before_restart * (1 + score / 2))
-        self.must(heard.misses >= least, f"{what} after {heard.misses} misses, being slow ({score})")
+        self.must(heard.misses >= self._least(score), f"{what} after {heard.misses} misses, being slow ({score})")
         if request.action is Action.ISOLATE:
             self._must_be_votes(request, what)
         elif not beat.evidence and heard.false_misses == heard.misses:
@@ -185,6 +186,13 @@ class Checks:
             fresh = age_s <= FRESH_INTERVALS * self.host.policy.interval_s
             self.must(fresh, f"{what} by the word that {voter} gave {age_s:.0f} s ago")
             self.must(not self.truth.of[voter].withdrawn, f"{what} by the word of {voter}, that doubts itself")
+            heard = self.of(voter, request.peer)
+            enough = heard.misses >= self._least(heard.score)
+            self.must(enough, f"{what} by the word of {voter} after {heard.misses} misses, being slow ({heard.score})")
+
+    def _least(self, score: int) -> int:
+        """Misses that a watcher as slow as that must wait for."""
+        return math.ceil(self.host.policy.missed_before_restart * (1 + score / 2))
 
     def _must_be_first_or_shared(self, request: OrderRequest, what: str) -> None:
         """A peer that is well, and was restarted before: only when most watchers are wrong about it."""
@@ -212,7 +220,7 @@ class Checks:
         )
         return {row["name"]: set(json.loads(row["missing"])) for row in rows if row["name"] != but}
 
-    def on_begin(self, order: Order, at: Moment) -> None:
+    def on_begin(self, watcher: Watcher, order: Order, at: Moment) -> None:
         """An order is about to be carried out."""
         what = f"{order.watcher} begins {order.action} of {order.peer} (token {order.token})"
         mine = next(each for each in self.given if each.order.token == order.token)
@@ -220,6 +228,10 @@ class Checks:
         self.must(order.token == newest, f"{what} after a newer order was given")
         self.must(mine.boot == at.boot and at.s < mine.expires_s, f"{what} after its lease")
         self.must(not mine.begun, f"{what} twice")
+        beat = watcher.peers[order.peer].beat
+        excused = order.action is Action.RESTART and beat is not None and beat.unit_down
+        self.must(excused or not watcher.doubt.doubting, f"{what} in self-doubt")
+        self.must(excused or not watcher.storm.doubting, f"{what} in a storm")
         self.must(not self.host.is_silenced(order.peer), f"{what} in a silence")
         self.must(not self.host.is_isolated(order.peer), f"{what}, which is isolated")
         mine.begun = at

@@ -58,13 +58,13 @@ class Truth:
             fit.reason = f"it was {late_s:.0f} s late"
         if fit.offset_s is not None and abs(host.wall_offset_s - fit.offset_s) > JUMP_S:
             fit.reason = "the clock was set"
-        fit.refused = bool(host.refused.get(watcher))
-        if fit.refused:
+        fit.refused = False
+        if host.refused.get(watcher):
             fit.reason = "the journal refused it"
         fit.offset_s = host.wall_offset_s
 
     def on_refused(self, watcher: str) -> None:
-        """It may have asked the journal, in vain."""
+        """It asked the journal, in vain."""
         self.of[watcher].refused = True
 
     def on_own_heard(self, watcher: str, *, up: bool) -> None:
@@ -82,6 +82,7 @@ class Truth:
             fit.withdrawn = fit.withdrawn or not fit.refused
         elif fit.left:
             fit.left -= 1
+            fit.withdrawn = fit.withdrawn or not fit.refused
         else:
             fit.withdrawn = False
 

@@ -36,12 +36,13 @@ class Killed(BaseException):
 class SharedJournal(Journal):
     """The one journal of all schedules: emptied, not made again. It refuses and kills as it is told."""
 
-    refusing = False
+    refusing = has_refused = False
     kill_in: int | None = None
     """Uses until the watcher that uses it is killed; None: it is not."""
 
     def _connection(self) -> Connection:
         if self.refusing:
+            self.has_refused = True
             raise JournalFailed("the journal: database is locked")
         if self.kill_in is not None:
             self.kill_in -= 1

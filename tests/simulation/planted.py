@@ -13,6 +13,7 @@ from watchdog.clock import Moment
 from watchdog.ladder import PeerRecord, Policy
 from watchdog.mesh.coordinator import Denied, Order, OrderRequest, Silence, Suspicion
 from watchdog.mesh.local import LocalCoordinator
+from watchdog.tick import Tick
 from watchdog.watcher import Watched, Watcher
 
 
@@ -199,6 +200,9 @@ class NoWithdrawal(Watcher):
 
     def _withdraw_votes(self) -> None:
         """Not at all."""
+
+    def _may_vote(self, tick: Tick, at: Moment) -> bool:
+        return True
 
 
 class OneWord(Watcher):

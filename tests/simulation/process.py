@@ -146,8 +146,7 @@ class Process:
         self._note_believed()
         journal = self.host.journal
         journal.refusing, journal.kill_in = self.host.refused.get(self.name, 0) > 0, self.kill_in
-        if journal.refusing:
-            self.checks.truth.on_refused(self.name)
+        journal.has_refused = False
         try:
             call()
             self.kill_in = journal.kill_in
@@ -156,6 +155,8 @@ class Process:
             self.checks.on_killed(self.name)
             self._end(self.watcher)
         finally:
+            if journal.has_refused:
+                self.checks.truth.on_refused(self.name)
             journal.refusing, journal.kill_in = False, None
 
     def _note_believed(self) -> None:
@@ -284,7 +285,7 @@ class Process:
             self._settle(lambda at: self.watcher.drop(order, "overtaken", at))
             return
         self.host.say(f"{self.name} begins {order.action} of {order.peer}")
-        self.checks.on_begin(order, at)
+        self.checks.on_begin(self.watcher, order, at)
         if order.action is Action.RESTART:
             self._restart(order)
         else:

@@ -16,7 +16,10 @@ from tests.simulation.host import NEVER, START_S, Host, SharedJournal
 from tests.simulation.planted import PLANTED
 from tests.simulation.process import Parts, Process
 from tests.simulation.schedule import run
+from watchdog.clock import Moment
 from watchdog.ladder import Policy
+from watchdog.mesh.coordinator import Order
+from watchdog.watcher import Watcher
 
 SCHEDULES = 2_000
 MOST_UNTIL_FOUND = 600
@@ -79,7 +82,11 @@ def test_the_mission_s_numbers_with_jitter_and_any_phase(seed: int) -> None:
     host = Host(rng, Policy(), journal, ["immune", "shield", "sidecar"])
     checks = Checks(host)
     begun: list[tuple[str, float]] = []
-    checks.on_begin = lambda order, at: begun.append((order.action, host.now_s - START_S))  # type: ignore[method-assign]
+
+    def note(_: Watcher, order: Order, at: Moment) -> None:
+        begun.append((order.action, host.now_s - START_S))
+
+    checks.on_begin = note  # type: ignore[method-assign, assignment]
     for name in host.names:
         phase_s = rng.uniform(0, INTERVAL_S)
         host.later(0.0, Process(name, host, checks, Parts(), phase_s=phase_s, own_probed=True).start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -993,3 +994,50 @@ def test_counters(pair: Bench) -> None:
     assert totals == [(26, 12), (13, 12)], "immune watches two, sidecar one"
     assert sum(w.total_restarts for w in pair.watchers.values()) == 3
     assert sum(w.total_isolations for w in pair.watchers.values()) == 1
+
+
+# Words and deeds of a watcher that is not quite well
+
+
+def test_a_slow_watcher_has_no_vote_before_it_would_act_itself(bench: Bench) -> None:
+    slow_s, spoke = INTERVAL_S * 0.2, []
+    for _ in range(5):
+        bench.round(late_s=slow_s)
+    for missed in range(1, 20):
+        bench.round(SILENT, late_s=slow_s)
+        enough = math.ceil(POLICY.missed_before_restart * (1 + bench.watcher.score / 2))
+        [vote] = bench.votes()
+        assert vote == (missed if missed >= enough else min(missed, POLICY.missed_before_restart - 1))
+        spoke.append(vote >= POLICY.missed_before_restart)
+    assert spoke.index(True) + 1 == enough > POLICY.missed_before_restart
+
+
+def test_in_a_round_that_is_bad_from_its_beginning_nobody_is_voted_against(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    bench.watcher.begin_round(bench.at(), suspended_s=INTERVAL_S)
+    bench.watcher.hear("shield", replace(DOWN, peer="shield"), bench.at())
+    assert bench.votes() == [], "and what was said before is taken back"
+    bench.watcher.hear("sidecar", replace(UP, peer="sidecar"), bench.at())
+    assert bench.watcher.end_round(bench.at()) == []
+    assert bench.votes() == []
+
+
+def test_a_storm_takes_the_votes_of_before_back() -> None:
+    peers = ("shield", "sidecar", "warden", "keeper", "porter", "usher", "guard")
+    bench = Bench(peers)
+    bench.rounds(2, {"shield": DOWN})
+    assert bench.votes() == [2]
+    bench.round(dict.fromkeys(("shield", "sidecar", "warden", "keeper"), DOWN))
+    assert (bench.watcher.storm.doubting, bench.watcher.doubt.doubting) == (True, False)
+    assert set(bench.votes()) == {0}
+
+
+@pytest.mark.parametrize(("beat", "begins"), [(DOWN, False), (FAILED, True)])
+def test_what_was_ordered_before_it_came_to_doubt_itself_is_not_begun(
+    bench: Bench, beat: Heartbeat, begins: bool
+) -> None:
+    bench.rounds(2, {"shield": beat})
+    [order] = bench.round({"shield": beat}, carry_out=False, passes_s=1.0)
+    bench.round({"shield": beat}, late_s=INTERVAL_S, passes_s=1.0)
+    assert bench.doubts()
+    assert bench.watcher.may_begin(order, bench.at()) is begins
