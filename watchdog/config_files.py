@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,13 @@ def problems(config: Config) -> list[str]:
         places |= {f"webhook {shown(webhook.name)}.{setting}": read for setting, read in _of_webhook(webhook)}
     places["status.listen"] = lambda: _look_up(config.status.listen)
     return [f"{place}: {why}" for place, read in places.items() if (why := _why_not(read))] + _shared_addresses(config)
+
+
+def cgroups_outside(config: Config) -> list[str]:
+    """The peers whose cgroup is none that a watcher could ever see to, a sentence each."""
+    places = {f"peer {shown(peer.name)}.cgroup": peer.cgroup for peer in config.peers if peer.cgroup is not None}
+    checks = {place: partial(_below_the_root, path) for place, path in places.items()}
+    return [f"{place}: {why}" for place, check in checks.items() if (why := _why_not(check))]
 
 
 def read_for(place: str, read: Callable[[Path], bytes], path: Path) -> bytes:
@@ -76,7 +84,7 @@ def _of_peer(peer: Peer) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "client_cert", lambda: _load_tls((None, peer.client_cert, peer.client_key))
     if peer.cgroup is not None:
         cgroup = peer.cgroup
-        yield "cgroup", lambda: _below_the_root(cgroup)
+        yield "cgroup", partial(_below_the_root, cgroup)
     if peer.status_listen is not None:
         listen = peer.status_listen
         yield "status_listen", lambda: _look_up(listen)

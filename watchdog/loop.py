@@ -134,13 +134,13 @@ class Loop:
     def _round(self, due: Moment, before: tuple[Moment, float] | None) -> tuple[Moment, float]:
         """Probe every peer once; what both clocks said at its beginning is the next round's `before`."""
         at, monotonic_s = clock.moment(), time.monotonic()
-        passed_s = at.s - before[0].s if before else 0.0
+        clock_jump_s, suspended_s = jumps(*before, at, monotonic_s) if before else (0.0, 0.0)
         self._refused = ""
         self._watcher.begin_round(
             at,
             late_s=max(0.0, at.s - due.s) if before else 0.0,
-            clock_jump_s=(at.utc - before[0].utc).total_seconds() - passed_s if before else 0.0,
-            suspended_s=passed_s - (monotonic_s - before[1]) if before else 0.0,
+            clock_jump_s=clock_jump_s,
+            suspended_s=suspended_s,
             own_endpoint_probed=self._own is not None and "" not in self._in_flight,
         )
         again, self._again = self._again, []
@@ -299,3 +299,12 @@ def next_tick_s(due_s: float, now_s: float, interval_s: float) -> float:
     """When the next round begins: on the grid of the first one; ticks that were slept through are not made up for."""
     missed = max(0, int((now_s - due_s) // interval_s))
     return due_s + (missed + 1) * interval_s
+
+
+def jumps(before: Moment, before_s: float, at: Moment, at_s: float) -> tuple[float, float]:
+    """By how much the wall clock was set between two readings, and how long the machine slept, in seconds.
+
+    Each reading is a Moment, whose clock goes on while the machine sleeps, and CLOCK_MONOTONIC, which does not.
+    """
+    passed_s = at.s - before.s
+    return (at.utc - before.utc).total_seconds() - passed_s, passed_s - (at_s - before_s)

@@ -21,14 +21,21 @@ from watchdog.actions import isolation, locate, programs
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place, configured, note_agents
 from watchdog.config import Config, load
+from watchdog.early import identity_of
 from watchdog.errors import KernelRefused
 from watchdog.intents import Why
 from watchdog.journal import Journal
 from watchdog.kernel import cgroups, hooks
 from watchdog.kernel.programs import Hook
+from watchdog.ladder import Policy
+from watchdog.mesh.coordinator import Order, OrderRequest
+from watchdog.mesh.local import LocalCoordinator
+from watchdog.model import Action
 
 LASTING = "lasting"
 """The step of an isolation that waits for systemd; what comes before it is in place at once."""
+
+LEASE_S = 600.0
 
 NOBODY = "nobody is isolated"
 QUIET, BESIDE_FREE, BESIDE_CUT = "nobody floods", "it floods, free", "it floods, isolated"
@@ -77,7 +84,7 @@ def measure(size: Size) -> Measured:
     measured = Measured()
     with place() as here:
         programs.take(here)  # compiled beforehand, as on a host with a watcher
-        note_agents(load(CONFIG), CONFIG)  # likewise
+        note_agents(load(CONFIG), CONFIG, identity_of(str(CONFIG)))  # likewise
         measured.attached_before = attached(here)
         with sending_from(UNIT_CGROUP, own_cgroup()) as sender:
             for number in range(size.runs + 1):
@@ -121,8 +128,26 @@ def cut_cold(way: Way, sender: Sender, into: Cut) -> None:
     sender.await_release()
 
 
+def ordered(coordinator: LocalCoordinator) -> Order:
+    """An isolation that two watchers have voted for, and that was begun."""
+    at, peer, voters = clock.moment(), "bench", ("immune", "sidecar")
+    for voter in voters:
+        coordinator.suspect(voter, peer, Policy().missed_before_restart, at)
+    known = coordinator.record(peer, at).token
+    order = coordinator.claim(OrderRequest(peer, Action.ISOLATE, voters[0], "bench", known, at.s, LEASE_S, voters), at)
+    assert isinstance(order, Order), order
+    assert coordinator.begin(order, at)
+    return order
+
+
 def cut_warm(here: Place, sender: Sender, into: Measured) -> None:
     """As a watcher carries out its order, from the decision."""
+    coordinator = LocalCoordinator(here.journal)
+    order = ordered(coordinator)
+
+    def stands() -> None:
+        assert coordinator.stands(order, clock.moment())
+
     sender.begin()
     begun_ns = time.monotonic_ns()
     steps: list[tuple[str, float]] = []
@@ -132,12 +157,14 @@ def cut_warm(here: Place, sender: Sender, into: Measured) -> None:
 
     located = locate.locate(Named(unit=UNIT), Config(), here)
     rails = partial(locate.check_rails, located, Config(), here, force=False)
-    result = isolation.isolate(located.where, Why("benchmark"), here, clock.utc_now(), note, rails)
+    now = clock.utc_now()
+    result = isolation.isolate(located.where, Why("benchmark"), here, now, note, rails, stands=stands, at_once=True)
     into.warm.dropped.append((sender.seen().dropped_ns - begun_ns) / NS_PER_MS)
     into.warm.done.append(_in_place(steps))
     for step, at_ms in steps:
         into.steps.setdefault(step, []).append(at_ms)
     isolation.release(result.intent, here, clock.utc_now())
+    coordinator.finish(order.token, clock.moment(), failed=False, outcome="")
     sender.await_release()
 
 

@@ -88,6 +88,7 @@ class Host:
             timeout=COMMAND_TIMEOUT_S,
             env={**self.environment, **(env or {})},
             cwd=self.folder,
+            start_new_session=True,  # without the terminal that the tests may run in
         )
         return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -12,6 +12,7 @@ from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import NOW, Host, ours_at
 from watchdog import clock
 from watchdog.clock import rfc3339
+from watchdog.host.caller import who
 from watchdog.intents import Until
 from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
@@ -25,6 +26,8 @@ from watchdog.webhook import Receiver
 pytestmark = pytest.mark.kernel
 
 OK, FAILED, USAGE, REFUSED, PARTIAL = 0, 1, 2, 3, 4
+BY = replace(who(), terminal=None).in_words()
+"""Who runs the tests, as a command line that has no terminal is told of."""
 STATUS_HEALTHY, STATUS_ISOLATED, STATUS_UNKNOWN = 0, 2, 3
 STEERING = "\x1b[2J\x1b]0;title\x07 \x9b31m red \r\n over \u202edesrever \x00"
 PEER = """
@@ -71,7 +74,7 @@ def test_isolate_verify_release_in_words(host: Host, agent: Cgroup) -> None:
         "intent releasing",
         "intent released",
     ]
-    assert "it lies; incident INC-7; by root" in told
+    assert f"it lies; incident INC-7; by {BY}" in told
 
 
 def test_a_change_has_its_own_reason_in_the_history_and_what_was_not_taken_is_said(host: Host, agent: Cgroup) -> None:
@@ -82,7 +85,7 @@ def test_a_change_has_its_own_reason_in_the_history_and_what_was_not_taken_is_sa
     assert "  it is not shortened to " in frozen.out
     line = next(line for line in host.mesh("history").out.splitlines() if "INC-8" in line)
     assert "it fights back; level frozen, was network; it is not shortened to " in line
-    assert line.endswith("; its incident stays INC-7, not INC-8; by root")
+    assert line.endswith(f"; its incident stays INC-7, not INC-8; by {BY}")
 
 
 def test_every_change_of_an_isolation_is_told_once_with_what_was_changed_and_by_whom(host: Host, agent: Cgroup) -> None:
@@ -96,10 +99,10 @@ def test_every_change_of_an_isolation_is_told_once_with_what_was_changed_and_by_
     told = [json.loads(row["body"])["data"] for row in host.place.journal.read("SELECT body FROM event ORDER BY seq")]
     assert {(each["action"], each["state"]) for each in told} == {("alert_architect", "FIRING")}
     assert [each["reason"] for each in told] == [
-        "it lies (by hand, root)",
-        "it fights: level frozen, was network (by hand, root)",
-        "look: level network, was frozen (by hand, root)",
-        "patch: allowed 192.0.2.1/32:443, was nothing (by hand, root)",
+        f"it lies (by hand, {BY})",
+        f"it fights: level frozen, was network (by hand, {BY})",
+        f"look: level network, was frozen (by hand, {BY})",
+        f"patch: allowed 192.0.2.1/32:443, was nothing (by hand, {BY})",
     ]
 
 
@@ -153,6 +156,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "overruled": [],
         "changes": [],
         "not_taken": [],
+        "partial": False,
         "gaps": [],
         "dropped": {"ingress": nothing, "egress": nothing, "frames": {"ingress": 0, "egress": 0}},
         "allow": [],
@@ -295,7 +299,12 @@ def test_a_process_names_its_cgroup(host: Host, agent: Cgroup, run_in_cgroup: Ru
     inside = harmless(run_in_cgroup(agent))
     assert host.mesh("isolate", "--pid", str(inside.pid), "--reason", "drill").status == PARTIAL
     assert len(ours_at(agent)) == len(GATE)
-    assert host.mesh("verify", "--pid", str(inside.pid)).status == PARTIAL
+    again = host.mesh("isolate", "--pid", str(inside.pid), "--reason", "drill")
+    assert (again.status, again.out.startswith(f"{agent.path} is cut off in part already, since ")) == (PARTIAL, True)
+    status, verified = host.mesh("status"), host.mesh("verify", "--pid", str(inside.pid), "--json")
+    assert f"CUT OFF IN PART {agent.path} since " in status.out
+    assert "ISOLATED" not in status.out
+    assert (verified.status, verified.document["partial"]) == (PARTIAL, True)
     assert host.mesh("release", "--pid", str(inside.pid), "--reason", "drill").status == OK
     assert ours_at(agent) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import AS_NOBODY
-from tests.kernel.conftest import MakeCgroup, RunInside, skip_or_fail
+from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import Answer, Host
 from watchdog.actions import locate
 from watchdog.config import without_file
@@ -305,6 +304,11 @@ def test_a_directory_that_cannot_be_made(configured: Host, agent: Cgroup, variab
         refused(configured, ["run", "--self", "shield"], status, [str(blocked), *says], prefix)
 
 
+def test_a_watcher_of_a_cgroup_that_can_be_none(host: Host) -> None:
+    host.configure(PEERS.format(agent="/etc"))
+    refused(host, ["run", "--self", "immune"], USAGE, ["peer 'shield'.cgroup", "want a cgroup below", "got /etc"])
+
+
 # What this process, or this host, cannot
 
 
@@ -360,10 +364,9 @@ def test_no_cgroup_v2(configured: Host, agent: Cgroup, v2_root: Path) -> None:
 
 
 def test_no_systemd(configured: Host) -> None:
-    if Path("/run/systemd/system").is_dir():
-        skip_or_fail("this host runs systemd")
+    hidden = in_private_mounts("{ [ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd; }")
     says = ["systemd is not running on this host", "name the agent by pid_file"]
-    refused(configured, ["isolate", "--unit", "shield", *WHY], HOST_CANNOT, says)
+    refused(configured, ["isolate", "--unit", "shield", *WHY], HOST_CANNOT, says, hidden)
 
 
 def test_a_pin_directory_that_others_can_write(configured: Host, agent: Cgroup) -> None:
@@ -379,10 +382,15 @@ def test_a_pin_directory_that_others_can_write(configured: Host, agent: Cgroup) 
 
 
 def test_a_process_that_is_in_the_root_cgroup(configured: Host, v2_root: Path) -> None:
-    if not (v2_root / "cgroup.procs").read_text().split().count(str(os.getpid())):
-        skip_or_fail("this test does not run in the root cgroup")
     says = ["it is the root cgroup", "name a child cgroup"]
-    refused(configured, ["isolate", "--pid", str(os.getpid()), "--force", *WHY], REFUSED, says)
+    joined = ["sh", "-c", 'echo 0 >"$0" && echo in && exec sleep 600', str(v2_root / "cgroup.procs")]
+    with subprocess.Popen(joined, stdout=subprocess.PIPE, text=True) as there:
+        try:
+            assert there.stdout is not None
+            assert there.stdout.readline() == "in\n"
+            refused(configured, ["isolate", "--pid", str(there.pid), "--force", *WHY], REFUSED, says)
+        finally:
+            there.kill()
 
 
 def test_a_pid_whose_process_ended(configured: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.kernel.conftest import MakeCgroup
 from tests.kernel.isolation_bed import WHY, Host
@@ -91,6 +93,26 @@ def test_that_a_host_cannot_isolate_is_told_once_until_it_can_and_then_anew(host
         ("immune (host)", "CRITICAL", 1),
         ("immune (host)", "CRITICAL", 2),
     ]
+
+
+def asked(daemon: Daemon, path: str) -> tuple[int, str]:
+    answer = requests.get(f"http://127.0.0.1:{daemon.server.port}{path}", timeout=5.0)
+    return answer.status_code, answer.text
+
+
+def test_it_says_that_it_is_well_until_its_loop_stands_still(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("watchdog.daemon.LOOP_LATE_S", 1.5)
+    settings = for_watcher(config.parse(CONFIG, host.config, host.environment), None)
+    started = Daemon(settings, None, host.place)
+    started.start()
+    try:
+        eventually(lambda: asked(started, "/healthz")[0] == HTTPStatus.OK)
+        assert "watchdog_mesh_healthy" in asked(started, "/metrics")[1]
+        assert [each["name"] for each in json.loads(asked(started, "/")[1])["peers"]] == ["shield"]
+        started.monitor.stop()
+        eventually(lambda: asked(started, "/healthz")[0] == HTTPStatus.SERVICE_UNAVAILABLE)
+    finally:
+        started.stop()
 
 
 # Without its journal

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from tests.kernel import foreign
-from tests.kernel.conftest import MakeCgroup, RunInside
+from tests.kernel.conftest import MakeCgroup
 from tests.kernel.ends import DROP_S, PASS_S, Ends, bind, received, send_udp
 from tests.kernel.isolation_bed import NOW, REPOSITORY, WHY, Host, ours_at, where
+from watchdog import early
 from watchdog.actions import isolation
 from watchdog.actions.place import note_agents
-from watchdog.config import load
-from watchdog.errors import Refused
-from watchdog.intents import Allowed
-from watchdog.kernel import gate, hold
+from watchdog.config import Config, parse
+from watchdog.errors import Refused, WatchdogError
+from watchdog.intents import Allowed, State, With
+from watchdog.kernel import gate, hold, locks
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.hold import Hold
 from watchdog.kernel.programs import GATE, Hook
@@ -31,6 +36,8 @@ from watchdog.kernel.programs import GATE, Hook
 pytestmark = pytest.mark.kernel
 
 WAIT_S = 20.0
+HELD = ["wd_hold", "wd_hold"]
+"""Inward and outward, and nothing else is attached."""
 PEERS = """
 [[peer]]
 name = "shield"
@@ -78,7 +85,7 @@ def test_it_ends_with_its_process_however_that_ends(agent: Cgroup) -> None:
         assert holder.stdout is not None
         try:
             assert holder.stdout.readline() == "True\n"
-            assert programs_at(agent) == ["wd_hold", "wd_hold"]
+            assert programs_at(agent) == HELD
         finally:
             holder.kill()
     assert programs_at(agent) == []
@@ -136,126 +143,244 @@ def test_packets_stop_before_anything_is_journaled_and_the_layers_are_judged_wit
         seen[step] = (programs_at(agent), len(ours_at(agent)))
 
     assert host.isolate(agent, note).holds
-    held, lasting = ["wd_hold", "wd_hold"], len(GATE)
-    assert seen["intended"] == (held, 0)
+    assert "held" not in seen, "before the rails were asked"
+    assert seen["intended"] == (HELD, 0)
     assert [seen[step][0].count("wd_hold") for step in ("packets", "attached", "isolated")] == [2, 0, 0]
-    assert seen["attached"][1] == lasting
+    assert seen["attached"][1] == len(GATE)
 
 
-def test_an_allow_list_is_never_held_over(host: Host, agent: Cgroup) -> None:
+def test_an_agent_of_the_configuration_is_held_before_the_rails_and_free_when_they_refuse(
+    host: Host, agent: Cgroup
+) -> None:
+    def refuse() -> list[str]:
+        assert programs_at(agent) == HELD
+        assert host.intents() == []
+        raise Refused("no")
+
+    with pytest.raises(Refused):
+        isolation.isolate(where(agent), WHY, host.place, NOW, rails=refuse, at_once=True)
+    assert programs_at(agent) == []
+    assert host.intents() == []
+
+
+def test_nobody_is_held_for_an_order_that_was_overtaken(host: Host, agent: Cgroup) -> None:
+    seen: list[list[str]] = []
+
+    def overtaken() -> None:
+        seen.append(programs_at(agent))
+        raise WatchdogError("too late")
+
+    def never() -> list[str]:
+        raise AssertionError
+
+    with pytest.raises(WatchdogError, match="too late"):
+        isolation.isolate(where(agent), WHY, host.place, NOW, rails=never, stands=overtaken, at_once=True)
+    assert seen == [[]]
+    assert programs_at(agent) == []
+
+
+def test_who_may_share_its_cgroup_is_not_held_before_the_rails(host: Host, agent: Cgroup) -> None:
+    seen: list[list[str]] = []
+
+    def rails() -> list[str]:
+        seen.append(programs_at(agent))
+        return []
+
+    isolation.isolate(where(agent), WHY, host.place, NOW, rails=rails)
+    assert seen == [[]]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_allow_list_is_never_held_over(host: Host, agent: Cgroup, at_once: bool) -> None:
     seen: list[list[str]] = []
     why = replace(WHY, allow=(Allowed("192.0.2.1/32"),))
-    host.isolate(agent, lambda step: seen.append(programs_at(agent)), why)
-    host.isolate(agent, lambda step: seen.append(programs_at(agent)), replace(why, allow=()))
+    for each in (why, replace(why, allow=()), replace(why, allow=None)):
+        isolation.isolate(
+            where(agent), each, host.place, NOW, lambda _: seen.append(programs_at(agent)), at_once=at_once
+        )
     assert seen
     assert not [each for each in seen if "wd_hold" in each]
 
 
-def test_a_refusal_lifts_what_was_held_early(host: Host, agent: Cgroup) -> None:
+def test_where_there_is_no_hold_an_isolation_begins_with_its_journal(
+    host: Host, agent: Cgroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a kernel before 5.7, or a machine whose number of bpf(2) is not known."""
+    monkeypatch.setattr(hold, "_NUMBER", None)
+    seen: list[str] = []
+
+    def note(_: str) -> None:
+        seen.extend(programs_at(agent))
+
+    assert isolation.isolate(where(agent), WHY, host.place, NOW, note, at_once=True).holds
+    assert seen
+    assert "wd_hold" not in seen
+
+
+@pytest.mark.parametrize("busy_s", [0.1, 1.0])
+def test_what_is_held_early_is_free_while_the_lock_is_long_in_coming(host: Host, agent: Cgroup, busy_s: float) -> None:
+    """Somebody else's isolation may take a minute, and then the rails may refuse this one."""
+    taken, free = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with host.place.alone():
+            taken.set()
+            free.wait(WAIT_S)
+
+    busy = threading.Thread(target=other)
+    busy.start()
+    assert taken.wait(WAIT_S)
+    seen: dict[str, list[str]] = {}
+
     def rails() -> list[str]:
-        assert programs_at(agent) == ["wd_hold", "wd_hold"]
-        raise Refused("no")
+        seen["rails"] = programs_at(agent)
+        return []
 
     with Hold() as early:
         assert early.stop(str(agent.path))
-        with pytest.raises(Refused):
-            isolation.isolate(where(agent), WHY, host.place, NOW, rails=rails, held=early)
-        assert programs_at(agent) == []
-    assert host.intents() == []
+        threading.Timer(busy_s, free.set).start()
+        isolation.isolate(where(agent), WHY, host.place, NOW, rails=rails, held=early)
+    busy.join()
+    assert seen["rails"] == (HELD if busy_s < locks.PATIENCE_S else [])
 
 
 # The command
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A command that waits for its configuration: what it does early it has done, and nothing else."""
+
+    process: subprocess.Popen[str]
+    config: TextIO
+    text: str
+
+    def go_on(self) -> int:
+        """Give it its configuration; how it ended."""
+        self.config.write(self.text)
+        self.config.close()
+        return self.process.wait(WAIT_S)
+
+
+Start = Callable[..., AbstractContextManager[Waiting]]
+
+
 @pytest.fixture
-def noted(host: Host, agent: Cgroup) -> Host:
-    """A watcher has noted its agents."""
-    host.configure(PEERS.format(cgroup=agent.path))
-    host.run_dir.mkdir(exist_ok=True)
-    settings = load(host.config)
-    note_agents(type(settings)(peers=settings.peers, paths=type(settings.paths)(run=host.run_dir)), host.config)
-    return host
+def start(host: Host, agent: Cgroup) -> Start:
+    """Starts a command on a host where a watcher has noted its agents. The configuration is a pipe: who wants to read
+    it waits for who writes."""
+    return partial(_waiting, host, PEERS.format(cgroup=agent.path), note_agents)
 
 
 @contextmanager
-def busy(host: Host) -> Iterator[None]:
-    """Another isolation is under way."""
-    with (host.run_dir / "isolation.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def started(host: Host, *words: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "watchdog", *words]
+def _waiting(host: Host, text: str, note: Callable[[Config, Path, str], None], *words: str) -> Iterator[Waiting]:
+    host.config.unlink(missing_ok=True)
+    os.mkfifo(host.config)
+    note(parse(text, host.config, host.environment), host.config, early.identity_of(str(host.config)))
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, env=host.environment, cwd=host.folder, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, "-m", "watchdog", *words],
+        env=host.environment,
+        cwd=host.folder,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
     ) as process:
         try:
-            yield process
+            with _opened_by_a_reader(host.config) as config:
+                yield Waiting(process, config, text)
         finally:
             process.kill()
 
 
-def test_the_command_holds_before_it_has_its_turn_and_killed_it_leaves_nothing(noted: Host, agent: Cgroup) -> None:
-    with busy(noted), started(noted, "isolate", "shield", "--reason", "x") as process:
-        wait_for(lambda: programs_at(agent) == ["wd_hold", "wd_hold"])
-        process.send_signal(signal.SIGKILL)
-        process.wait(WAIT_S)
-        assert programs_at(agent) == []
-    assert noted.intents() == []
+@contextmanager
+def _opened_by_a_reader(path: Path) -> Iterator[TextIO]:
+    deadline_s = time.monotonic() + WAIT_S
+    while True:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > deadline_s:  # nobody reads it
+                raise
+        time.sleep(0.005)
+    with suppress(BrokenPipeError), os.fdopen(fd, "w", encoding="utf-8") as file:
+        yield file
 
 
-def test_what_it_holds_becomes_the_isolation(noted: Host, agent: Cgroup) -> None:
-    with started(noted, "isolate", "shield", "--reason", "x") as process:
-        with busy(noted):
-            wait_for(lambda: programs_at(agent) == ["wd_hold", "wd_hold"])
-        assert process.wait(WAIT_S) == 0
-    assert sorted(programs_at(agent)) == sorted(each.name for each in GATE)
-    assert noted.mesh("release", "shield", "--reason", "x").status == 0
-    assert programs_at(agent) == []
+REASON = ("--reason", "x")
 
 
-@pytest.mark.parametrize(
-    "words", [("isolate", "shield", "--reason", " "), ("isolate", "shield", "--reason", "x", "--ttl", "never")]
-)
-def test_a_command_that_is_refused_has_held_nothing_afterwards(
-    noted: Host, agent: Cgroup, words: tuple[str, ...]
+def test_the_command_holds_before_it_has_read_its_configuration_and_killed_leaves_nothing(
+    host: Host, agent: Cgroup, start: Start
 ) -> None:
-    assert noted.mesh(*words).status == 2
+    with start("isolate", "shield", *REASON) as command:
+        assert programs_at(agent) == HELD
+        assert hold.holders(str(agent.path)) == [command.process.pid]
+        command.process.send_signal(signal.SIGKILL)
+        command.process.wait(WAIT_S)
+        assert programs_at(agent) == []
+    assert host.intents() == []
+
+
+def test_what_it_holds_becomes_the_isolation(host: Host, agent: Cgroup, start: Start) -> None:
+    with start("isolate", "shield", *REASON) as command:
+        assert programs_at(agent) == HELD
+        assert command.go_on() == 0
+    assert sorted(programs_at(agent)) == sorted(each.name for each in GATE)
+    isolation.release(host.place.intents.in_force()[0], host.place, NOW)
     assert programs_at(agent) == []
 
 
-@pytest.mark.parametrize("more", [("--dry-run",), ("--shadow",), ("--allow", "192.0.2.1"), ("--config", "config.toml")])
-def test_what_does_not_simply_isolate_holds_nothing(noted: Host, agent: Cgroup, more: tuple[str, ...]) -> None:
-    with busy(noted), started(noted, "isolate", "shield", "--reason", "x", *more):
-        stays_so(lambda: "wd_hold" not in programs_at(agent))
+def test_a_command_that_is_refused_lets_go(host: Host, agent: Cgroup, start: Start) -> None:
+    with start("isolate", "shield", *REASON) as command:
+        assert programs_at(agent) == HELD
+        host.place.intents.begin(replace(where(agent), cgroup="/other", peer="other"), WHY, With(), NOW, State.ISOLATED)
+        assert command.go_on() == 3, "max_isolated is reached"
+    assert programs_at(agent) == []
+
+
+@pytest.mark.parametrize("more", [("--dry-run",), ("--shadow",), ("--allow", "192.0.2.1"), ("--ttl", "1h")])
+def test_what_does_not_simply_isolate_holds_nothing(agent: Cgroup, start: Start, more: tuple[str, ...]) -> None:
+    with start("isolate", "shield", *REASON, *more):
+        assert programs_at(agent) == []
 
 
 def test_where_something_is_allowed_by_the_configuration_nobody_is_held(host: Host, agent: Cgroup) -> None:
-    host.configure(PEERS.format(cgroup=agent.path) + '[isolation]\nallow = ["192.0.2.1"]\n')
-    assert host.mesh("reconcile").status == 0
-    with busy(host), started(host, "isolate", "shield", "--reason", "x"):
-        stays_so(lambda: "wd_hold" not in programs_at(agent))
+    text = PEERS.format(cgroup=agent.path) + '[isolation]\nallow = ["192.0.2.1"]\n'
+    with _waiting(host, text, note_agents, "isolate", "shield", *REASON):
+        assert programs_at(agent) == []
 
 
-def test_reconcile_notes_the_agents_too(host: Host, agent: Cgroup) -> None:
+def test_an_isolation_that_is_changed_goes_on_meanwhile(host: Host, agent: Cgroup, start: Start) -> None:
+    before = host.isolate(agent, why=replace(WHY, allow=(Allowed("192.0.2.1/32"),)))
+    with start("isolate", "shield", *REASON):
+        assert "wd_hold" not in programs_at(agent)
+    isolation.release(before.intent, host.place, NOW)
+
+
+def test_reconcile_notes_the_agents_too(host: Host, agent: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
     host.configure(PEERS.format(cgroup=agent.path))
     assert host.mesh("reconcile").status == 0
-    with busy(host), started(host, "isolate", "shield", "--reason", "x"):
-        wait_for(lambda: programs_at(agent) == ["wd_hold", "wd_hold"])
-    assert programs_at(agent) == []
+    for name, value in host.environment.items():
+        monkeypatch.setenv(name, value)
+    with early.hold(["isolate", "shield", *REASON]):
+        assert programs_at(agent) == HELD
 
 
-def test_an_isolation_that_is_changed_goes_on_meanwhile(noted: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:
-    inside = run_in_cgroup(agent)
-    port = bind(inside, "s", 4, "127.0.0.1", "DGRAM")
-    allow = ("--allow", f"127.0.0.1/32:{port}/udp")
-    assert noted.mesh("isolate", "shield", "--reason", "x", *allow).status in (0, 4)
-    with busy(noted), started(noted, "isolate", "shield", "--reason", "y", "--ttl", "1h"):
-        stays_so(lambda: "wd_hold" not in programs_at(agent))
-    assert noted.mesh("release", "shield", "--reason", "x").status == 0
+def test_a_hold_whose_process_does_not_end_is_named_by_verify_and_release(
+    host: Host, agent: Cgroup, start: Start
+) -> None:
+    """As one that was stopped by Ctrl-Z, or whose disk hangs."""
+    with start("isolate", "shield", *REASON) as command:
+        target, pid = ("--cgroup", str(agent.path)), command.process.pid
+        host.config.unlink()
+        verified, released = host.mesh("verify", *target), host.mesh("release", *target, *REASON)
+        assert (verified.status, released.status) == (1, 1)
+        assert "is not isolated" in verified.out
+        for said in (verified.out, released.err):
+            assert f"its packets are held by pid {pid} {sys.executable}" in said, (verified, released)
+    assert host.mesh("verify", *target).out == f"{agent.path} is not isolated\n"
 
 
 def programs_at(cgroup: Cgroup) -> list[str]:
@@ -267,12 +392,4 @@ def wait_for(what: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + WAIT_S
     while not what():
         assert time.monotonic() < deadline_s
-        time.sleep(0.005)
-
-
-def stays_so(what: Callable[[], bool], for_s: float = 1.0) -> None:
-    """Longer than the command takes until it waits for its turn."""
-    deadline_s = time.monotonic() + for_s
-    while time.monotonic() < deadline_s:
-        assert what()
         time.sleep(0.005)

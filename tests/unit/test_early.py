@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -25,32 +26,38 @@ FILES = ("__init__.py", "__main__.py", "early.py", "kernel/__init__.py", "kernel
 @pytest.mark.parametrize(
     ("words", "target"),
     [
-        (["isolate", "shield", "--reason", "x"], "shield"),
-        (["isolate", "--reason", "x", "shield", "--json"], "shield"),
-        (["isolate", "--reason=x", "--unit=shield.service"], "shield.service"),
-        (["isolate", "--cgroup", "/sys/fs/cgroup/a", "--level", "frozen", "--force"], "/sys/fs/cgroup/a"),
-        (["isolate", "immune", "--reason", "shield"], "immune"),
+        (["isolate", "shield", "--reason", "x"], "PEER shield"),
+        (["isolate", "--reason", "x", "shield", "--json"], "PEER shield"),
+        (["isolate", "--reason=x", "--unit=shield.service"], "--unit shield.service"),
+        (["isolate", "--cgroup", "/cg/a", "--level", "frozen", "--force", "--reason", "x"], "--cgroup /cg/a"),
+        (["isolate", "immune", "--reason", "shield"], "PEER immune"),
+        (["isolate", "shield"], ""),
+        (["isolate", "shield", "--reason", " "], ""),
+        (["isolate", "shield", "--reason", "x", "--incident", ""], ""),
+        (["isolate", "shield", "--reason", "x", "--level", "nonsense"], ""),
+        (["isolate", "shield", "--reason", "x", "--ttl", "1h"], ""),
+        (["isolate", "", "--reason", "x"], ""),
         (["isolate", "--reason", "shield"], ""),
-        (["isolate", "shield", "sidecar"], ""),
-        (["isolate", "shield", "--unit", "a.service"], ""),
-        (["isolate", "shield", "--dry-run"], ""),
-        (["isolate", "shield", "--shadow"], ""),
-        (["isolate", "shield", "--allow", "192.0.2.1"], ""),
-        (["isolate", "shield", "--allow=192.0.2.1"], ""),
-        (["isolate", "shield", "--allow-heartbeat"], ""),
-        (["isolate", "shield", "--adopt"], ""),
-        (["isolate", "shield", "--config", "/etc/x"], ""),
-        (["isolate", "--pid", "7"], ""),
-        (["isolate", "shield", "--help"], ""),
+        (["isolate", "shield", "sidecar", "--reason", "x"], ""),
+        (["isolate", "shield", "--reason", "x", "--unit", "a.service"], ""),
+        (["isolate", "shield", "--reason", "x", "--dry-run"], ""),
+        (["isolate", "shield", "--reason", "x", "--shadow"], ""),
+        (["isolate", "shield", "--reason", "x", "--allow", "192.0.2.1"], ""),
+        (["isolate", "shield", "--reason", "x", "--allow=192.0.2.1"], ""),
+        (["isolate", "shield", "--reason", "x", "--allow-heartbeat"], ""),
+        (["isolate", "shield", "--reason", "x", "--adopt"], ""),
+        (["isolate", "shield", "--reason", "x", "--config", "/etc/x"], ""),
+        (["isolate", "--pid", "7", "--reason", "x"], ""),
+        (["isolate", "shield", "--reason", "x", "--help"], ""),
         (["isolate", "shield", "--reason"], ""),
-        (["isolate", "shield", "--forse"], ""),
+        (["isolate", "shield", "--reason", "x", "--forse"], ""),
         (["isolate"], ""),
         (["release", "shield", "--reason", "x"], ""),
         ([], ""),
     ],
 )
 def test_whom_a_command_line_holds(words: list[str], target: str) -> None:
-    assert early.target_of(words) == target
+    assert " ".join(early.target_of(words)).strip() == target
 
 
 def test_its_options_are_those_of_the_verb() -> None:
@@ -97,12 +104,13 @@ class Noted:
         monkeypatch.setattr(Hold, "stop", lambda held, cgroup: self.stopped.append(cgroup))
 
     def note(self, *agents: tuple[str, str, str]) -> None:
-        early.note(str(self.run), str(self.config), str(self.root), agents)
+        identity = early.identity_of(str(self.config))
+        early.note(str(self.run), str(self.config), identity, str(self.root), agents)
 
-    def held(self, target: str) -> list[str]:
+    def held(self, *target: str) -> list[str]:
         self.stopped.clear()
-        early.hold(["isolate", target, "--reason", "x"])
-        return self.stopped
+        early.hold(["isolate", *target, "--reason", "x"])
+        return list(self.stopped)
 
 
 @pytest.fixture
@@ -110,19 +118,50 @@ def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Noted:
     return Noted(tmp_path, monkeypatch)
 
 
-def test_an_agent_is_found_by_each_of_its_names(noted: Noted) -> None:
-    noted.note(("shield", "shield.service", ""), ("immune", "", "/sys/fs/cgroup/immune"), ("gone", "gone.service", ""))
+def test_an_agent_is_found_by_each_of_its_names_and_nobody_by_anothers(noted: Noted) -> None:
+    strange = "/sys/fs/cgroup/a\x85b"
+    noted.note(
+        ("strange", "", strange),
+        ("sidecar", "shield.service", ""),
+        ("shield", "", "/sys/fs/cgroup/immune"),
+        ("gone", "gone.service", ""),
+    )
     unit = str(noted.root / "system.slice" / "shield.service")
-    assert [noted.held(name) for name in ("shield", "shield.service")] == [[unit], [unit]]
-    assert [noted.held(name) for name in ("immune", "/sys/fs/cgroup/immune")] == [["/sys/fs/cgroup/immune"]] * 2
-    assert [noted.held(name) for name in ("gone", "nemo", "", "ssh.service")] == [[], [], [], []]
+    assert noted.held("sidecar") == noted.held("--unit", "shield.service") == noted.held("--unit", "shield") == [unit]
+    assert noted.held("shield") == noted.held("--cgroup", "/sys/fs/cgroup/immune") == ["/sys/fs/cgroup/immune"]
+    for nobody in (("shield.service",), ("--unit", "sidecar"), ("--cgroup", unit), ("gone",), ("nemo",), ("strange",)):
+        assert noted.held(*nobody) == [], nobody
 
 
-def test_what_was_noted_before_the_configuration_was_changed_holds_nobody(noted: Noted) -> None:
+def change_in_place(config: Path) -> None:
+    config.write_text("# changed")
+
+
+def put_back_an_older_one(config: Path) -> None:
+    other = config.with_name("other.toml")
+    other.write_text("")
+    os.utime(other, ns=(0, 0))
+    other.replace(config)
+
+
+def remove(config: Path) -> None:
+    config.unlink()
+
+
+@pytest.mark.parametrize("change", [change_in_place, put_back_an_older_one, remove])
+def test_what_was_noted_of_another_configuration_holds_nobody(noted: Noted, change: Callable[[Path], None]) -> None:
     noted.note(("shield", "shield.service", ""))
     assert noted.held("shield")
-    later_ns = noted.config.stat().st_mtime_ns + 10**9
-    os.utime(noted.config, ns=(later_ns, later_ns))
+    change(noted.config)
+    assert noted.held("shield") == []
+
+
+def test_a_configuration_that_is_named_from_where_one_stands_holds_nobody(
+    noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted.note(("shield", "shield.service", ""))
+    monkeypatch.chdir(noted.config.parent)
+    monkeypatch.setenv("WATCHDOG_MESH_CONFIG", noted.config.name)
     assert noted.held("shield") == []
 
 
@@ -131,7 +170,11 @@ def test_a_note_that_is_none_holds_nobody_and_breaks_nothing(noted: Noted, garba
     noted.note(("shield", "shield.service", ""))
     [note] = noted.run.iterdir()
     assert note.stat().st_mode & 0o077 == 0
-    note.write_bytes(garbage)
-    assert noted.held("shield") == []
+    whole = note.read_bytes()
+    for content in (garbage, whole.partition(b"\n")[0] + b"\n" + garbage):
+        note.write_bytes(content)
+        assert noted.held("shield") == []
+    note.write_bytes(whole)
+    assert noted.held("shield")
     note.unlink()
     assert noted.held("shield") == []

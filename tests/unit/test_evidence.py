@@ -59,6 +59,12 @@ def test_of_a_unit(shown: str, said: str, is_down: bool) -> None:
     assert evidence.judge_unit(parse_state(shown)) == (said, is_down)
 
 
+def test_a_unit_that_systemd_does_not_know_says_nothing_of_the_agent() -> None:
+    """A slip in the configuration must not be the second word of an isolation."""
+    unknown = state("inactive", "dead", cgroup="") + "LoadState=not-found\n"
+    assert evidence.judge_unit(parse_state(unknown)) == ("", False)
+
+
 def against(setting: str, root: Path = NO_V2_TREE) -> str:
     text = f'self = "immune"\n[[peer]]\nname = "shield"\nendpoint = "http://127.0.0.1:9/"\n{setting}\n'
     said, is_down = evidence.against(config.parse(text, Path("config.toml"), {}).peers[0], root)

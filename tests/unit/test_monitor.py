@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from watchdog import Monitor, clock
 from watchdog.errors import ConfigurationError, JournalFailed, UsageError
 from watchdog.journal import Journal, set_aside
 from watchdog.ladder import Policy
-from watchdog.loop import next_tick_s
+from watchdog.loop import jumps, next_tick_s
 from watchdog.mesh.coordinator import Order, Outcome, Silence
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.mesh.overview import NOTHING_SAID, Votes
@@ -357,7 +357,7 @@ def test_an_answer_that_came_late_is_the_next_round_s_and_nobody_is_asked_for_an
 STOPS = 3
 STOPPED_S = 0.8
 WATCHER = """
-import sys, time
+import os, sys, time
 from watchdog import Monitor
 from watchdog.ladder import Policy
 from watchdog.model import Heartbeat
@@ -365,7 +365,7 @@ TIMEOUT_S = 0.3
 class Prober:
     def probe(self, target):
         began_s = time.monotonic()
-        print("asked", flush=True)
+        os.write(1, b"asked\\n")  # whole, whoever else writes
         time.sleep(TIMEOUT_S / 6)
         return Heartbeat(target.name, healthy=time.monotonic() - began_s < TIMEOUT_S, detail="")
     def close(self): pass
@@ -775,3 +775,21 @@ def test_an_order_for_want_of_a_thread_is_not_begun_and_given_again(monitors: Mo
         eventually(lambda: "this host gives no thread" in monitor.health().reason)
     eventually(lambda: told.orders)
     eventually(lambda: heard)
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "boottime_s", "monotonic_s", "jumped_s", "slept_s"),
+    [
+        (30, 30, 30, 0, 0),
+        (3630, 30, 30, 3600, 0),
+        (-3570, 30, 30, -3600, 0),
+        (330, 330, 30, 0, 300),
+        (30, 330, 30, -300, 300),
+    ],
+)
+def test_what_the_clocks_say_of_the_time_between_two_rounds(
+    wall_s: float, boottime_s: float, monotonic_s: float, jumped_s: float, slept_s: float
+) -> None:
+    before = clock.Moment(1000.0, datetime(2026, 1, 2, tzinfo=UTC), "boot")
+    at = clock.Moment(1000.0 + boottime_s, before.utc + timedelta(seconds=wall_s), "boot")
+    assert jumps(before, 50.0, at, 50.0 + monotonic_s) == pytest.approx((jumped_s, slept_s))

@@ -51,6 +51,7 @@ def in_private_mounts(change: str, *words: str | Path, **environment: str) -> tu
 def test_not_root() -> None:
     status, said = ran(*AS_NOBODY, SETUP)
     assert (status, "needs root" in said, "sudo " in said) == (NOT_ROOT, True, True), said
+    assert "To do it by hand:" in said
 
 
 @needs_root

@@ -90,6 +90,7 @@ GOLDEN = {
                 "frames": {"ingress": 0, "egress": 3},
             },
             "drift": "the egress program is no longer attached; it will be attached again",
+            "partial": True,
             "paths": [
                 {
                     "path": "E12a",

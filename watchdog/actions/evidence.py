@@ -42,7 +42,9 @@ def against(peer: config.Peer, root: Path) -> tuple[str, bool]:
 
 
 def judge_unit(state: UnitState) -> tuple[str, bool]:
-    """As `against`."""
+    """As `against`. A unit that systemd does not know is a slip in the configuration, and says nothing of the agent."""
+    if state.load_state == systemd.NOT_FOUND:
+        return "", False
     if state.active_state in DOWN:
         return f"{state.id} is {state.in_words()}", True
     if state.active_state != ACTIVE or not state.type:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from watchdog.actions.place import Place, Sight, look
 from watchdog.errors import KernelRefused
 from watchdog.host import processes, unit_filters
 from watchdog.intents import Intent, Where, With
-from watchdog.kernel import bpffs, cgroups, common, elsewhere, gate, hooks, slots, tc_maps, visitor_traffic
+from watchdog.kernel import bpffs, cgroups, common, elsewhere, gate, hold, hooks, slots, tc_maps, visitor_traffic
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.layers import sequence, whose
 from watchdog.kernel.layers.sequence import Standing
@@ -193,6 +194,19 @@ def still_over(where: Where, place: Place) -> list[str]:
     if where.unit and unit_filters.filters_installed(where.unit, base=place.drop_ins):
         left.append(f"{where.unit} has a drop-in of ours")
     return left
+
+
+def held_over(where: Where, place: Place) -> list[str]:
+    """Who holds a target's packets and has not isolated it yet, or never will: a sentence each."""
+    found = []
+    for cgroup in look(where, place.root).cgroups:
+        with suppress(OSError):  # it is gone
+            for pid in hold.holders(str(cgroup.path)):
+                described = processes.describe(pid)
+                found.append(
+                    f"its packets are held by {described}, an isolate that has not ended; see to it, or kill it"
+                )
+    return found
 
 
 def _refusing(cgroup: Cgroup) -> set[int]:

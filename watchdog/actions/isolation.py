@@ -20,7 +20,7 @@ from watchdog.host import unit_filters
 from watchdog.intents import IN_FORCE, Intent, State, Where, Why
 from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
-from watchdog.kernel.hold import Hold
+from watchdog.kernel.hold import Hold, carries_ours
 from watchdog.kernel.layers import sequence
 from watchdog.kernel.layers.base import NETWORK, Target
 from watchdog.kernel.layers.packets import Packets
@@ -58,19 +58,25 @@ def isolate(
     default_allow: allowing.Default = allowing.nothing,
     default_level: str = NETWORK,
     held: Hold | None = None,
+    *,
+    stands: Callable[[], None] = lambda: None,
+    at_once: bool = False,
 ) -> Result:
     """Cut the target off and see that it is. One that is cut off already gets allow-list and level of `why`, if any.
 
-    A new one to which nothing is allowed is held meanwhile (watchdog.kernel.hold); `held` may do so already, and is
-    lifted here. Raises WatchdogError when it cannot be cut off, and Refused when the rails do; what was begun is undone
-    then.
+    A new one to which nothing is allowed is held meanwhile (watchdog.kernel.hold): from before the rails are asked with
+    `at_once`, for an agent of the configuration that has its cgroup for itself, else from when they have let it pass;
+    `held` may do so already, and is lifted here. `stands` is asked first of all, with the lock held, and raises where
+    nothing is to be done any more. Raises WatchdogError when it cannot be cut off, and Refused when the rails do; what
+    was begun is undone then.
     """
-    with held or Hold() as hold, place.alone():
+    with held or Hold() as hold, place.alone(waits=hold.lift):  # it may take a minute, and end in a refusal
+        stands()
         allow = default_allow() if why.allow is None else why.allow
-        intent = find(place, where)
-        if intent is None and where.unit and not allow:
+        if at_once and not allow and where.cgroup and not _carries_ours(where.cgroup):
             hold.stop(where.cgroup)
             step("held")
+        intent = find(place, where)
         if not place.intents.last(1):
             adopt.adopt(place, now)  # a journal that knows nothing may be a lost one: no program is to serve two
             intent = find(place, where)
@@ -95,12 +101,19 @@ def isolate(
         if allow:
             hold.lift()
         why = replace(why, overruled=tuple(rails()), allow=allow, level=why.level or default_level)
-        if not allow and where.moved is None:  # no sooner: unless it is a unit, it may share its cgroup with strangers
+        if not allow and where.moved is None:
             for cgroup in glance(where, place.root):
                 hold.stop(str(cgroup.path))
         intent, slot = _begin(intent, where, why, place, now)
         step("intended")
         return _cut_or_undo(intent, place, now, _lifting(hold, step), slot)
+
+
+def _carries_ours(cgroup: str) -> bool:
+    try:
+        return carries_ours(cgroup)
+    except OSError:
+        return True  # gone, or not to be asked: nothing to hold
 
 
 def _lifting(hold: Hold, step: Step) -> Step:

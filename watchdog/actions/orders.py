@@ -9,7 +9,7 @@ from functools import partial
 from watchdog import clock, config
 from watchdog.actions import allowing, evidence, isolation, locate, shadow
 from watchdog.actions.holding import Result
-from watchdog.actions.locate import Located, Named
+from watchdog.actions.locate import Named
 from watchdog.actions.place import Place
 from watchdog.actions.restart import OVERTAKEN, RestartTarget, restart
 from watchdog.config import Config
@@ -65,9 +65,11 @@ class HostActions:
                 why,
                 self.place,
                 clock.utc_now(),
-                rails=partial(self._rails, order, found),
+                rails=partial(locate.check_rails, found, self.settings, self.place, force=False),
                 default_allow=allow,
                 default_level=self.settings.isolation.level,
+                stands=partial(self._must_stand, order),
+                at_once=found.agent is None,
             )
             shadow.end_at(found.where, self.place, clock.utc_now())
         except Overtaken as error:
@@ -98,10 +100,9 @@ class HostActions:
     def _stands(self, order: Order) -> bool:
         return self.coordinator.stands(order, clock.moment())
 
-    def _rails(self, order: Order, found: Located) -> list[str]:
+    def _must_stand(self, order: Order) -> None:
         if not self._stands(order):
             raise Overtaken(TOO_LATE)
-        return locate.check_rails(found, self.settings, self.place, force=False)
 
     def _peer(self, order: Order) -> config.Peer:
         peer = self.settings.peer(order.peer)

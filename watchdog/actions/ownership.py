@@ -58,7 +58,7 @@ class Ownerships:
         except WatchdogError:
             return None
         self._cgroups[unit] = state.control_group
-        return None if state.load_state == "not-found" else state.control_group
+        return None if state.load_state == systemd.NOT_FOUND else state.control_group
 
 
 def _compare(target: Target, address: str, cgroup: str) -> OwnerVerdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from watchdog.journal import Journal
 from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.locks import locked
+from watchdog.kernel.slices import SLICE
 from watchdog.kernel.sockets import Known
 
 LOCK_TIMEOUT_S = 60.0
@@ -63,9 +64,12 @@ class Place:
         return Cgroup(self.root, self.root.stat().st_ino, self.root)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One isolate, release or reconcile at a time on this host; a dead holder's lock is free."""
-        with locked(self.run / "isolation.lock", LOCK_TIMEOUT_S):
+    def alone(self, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """One isolate, release or reconcile at a time on this host; a dead holder's lock is free.
+
+        `waits` is called where that takes longer than a keeper's sweep.
+        """
+        with locked(self.run / "isolation.lock", LOCK_TIMEOUT_S, waits):
             yield
 
 
@@ -87,17 +91,19 @@ def configured(settings: Config, journal: Journal, own: Peer | None = None) -> P
     )
 
 
-def note_agents(settings: Config, config: Path) -> None:
+def note_agents(settings: Config, config: Path, identity: str) -> None:
     """Write down whom an isolate by hand may hold before it has looked at anything (watchdog/early.py).
 
+    `identity` is early.identity_of(config) from before it was loaded.
     Only agents that are a whole unit or cgroup, and nobody where something is allowed. Where it cannot be written that
     is said in the log, and isolations only begin a little later.
     """
     allows = settings.isolation.allow or settings.isolation.allow_heartbeat
     agents = [] if allows else [peer for peer in settings.peers if peer.unit or peer.cgroup]
     rows = [(peer.name, systemd.normalise(peer.unit) if peer.unit else "", str(peer.cgroup or "")) for peer in agents]
+    rows = [row for row in rows if not row[1].endswith(SLICE)]  # others' units are in there, too
     try:
-        early.note(str(settings.paths.run), str(config), str(cgroups.find_v2_root()), rows)
+        early.note(str(settings.paths.run), str(config), identity, str(cgroups.find_v2_root()), rows)
     except (OSError, WatchdogError) as error:
         log.warning("cannot note whom an isolate may hold early: %s", error)
 

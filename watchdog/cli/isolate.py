@@ -165,14 +165,11 @@ def _until(span_s: float) -> Until:
 def _say(output: Output, result: Result) -> None:
     name, frozen = result.intent.name, " and frozen" if result.intent.why.level == FROZEN else ""
     output.words(*(f"Although {objection} (--force)" for objection in result.intent.why.overruled))
+    how = "cut off in part" if result.is_partial else f"isolated{frozen}"
     if not result.changed:
-        output.words(
-            f"{name} is isolated{frozen} already, since {clock.rfc3339(result.intent.since)}; nothing was changed"
-        )
-    elif result.is_partial:
-        output.words(f"{name} is cut off in part: {report.place_of(result)}")
+        output.words(f"{name} is {how} already, since {clock.rfc3339(result.intent.since)}; nothing was changed")
     else:
-        output.words(f"{name} is isolated{frozen}: {report.place_of(result)}")
+        output.words(f"{name} is {how}: {report.place_of(result)}")
     output.words(*(f"  {line}" for line in (*result.changes, *result.not_taken, *report.moved_in_words(result))))
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
     why, at = result.intent.why, clock.moment()

@@ -16,6 +16,7 @@ from watchdog.cli.app import closing_journal, common, configured, need_root, pla
 from watchdog.cli.output import Output
 from watchdog.cli.tell import FLUSH_S, tell
 from watchdog.config import Config, find
+from watchdog.early import identity_of
 from watchdog.errors import Exit, JournalCorrupt, UsageError
 from watchdog.host.caller import who
 from watchdog.journal import Journal
@@ -30,11 +31,13 @@ def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal:
     """Carry every intent in the journal to its end, and adopt what the kernel has and no intent explains."""
     output = Output(as_json=as_json)
     need_root()
+    path = find(config_path)
+    identity = identity_of(str(path))
     settings = configured(config_path)
     if set_aside_journal:
         _set_aside(settings, output)
     with place_of(settings) as place:
-        note_agents(settings, find(config_path))
+        note_agents(settings, path, identity)
         nothing_to_do = boot and not place.intents.in_force()
         if boot and not nothing_to_do:
             reconcile.bar(place)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from watchdog import clock
-from watchdog.actions import adopt, inside, isolation, locate, moving, shadow
+from watchdog.actions import adopt, holding, inside, isolation, locate, moving, shadow
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place, look
 from watchdog.cli import report
@@ -19,7 +19,7 @@ from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
 from watchdog.cli.tell import tell
 from watchdog.config import Config
-from watchdog.errors import Exit
+from watchdog.errors import Exit, WatchdogError
 from watchdog.host import systemd
 from watchdog.host.caller import who
 from watchdog.intents import Intent
@@ -42,6 +42,8 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
             return _end_shadow(output, watched, place, reason)
         intent = intent or _adopted(wanted, settings, place)
         if intent is None:
+            if held := holding.held_over(locate.locate(wanted, settings, place).where, place):
+                raise WatchdogError(f"{name_of(wanted)} is not isolated, and is not free: {'; '.join(held)}")
             output.document("release", 1, {"target": name_of(wanted), "changed": False, "holds": True})
             output.words(f"{name_of(wanted)} is not isolated; nothing was changed")
             return Exit.OK

@@ -49,6 +49,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         "changes": list(result.changes),
         "not_taken": list(result.not_taken),
         "holds": result.holds,
+        "partial": result.is_partial,
         "gaps": list(result.gaps),
         "layers": [_layer(each) for each in result.standings],
         "paths": [asdict(each) for each in result.verdicts],
@@ -210,7 +211,9 @@ def plan_in_words(plan: Plan, at: Moment) -> list[str]:
     held = ", ".join(str(cgroup.path) for cgroup in plan.cgroups) or "no cgroup now: nothing of it runs"
     held = plan.where.cgroup if plan.moves else held
     if not plan.changed:
-        return [f"{plan.name} is isolated already, and nothing would be changed: {held}"]
+        is_open = any(each.coverage is Coverage.NOT_COVERED for each in plan.verdicts)
+        how = "cut off in part" if is_open else "isolated"
+        return [f"{plan.name} is {how} already, and nothing would be changed: {held}"]
     lines = [*(f"Although {objection} (--force)" for objection in plan.why.overruled)]
     lines += [f"{plan.name} would be isolated, and nothing was done: {held}, {_processes(plan.processes)}"]
     lines += [f"  would be moved there: {each}" for each in plan.moves]

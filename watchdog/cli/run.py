@@ -12,6 +12,8 @@ import msgspec
 
 from watchdog.cli.app import common, configured, need_root
 from watchdog.config import StatusServer, find, for_watcher
+from watchdog.config_files import cgroups_outside
+from watchdog.early import identity_of
 from watchdog.errors import ConfigurationError, Exit
 
 
@@ -27,7 +29,10 @@ def verb(config_path: Path | None, as_json: bool, own: str | None, listen: str |
         raise ConfigurationError(
             f"there is no configuration at {path}", hint=f"write one: watchdog-mesh config example > {path}"
         )
+    identity = identity_of(str(path))
     loaded = configured(path)
+    if outside := cgroups_outside(loaded):
+        raise ConfigurationError(f"{path} names what cannot be used: {'; '.join(outside)}", problems=tuple(outside))
     settings = for_watcher(loaded, own)
     if listen:
         settings = msgspec.structs.replace(settings, status=StatusServer(listen=listen))
@@ -35,5 +40,5 @@ def verb(config_path: Path | None, as_json: bool, own: str | None, listen: str |
     from watchdog import daemon
     from watchdog.actions.place import note_agents
 
-    daemon.run(settings, loaded.peer(settings.self_name or ""), partial(note_agents, loaded, path))
+    daemon.run(settings, loaded.peer(settings.self_name or ""), partial(note_agents, loaded, path, identity))
     return Exit.OK

@@ -28,6 +28,7 @@ from watchdog.status.page import age
 from watchdog.status.published import Published
 
 UNKNOWN = "UNKNOWN"
+NOT_VERIFIED = "; whoever answers does not say who it is"
 WORST_FIRST = (Status.ISOLATED.value, Status.OFFLINE.value, Status.DEGRADED.value, UNKNOWN, Status.HEALTHY.value)
 EXIT_OF = {
     Status.ISOLATED.value: document.EXIT_ISOLATED,
@@ -133,8 +134,9 @@ def _print(
     for view in isolations:
         where = ", ".join(part for part in (view.unit, view.cgroup) if part)
         frozen = " and frozen" if view.level == FROZEN else ""
+        how = "CUT OFF IN PART" if view.uncovered or view.drift else "ISOLATED"
         output.words(
-            f"ISOLATED {view.peer or where}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
+            f"{how} {view.peer or where}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
             f"  {where}{f', moved there from {view.moved_from}' if view.moved_from else ''}",
             f"  dropped: {counted(view.dropped.egress_packets, 'packet')} out, {view.dropped.ingress_packets:,} in"
             + report.frames_in_words(view.dropped.frames_out, view.dropped.frames_in),
@@ -182,7 +184,7 @@ def _peer_row(row: dict[str, Any], now: datetime) -> tuple[str, ...]:
         str(row.get("restart_count", "")),
         _ago((now - clock.from_rfc3339(last_seen)).total_seconds()) if last_seen else "never",
         seen_by or "nobody",
-        row.get("detail", ""),
+        row.get("detail", "") + ("" if row.get("verified", True) or row["status"] != Status.HEALTHY else NOT_VERIFIED),
     )
 
 

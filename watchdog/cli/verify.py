@@ -87,11 +87,11 @@ def _of_shadow(output: Output, intent: Intent, place: Place) -> int:
 
 def _without_intent(output: Output, name: str, where: Where, place: Place) -> int:
     """What is not meant to be isolated may be cut off all the same: the kernel is asked, not the journal."""
-    found = holding.still_over(where, place)
-    gaps = [f"in no intent: {each}" for each in found]
+    found, held = holding.still_over(where, place), holding.held_over(where, place)
+    gaps = [*(f"in no intent: {each}" for each in found), *held]
     output.document("verify", 1, {"target": name, "holds": bool(found), "state": None, "gaps": gaps})
     if not found:
-        output.words(f"{name} is not isolated")
+        output.words(f"{name} is not isolated", *(f"  {each}" for each in held))
         return Exit.FAILED
     output.words(f"{name} is not meant to be isolated, and is cut off", *(f"  {gap}" for gap in gaps))
     output.words("  keep it so with: watchdog-mesh reconcile; let it back with: watchdog-mesh release")

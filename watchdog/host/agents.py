@@ -113,16 +113,12 @@ def _where(matches: Callable[[int], bool]) -> list[Process]:
 
 
 def _runs(path: Path) -> Callable[[int], bool]:
-    import psutil  # 10 ms
-
     wanted = {str(path), str(path.resolve())}
 
     def matches(pid: int) -> bool:
-        try:
-            if psutil.Process(pid).exe() in wanted:
-                return True
-        except psutil.Error:
-            return False
+        executable = processes.executable_of(pid)
+        if executable is None or executable in wanted:
+            return executable is not None
         words = processes.command_line(pid)[SCRIPT_PLACES]
         return processes.name_of(pid) == path.name[:COMM_LENGTH] and not wanted.isdisjoint(words)
 

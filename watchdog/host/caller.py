@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchdog.host.processes import printable
+from watchdog.host.processes import own_terminal, printable
 
 LOGIN_UID = Path("/proc/self/loginuid")
 UNSET_UID = 2**32 - 1
@@ -36,15 +36,13 @@ class Caller:
 
 def who() -> Caller:
     """Who runs this command."""
-    import psutil  # 10 ms
-
     sudo_user = printable(os.environ.get("SUDO_USER", ""))[:NAME_SHOWN]
     uid, login_uid = os.getuid(), _login_uid()
     return Caller(
         user=_name(uid),
         login=None if login_uid is None else _name(login_uid),
         sudo_user=sudo_user or None,
-        terminal=psutil.Process().terminal(),
+        terminal=own_terminal(),
         uid=uid,
         login_uid=login_uid,
     )

@@ -1,4 +1,7 @@
-"""Processes, each known by its pid and start time together, since pids return. From /proc (proc(5))."""
+"""Processes, each known by its pid and start time together, since pids return. From /proc (proc(5)).
+
+The only import of psutil.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,24 @@ class Process:
     def started_s(self) -> float:
         """Its start in seconds of CLOCK_BOOTTIME."""
         return self.started_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def executable_of(pid: int) -> str | None:
+    """The path of what it runs; None where there is none to be seen."""
+    import psutil  # 10 ms
+
+    try:
+        return str(psutil.Process(pid).exe())
+    except psutil.Error:
+        return None
+
+
+def own_terminal() -> str | None:
+    """The terminal that this process belongs to."""
+    import psutil  # 10 ms
+
+    terminal: str | None = psutil.Process().terminal()
+    return terminal
 
 
 def of_pid(pid: int) -> Process | None:

@@ -35,6 +35,8 @@ SECTIONS = {
 OTHER_TYPES = ("target", "device", "timer", "path", "automount")
 SYSTEMD_RUNTIME = Path("/run/systemd/system")
 """Exists exactly when systemd is PID 1: sd_booted(3)."""
+NOT_FOUND = "not-found"
+"""LoadState of a unit that systemd does not know."""
 ANSWERS = ("initializing", "starting", "running", "degraded", "maintenance", "stopping")
 PROPERTIES = (
     "Id",
@@ -174,7 +176,7 @@ def supports_filter_paths() -> Support:
 
 
 def query(unit: str, timeout_s: float = QUERY_TIMEOUT_S) -> UnitState:
-    """What systemd knows of a unit, also of one that does not exist (load_state "not-found")."""
+    """What systemd knows of a unit, also of one that does not exist (load_state NOT_FOUND)."""
     name = normalise(unit)
     done = systemctl(["show", f"--property={','.join(PROPERTIES)}", "--", name], timeout_s)
     if done.status != 0:
@@ -185,7 +187,7 @@ def query(unit: str, timeout_s: float = QUERY_TIMEOUT_S) -> UnitState:
 def show(unit: str, timeout_s: float = QUERY_TIMEOUT_S) -> UnitState:
     """What systemd knows of a unit that exists; UsageError for one that does not."""
     state = query(unit, timeout_s)
-    if state.load_state == "not-found" and state.active_state == "inactive":
+    if state.load_state == NOT_FOUND and state.active_state == "inactive":
         raise UsageError(
             f"there is no unit {state.id!r} on this host",
             hint="see which there are: systemctl list-units --all",

@@ -28,6 +28,9 @@ NAME = b"wd_hold"
 OUR_PREFIX = b"wd_"
 MOST_PROGRAMS = 64
 """BPF_CGROUP_MAX_PROGS."""
+ATTRIBUTE_BYTES = 128
+"""Of union bpf_attr, the rest zeros: Linux 6.17 and some later write a query's revision at its place, 56, however few
+bytes there are."""
 INFO_BYTES, NAME_AT, NAME_BYTES = 80, 64, 16
 """struct bpf_prog_info as far as the name."""
 
@@ -83,12 +86,40 @@ def carries_ours(cgroup: str) -> bool:
 
     OSError where it cannot be asked.
     """
+    return any(name.startswith(OUR_PREFIX) for name in _attached(cgroup).values())
+
+
+def holders(cgroup: str) -> list[int]:
+    """The processes that hold a cgroup, this one among them, as far as /proc shows their descriptors.
+
+    OSError where the cgroup cannot be asked.
+    """
+    programs = {str(program_id) for program_id, name in _attached(cgroup).items() if name == NAME}
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if programs and _links(pid) & programs]
+
+
+def _attached(cgroup: str) -> dict[int, bytes]:
+    """The programs that see what a cgroup sends, by id, with their names."""
     with _Opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)) as place:
         ids = (ctypes.c_uint32 * MOST_PROGRAMS)()
         about = bytearray(struct.pack("=4IQI", place, EGRESS, 0, 0, ctypes.addressof(ids), MOST_PROGRAMS))
         _bpf(PROG_QUERY, about)
         (count,) = struct.unpack_from("=I", about, len(about) - 4)
-        return any(_name(program_id).startswith(OUR_PREFIX) for program_id in ids[:count])
+        return {program_id: _name(program_id) for program_id in ids[:count]}
+
+
+def _links(pid: int) -> set[str]:
+    """The ids of the programs whose links a process has open (fdinfo of a bpf link: proc_pid_fdinfo(5))."""
+    found: set[str] = set()
+    folder = f"/proc/{pid}/fdinfo"
+    try:
+        for fd in os.listdir(folder):
+            with open(f"{folder}/{fd}", encoding="ascii", errors="replace") as file:
+                fields = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
+            found |= {fields.get("prog_id", "")} if "link_id" in fields else set()
+    except OSError:
+        return found  # it ended meanwhile
+    return found
 
 
 class _Opened:
@@ -120,19 +151,19 @@ def _name(program_id: int) -> bytes:
     info = ctypes.create_string_buffer(INFO_BYTES)
     with _Opened(_bpf(PROG_GET_FD_BY_ID, struct.pack("=3I", program_id, 0, 0))) as program:
         _bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, INFO_BYTES, ctypes.addressof(info)))
-    return info.raw[NAME_AT : NAME_AT + NAME_BYTES]
+    return info.raw[NAME_AT : NAME_AT + NAME_BYTES].rstrip(b"\0")
 
 
 def _bpf(command: int, attributes: bytes | bytearray) -> int:
     """One call; a bytearray gets the kernel's answer. OSError where it refuses, or where its number is not known."""
     if _NUMBER is None:
         raise OSError(f"no bpf(2) known on {os.uname().machine}")
-    buffer = ctypes.create_string_buffer(bytes(attributes), len(attributes))
-    answer = int(_syscall(_NUMBER, command, buffer, len(attributes)))
+    buffer = ctypes.create_string_buffer(bytes(attributes), ATTRIBUTE_BYTES)
+    answer = int(_syscall(_NUMBER, command, buffer, ATTRIBUTE_BYTES))
     if answer < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     if isinstance(attributes, bytearray):
-        attributes[:] = buffer.raw
+        attributes[:] = buffer.raw[: len(attributes)]
     return answer
 
 

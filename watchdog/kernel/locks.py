@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from watchdog.errors import WatchdogError
 
 RETRY_S = 0.02
 """flock has no deadline of its own, and an alarm would hit the caller's whole process."""
+
+PATIENCE_S = 0.5
+"""Longer than a keeper's sweep under the lock of isolations takes as a rule."""
 
 _MODE = 0o600
 _FOLDER_MODE = 0o700
@@ -25,14 +28,16 @@ class LockBusy(WatchdogError):
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float) -> Iterator[int]:
+def locked(path: Path, timeout_s: float, waits: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Hold the lock file, made where it is missing; LockBusy after `timeout_s`.
+
+    `waits` is called once when it has been waited for as long as PATIENCE_S.
 
     Yields its descriptor: a child that inherits it keeps the lock after we are gone.
     """
     fd = _opened(path)
     try:
-        _take(fd, path, time.monotonic() + timeout_s)
+        _take(fd, path, timeout_s, waits)
         yield fd
     finally:
         os.close(fd)
@@ -46,13 +51,18 @@ def _opened(path: Path) -> int:
         raise WatchdogError(f"cannot open the lock {path}: {error.strerror}", hint="set paths.run") from error
 
 
-def _take(fd: int, path: Path, deadline_s: float) -> None:
+def _take(fd: int, path: Path, timeout_s: float, waits: Callable[[], None]) -> None:
+    begun_s, is_told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
-            if time.monotonic() >= deadline_s:
+            waited_s = time.monotonic() - begun_s
+            if waited_s >= PATIENCE_S and not is_told:
+                waits()
+                is_told = True
+            if waited_s >= timeout_s:
                 raise LockBusy(f"{path} is held by another process", hint=f"see which: fuser -v {path}") from error
         time.sleep(RETRY_S)
 

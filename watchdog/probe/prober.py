@@ -58,6 +58,8 @@ class Prober:
     def probe(self, target: Target) -> Heartbeat:
         """Ask `target` once. Takes at most target.timeout_s, and whatever it does is a Heartbeat.
 
+        What the owner check takes comes on top: 10 ms, and as long as it lets itself where systemd does not answer.
+
         Raises CannotProbe or ConfigurationError when this watcher could not try, for want of descriptors, of a
         readable certificate or of a usable URL: no word on the peer. What the owner check raises passes.
         """

@@ -1,4 +1,7 @@
-"""requests and urllib3, made to open BoundedSockets and to look at nothing they need not. The only import of both."""
+"""requests and urllib3, made to open BoundedSockets and to look at nothing they need not.
+
+The only import of both, but for what tls takes of urllib3.
+"""
 
 from __future__ import annotations
 

@@ -238,6 +238,7 @@ def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
             "frames": {"ingress": dropped.frames_in, "egress": dropped.frames_out},
         },
         "drift": isolation.drift,
+        "partial": bool(isolation.drift or isolation.uncovered),
         "paths": [asdict(path) for path in isolation.paths],
     }
 

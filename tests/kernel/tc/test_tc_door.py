@@ -137,11 +137,12 @@ def test_pyroute2_is_imported_by_nobody_who_does_not_need_it() -> None:
     assert run_python(f"import sys; {modules}; {layers}; print('pyroute2' in sys.modules)") == "False"
 
 
-def test_pyroute2_is_imported_in_one_place_only() -> None:
+@pytest.mark.parametrize(("foreign", "door"), [("pyroute2", "kernel/tc.py"), ("psutil", "host/processes.py")])
+def test_what_is_foreign_is_imported_in_one_place_only(foreign: str, door: str) -> None:
     package = Path(tc.__file__).parents[1]
-    imports = re.compile(r"^\s*(import|from) pyroute2", re.MULTILINE)
+    imports = re.compile(rf"^\s*(import|from) {foreign}", re.MULTILINE)
     found = [path for path in package.rglob("*.py") if imports.search(path.read_text())]
-    assert found == [Path(tc.__file__)]
+    assert found == [package / door]
 
 
 def test_without_pyroute2_it_says_what_to_do() -> None:
