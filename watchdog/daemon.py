@@ -235,6 +235,7 @@ class Daemon:
             return
         state = EventState.RESOLVED if repair.over else EventState.FIRING
         if ended := repair.released:
+            self.inspector.note_freed(ended)
             key, incident = ended.event_key(state), ended.why.incident
         else:
             key, incident = self._own_key(f"repair/{clock.utc_now().timestamp()}"), ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 from collections.abc import Callable
 
@@ -11,9 +12,12 @@ from watchdog.actions import inside
 from watchdog.actions.place import Place
 from watchdog.actions.reconcile import Repair
 from watchdog.errors import WatchdogError
+from watchdog.intents import Intent
 
 TURN_S = 5.0
 """How often it asks whether anything is due: a new isolation is looked at within this time."""
+
+NOT_OURS = "nothing of ours is left on it; see who else stops it, as with nft list ruleset and bpftool cgroup show"
 
 log = logging.getLogger("watchdog")
 
@@ -28,6 +32,7 @@ class Inspector:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog-inspector", daemon=True)
         self._trouble = ""
+        self._freed: queue.SimpleQueue[Intent] = queue.SimpleQueue()
 
     def start(self) -> None:
         """Begin to look."""
@@ -54,8 +59,18 @@ class Inspector:
             else:
                 self._trouble = ""
 
+    def note_freed(self, intent: Intent) -> None:
+        """An isolation has ended by itself: nobody typed a release who would be told what is stopped still."""
+        self._freed.put(intent)
+
     def turn(self) -> None:
-        """Look at every isolation that is due."""
+        """Look at every isolation that is due, and at those that have ended."""
+        while not self._freed.empty():
+            intent = self._freed.get()
+            found = inside.look_freed(intent, self._place, clock.moment())
+            if found.wrong:
+                still = f"released, and tried from inside these are stopped still: {', '.join(found.wrong)}"
+                self._on_repair(Repair(intent.name, still, NOT_OURS, failed=True))
         for intent in self._place.intents.in_force():
             if repair := inside.verify_if_due(intent, self._place, clock.moment()):
                 self._on_repair(repair)

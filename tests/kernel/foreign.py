@@ -53,6 +53,11 @@ def attach(fd: int, cgroup: Path, hook: Hook, flags: int) -> None:
         _ok(_library().bpf_prog_attach(fd, cgroup_fd, hook, flags))
 
 
+def link_tcx(fd: int, index: int, hook: int) -> int:
+    """Attach to a link of this network namespace, before all filters; it holds as long as the returned descriptor."""
+    return _ok(_library().bpf_link_create(fd, index, hook, None))
+
+
 def link(fd: int, cgroup: Path, hook: Hook) -> int:
     """Attach by a bpf link; it holds as long as the returned descriptor."""
     with _opened(cgroup) as cgroup_fd:

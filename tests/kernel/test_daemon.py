@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.kernel import foreign
 from tests.kernel.conftest import MakeCgroup
 from tests.kernel.isolation_bed import WHY, Host
 from tests.unit.agents import Agent, agents, eventually
@@ -24,6 +26,7 @@ from watchdog.config import for_watcher
 from watchdog.daemon import Daemon
 from watchdog.intents import Until
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.programs import Hook
 
 pytestmark = pytest.mark.kernel
 
@@ -69,6 +72,24 @@ def test_an_isolation_whose_time_is_over_is_told_as_a_release_is(host: Host, age
     daemon.keeper.sweep()
     assert told(host) == [(f"intent/{intent.id}/RESOLVED", "RESOLVED", "INC-7")]
     assert [each["kind"] for each in host.place.journal.trail(newest=1)] == ["repair"]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_isolation_that_ended_by_itself_is_tried_from_inside(
+    host: Host, agent: Cgroup, daemon: Daemon, stopped: bool
+) -> None:
+    host.isolate(agent, why=replace(WHY, until=over()))
+    daemon.keeper.sweep()
+    if stopped:
+        program = foreign.load("other_fw", 0, hook=Hook.EGRESS)
+        foreign.attach(program, agent.path, Hook.EGRESS, foreign.MULTI)
+        os.close(program)
+    daemon.inspector.turn()
+    bodies = [json.loads(row["body"])["data"] for row in host.place.journal.read("SELECT body FROM event ORDER BY seq")]
+    reasons = [each["reason"] for each in bodies if "tried from inside these are stopped still" in each["reason"]]
+    assert len(reasons) == stopped
+    daemon.inspector.turn()
+    assert len(told(host)) == 1 + stopped
 
 
 def start_and_stop(host: Host, pins: Path) -> None:

@@ -154,14 +154,23 @@ def opened(cgroup: Cgroup) -> Iterator[int]:
             raise
 
 
-def ids_at(cgroup_fd: int, hook: Hook) -> tuple[int, ...]:
-    """The program ids at one hook; none where this kernel does not know the hook."""
+def ids_at(target: int, hook: int) -> tuple[int, ...]:
+    """The program ids at one hook of an open cgroup, or of a link of this network namespace, which is its index.
+
+    None where this kernel does not know the hook, or the link is gone.
+    """
     try:
-        return libbpf.prog_query(cgroup_fd, hook).ids
+        return libbpf.prog_query(target, hook).ids
     except BpfRefused as error:
-        if error.code == errno.EINVAL:
+        if error.code in (errno.EINVAL, errno.ENODEV):
             return ()
         raise
+
+
+def name_of(program_id: int) -> str:
+    """A program in words, whoever's it is."""
+    info = info_or_none(program_id)
+    return f"{info.name if info and info.name else '(no name)'} (BPF program {program_id})"
 
 
 def infos(program_ids: Collection[int]) -> tuple[ProgramInfo, ...]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.kernel import netns, tc
+from watchdog.kernel.hooks import ids_at, name_of
 from watchdog.kernel.netns import Netns, NetnsGone
-from watchdog.kernel.tc_plan import CLSACT, Filter, ahead_of
+from watchdog.kernel.tc_plan import CLSACT, Filter, TcHook, ahead_of
 
 Links = Mapping[int, str]
 """Index to name."""
@@ -69,7 +70,7 @@ def gaps(
     links: Links | None = None,
     covered: set[tuple[int, int]] | None = None,
 ) -> list[str]:
-    """The links of a namespace where a wanted filter is missing, or another tool's decides before it.
+    """The links of a namespace where a wanted filter is missing, or another tool's filter or tcx program is before it.
 
     A filter is right with any of `right_programs`, or with the very program that is wanted. `covered` are the links
     that were seen without a gap, each by namespace and index, and kept: what is missing on one of them was taken away.
@@ -78,13 +79,15 @@ def gaps(
     try:
         with tc.opened(place) as door:
             clsacts = door.clsacts()
-            for index, name in (netns.links(place) if links is None else links).items():
+            every = netns.links(place) if links is None else links
+            express = _tcx(place, every, {each.hook for each in wanted})
+            for index, name in every.items():
                 there = door.filters(index) if clsacts.get(index) == CLSACT else []
                 missing = _why_missing((place.inode, index), before, has_clsact=index in clsacts)
                 found[place.inode, index] = [
                     f"{name} in {place}: {gap or missing}"
                     for each in wanted
-                    for gap in _gaps_at(there, each, right_programs)
+                    for gap in (*_gaps_at(there, each, right_programs), *express.get((index, each.hook), ()))
                 ]
     except NetnsGone:
         return []
@@ -92,6 +95,19 @@ def gaps(
         covered -= {each for each in before if each[0] == place.inode and each not in found}
         covered |= {link for link, gaps in found.items() if not gaps}
     return [gap for gaps in found.values() for gap in dict.fromkeys(gaps)]
+
+
+def _tcx(place: Netns, links: Links, sides: Collection[TcHook]) -> dict[tuple[int, TcHook], list[str]]:
+    """Programs that see the frames before any filter, by link and side: what they do not pass on is theirs alone."""
+
+    def ask() -> dict[tuple[int, TcHook], list[int]]:
+        return {(index, side): list(ids_at(index, side.tcx)) for index in links for side in sides}
+
+    return {
+        at: [f"another tool's tcx program {name_of(each)} decides before ours" for each in ids]
+        for at, ids in netns.inside(place, ask).items()
+        if ids
+    }
 
 
 def _why_missing(link: tuple[int, int], covered: Collection[tuple[int, int]], *, has_clsact: bool) -> str:

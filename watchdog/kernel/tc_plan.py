@@ -29,6 +29,11 @@ class TcHook(IntEnum):
     INGRESS = 0xFFFFFFF2
     EGRESS = 0xFFFFFFF3
 
+    @property
+    def tcx(self) -> int:
+        """The hook of the same side that runs before clsact since Linux 6.6: BPF_TCX_INGRESS and _EGRESS."""
+        return 46 if self is TcHook.INGRESS else 47
+
 
 class Handle(IntEnum):
     """The handles of our filters: "WD" and a number, where others count up from 1."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import foreign
-from tests.kernel.conftest import MakeCgroup, RunInside
+from tests.kernel.conftest import MakeCgroup, RunInside, skip_or_fail
 from tests.kernel.netns import Netns
 from tests.kernel.tc.bed import (
     OPEN,
@@ -30,6 +30,7 @@ from watchdog.errors import KernelRefused
 from watchdog.kernel import bpffs, builder, cgroups, libbpf, netns, tc_maps
 from watchdog.kernel import tc as tc_door
 from watchdog.kernel.layers.tc import Tc, cover_new_links
+from watchdog.kernel.tc_plan import TcHook
 
 pytestmark = pytest.mark.kernel
 
@@ -142,6 +143,29 @@ def test_who_comes_later_and_gets_in_front_is_found_and_overtaken(agent: Agent, 
     assert not agent.old.got_through()
     LAYER.detach(agent.target)
     assert "handle 0x1 other_cls" in near.run("tc", "filter", "show", "dev", "va", "egress")
+
+
+def test_a_tcx_program_is_before_every_filter_and_that_is_said(agent: Agent) -> None:
+    """Linux 6.6 and later: what it lets pass no filter sees, and none can be put before it."""
+    near = place_of(agent.veth.near)
+    LAYER.attach(agent.target)
+    assert LAYER.gaps(agent.target) == []
+    program = foreign.load("other_tcx", TC_ACT_OK, kind=SCHED_CLS)
+    [index] = [index for index, name in netns.links(near).items() if name == "va"]
+    try:
+        link = netns.inside(near, lambda: foreign.link_tcx(program, index, TcHook.EGRESS.tcx))
+    except OSError as error:
+        skip_or_fail(f"the kernel has no tcx: {error.strerror}")
+        raise
+    finally:
+        os.close(program)
+    assert agent.old.got_through()
+    [gap] = LAYER.gaps(agent.target)
+    assert gap.startswith("va in ")
+    assert "another tool's tcx program other_tcx (BPF program" in gap
+    os.close(link)
+    assert LAYER.gaps(agent.target) == []
+    assert not agent.old.got_through()
 
 
 def test_filters_behind_ours_see_the_frames_of_everybody_else(agent: Agent, others_drop: Path) -> None:
