@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts.benchmarks.flood import flooding_from
-from scripts.benchmarks.sender import NS_PER_MS, Sender, sending_from
+from scripts.benchmarks.sender import NS_PER_MS, Sender, away_from_sender, sending_from
 from scripts.benchmarks.throughput import Stream, streaming
 from scripts.benchmarks.ways import CONFIG, CONFIG_TEXT, MESH, UNIT, UNIT_CGROUP, Way, verify, ways
 from watchdog import clock
@@ -149,16 +149,17 @@ def cut_warm(here: Place, sender: Sender, into: Measured) -> None:
         assert coordinator.stands(order, clock.moment())
 
     sender.begin()
-    begun_ns = time.monotonic_ns()
     steps: list[tuple[str, float]] = []
 
     def note(step: str) -> None:
         steps.append((step, (time.monotonic_ns() - begun_ns) / NS_PER_MS))
 
-    located = locate.locate(Named(unit=UNIT), Config(), here)
-    rails = partial(locate.check_rails, located, Config(), here, force=False)
-    now = clock.utc_now()
-    result = isolation.isolate(located.where, Why("benchmark"), here, now, note, rails, stands=stands, at_once=True)
+    with away_from_sender():
+        begun_ns = time.monotonic_ns()
+        located = locate.locate(Named(unit=UNIT), Config(), here)
+        rails = partial(locate.check_rails, located, Config(), here, force=False)
+        now = clock.utc_now()
+        result = isolation.isolate(located.where, Why("benchmark"), here, now, note, rails, stands=stands, at_once=True)
     into.warm.dropped.append((sender.seen().dropped_ns - begun_ns) / NS_PER_MS)
     into.warm.done.append(_in_place(steps))
     for step, at_ms in steps:

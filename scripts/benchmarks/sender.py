@@ -7,6 +7,7 @@ what it sees is when the kernel begins to drop the unit's packets.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -84,7 +85,19 @@ def sending_from(unit_cgroup: Path, own_cgroup: Path) -> Iterator[Sender]:
             process.kill()
 
 
+@contextmanager
+def away_from_sender() -> Iterator[None]:
+    """Leaves the sender its processor: one that waits for its turn sends nothing that could be dropped."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, allowed - {max(allowed)} or allowed)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def _serve(unit_cgroup: Path, own_cgroup: Path) -> None:
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     (unit_cgroup / "cgroup.procs").write_text("0")
     made_inside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     (own_cgroup / "cgroup.procs").write_text("0")
