@@ -124,7 +124,8 @@ class Config(Settings, frozen=True):
     timeout: Seconds = Seconds(5)
     missed_before_restart: Count = 3
     restarts_before_isolation: Count = 3
-    restart_timeout: Seconds = Seconds(60)
+    restart_timeout: Seconds = Seconds(25)
+    """Ends before the next heartbeat is due: with the defaults a restart that hangs delays no rung of the ladder."""
     forgive_restart_after: Seconds | None = None
     watchers: list[str] | None = None
     """Who has a vote, by name; every agent named in the file when it is not set."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 LATE_TURNS = 3
 JOIN_MARGIN_S = 2.0
-DEFAULT_RESTART_TIMEOUT_S = 60.0
+DEFAULT_RESTART_TIMEOUT_S = 25.0
 EVENTS_KEPT = timedelta(days=30)
 """How long settled events stay in the outbox; the audit trail keeps what happened for ever."""
 PRUNE_EVERY_S = 24 * 3600.0

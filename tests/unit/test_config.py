@@ -41,7 +41,7 @@ def test_the_mission_s_numbers_are_the_defaults() -> None:
     policy = found.policy
     assert (policy.interval_s, policy.timeout_s) == (30.0, 5.0)
     assert (policy.missed_before_restart, policy.restarts_before_isolation, policy.forgive_after_s) == (3, 3, 300.0)
-    assert (found.restart_timeout, found.status.listen, found.isolation.level) == (60.0, "127.0.0.1:9470", "network")
+    assert (found.restart_timeout, found.status.listen, found.isolation.level) == (25.0, "127.0.0.1:9470", "network")
     assert found.paths.state == Path("/var/lib/watchdog-mesh")
 
 

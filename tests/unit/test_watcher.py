@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 
 from tests.unit.watching import DOWN, FAILED, INTERVAL_S, POLICY, SQUATTED, UP, Bench
+from watchdog.config import Config
 from watchdog.errors import JournalCorrupt, JournalFailed
 from watchdog.ladder import OrderState
 from watchdog.mesh.coordinator import Order, Silence
@@ -1041,3 +1042,28 @@ def test_what_was_ordered_before_it_came_to_doubt_itself_is_not_begun(
     bench.round({"shield": beat}, late_s=INTERVAL_S, passes_s=1.0)
     assert bench.doubts()
     assert bench.watcher.may_begin(order, bench.at()) is begins
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "ticks"),
+    [(Config().restart_timeout, [3, 6, 9, 12]), (60.0, [3, 8, 13, 18])],
+)
+def test_restarts_that_hang_shift_the_ladder_only_where_they_may_last_longer_than_an_interval(
+    bench: Bench, timeout_s: float, ticks: list[int]
+) -> None:
+    """At 30 s: restarts at 90, 180 and 270 s and the isolation at 360 s, although no restart ends in time."""
+    acted, under_way = list[int](), list[tuple[float, Order]]()
+    for tick in range(1, ticks[-1] + 1):
+        bench.now_s = 1000.0 + tick * INTERVAL_S
+        while under_way and under_way[0][0] < bench.now_s:
+            ended_s, order = under_way.pop(0)
+            bench.now_s = ended_s
+            bench.watcher.settle(order, bench.at(), failed=True, outcome="it hung")
+        bench.now_s = 1000.0 + tick * INTERVAL_S
+        for order in bench.round({"shield": FAILED}, carry_out=False, passes_s=0.0):
+            assert bench.watcher.may_begin(order, bench.at())
+            acted.append(tick)
+            if order.action is Action.RESTART:
+                under_way.append((bench.now_s + timeout_s, order))
+    assert acted == ticks
+    assert actions([order]) == ["isolate shield"]
