@@ -47,11 +47,11 @@ def main() -> int:
 def _play(screen: Screen, pace: Pace) -> int:
     if os.geteuid() != 0:
         raise NotRoot("needs root, for cgroups and BPF programs", hint="run: sudo scripts/demo")
-    surroundings.make()
+    network_outside = surroundings.make()
     _sweep(screen)
     try:
         with stages.set_up() as stage:
-            rows = list(_perform(Play(stage, screen, pace), screen))
+            rows = list(_perform(Play(stage, screen, pace, network_outside), screen))
     except Interrupted as interrupted:
         screen.title(f"Interrupted ({interrupted}). Left behind: {', '.join(stage.left) or 'nothing'}.")
         return Exit.FAILED if stage.left else interrupted.exit_status

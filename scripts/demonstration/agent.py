@@ -31,8 +31,8 @@ class Settings(NamedTuple):
     port: int
     """Where it answers heartbeats."""
     families: list[str]
-    dials: list[tuple[str, str, int]]
-    """Whom it keeps a connection to: name, family, port."""
+    dials: list[tuple[str, str, str, int]]
+    """Whom it keeps a connection to: name, family, address, port."""
 
     def write(self, room: Path) -> None:
         """Into the agent's room."""
@@ -86,7 +86,7 @@ class Agent:
         self._heartbeats = Heartbeats(self._settings.port, self._pulse)
         self._talker = Talker(self._settings.families)
         own = f"{self._settings.name} {os.getpid()}"
-        self._streams = [Stream(f"{own} {family}", to, family, port) for to, family, port in self._settings.dials]
+        self._streams = [Stream(f"{own} {dial[1]}", *dial) for dial in self._settings.dials]
         threading.Thread(target=self._obey, name="orders", daemon=True).start()
         _write_whole(room / PID, str(os.getpid()))
 

@@ -42,7 +42,7 @@ class Member:
         # Open for both ways: neither end ever waits for the other, and the agent sees ours close when we die.
         self._orders, self._answers = (os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) for pipe in pipes)
 
-    def start(self, port: int, families: list[str], dials: Sequence[tuple[str, str, int]]) -> None:
+    def start(self, port: int, families: list[str], dials: Sequence[tuple[str, str, str, int]]) -> None:
         """Start it and wait until it talks."""
         Settings(self.name, port, families, list(dials)).write(self.room)
         start_agent(self.room, self.cgroup)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scripts.demonstration import stage as stages
 from scripts.demonstration.pace import Stuck
 from scripts.demonstration.play import NAMES, SHIELD, SIDECAR, WORDS, Play
+from scripts.demonstration.talk import FAR, LOOPBACK
 from scripts.demonstration.traffic import OUTSIDE, PATIENCE_S
 
 START_LIMIT_S = 30.0
@@ -13,7 +14,7 @@ START_LIMIT_S = 30.0
 
 def start_agents(play: Play) -> None:
     """Each alone in its cgroup. Every one keeps connections to the outside, immune to sidecar as well."""
-    dials = [(OUTSIDE, family, play.outside.ports[f"tcp {family}"]) for family in play.families]
+    dials = [(OUTSIDE, family, FAR[family], play.outside.ports[f"tcp {family}"]) for family in play.families]
     for name in reversed(NAMES):
         member = play.members[name]
         member.start(play.mesh.agents[name].port, play.families, dials)
@@ -22,7 +23,7 @@ def start_agents(play: Play) -> None:
             raise Stuck(f"{member.cgroup} holds {play.processes_in(name)}, not process {member.pid} alone")
         if name == SIDECAR:
             ports = member.facts()["ports"]
-            dials += [(SIDECAR, family, ports[f"tcp {family}"]) for family in play.families]
+            dials += [(SIDECAR, family, LOOPBACK[family], ports[f"tcp {family}"]) for family in play.families]
     play.pids.append(play.processes_in(SHIELD)[0])
 
 
@@ -42,4 +43,4 @@ def all_pass(play: Play, family: str) -> None:
     pairs = [*play.traffic.pairs_with(SHIELD), *play.traffic.pairs_without(SHIELD)]
     crossing = play.traffic.cross(pairs, [family], PATIENCE_S)
     crossing.check_all_passed()
-    play.say("traffic", f"{WORDS[family]}: {crossing.in_words('pass')} between the three agents and the outside")
+    play.say("traffic", f"{WORDS[family]}: {crossing.in_words('pass')}: the three agents over loopback, and outside")

@@ -18,6 +18,8 @@ from scripts.demonstration.screen import Screen
 from scripts.demonstration.stage import Stage
 from scripts.demonstration.talk import FAMILIES, Talker, missing
 from scripts.demonstration.traffic import Traffic
+from watchdog.kernel import netns
+from watchdog.kernel.netns import Netns
 
 NAMES = ("immune", "sidecar", "shield")
 IMMUNE, SIDECAR, SHIELD = NAMES
@@ -36,15 +38,15 @@ Streams = dict[str, dict[str, Any]]
 class Play:
     """The agents, the talker outside, the receivers and the mesh, and what the chapters remember of them."""
 
-    def __init__(self, stage: Stage, screen: Screen, pace: Pace) -> None:
+    def __init__(self, stage: Stage, screen: Screen, pace: Pace, network_outside: Netns) -> None:
         self.stage, self.screen, self.pace = stage, screen, pace
         self.lacking = {family: missing(family) for family in FAMILIES}
         self.families = [family for family, why in self.lacking.items() if not why]
         self.told = Receivers(stage.room, EVERYTHING, ARCHITECT)
-        self.outside = Talker(self.families)
+        self.outside = netns.inside(network_outside, lambda: Talker(self.families))
         self.members = {name: Member(stage, name, pace) for name in NAMES}
         self.shield = self.members[SHIELD]
-        self.traffic = Traffic(self.outside, self.members.values())
+        self.traffic = Traffic(self.outside, network_outside, self.members.values())
         self.mesh = Mesh(stage, screen, pace, self._places(), self.told)
         self.news = News(screen, self.mesh, self.told, self.shield)
         self.pids: list[int] = []

@@ -1,6 +1,7 @@
-"""Traffic over loopback: sockets that echo what they hear, attempts to reach others', connections that stay open.
+"""Traffic: sockets that echo what they hear, attempts to reach others', connections that stay open.
 
-Agents and the outside talker run the same code; which cgroup they run in makes the difference.
+Agents and the talker outside run the same code; which cgroup they run in makes the difference. Agents reach each other
+over loopback, and the outside over a link.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
-FAMILIES = {"v4": (socket.AF_INET, "127.0.0.1"), "v6": (socket.AF_INET6, "::1")}
+FAMILIES = {"v4": socket.AF_INET, "v6": socket.AF_INET6}
+LOOPBACK = {"v4": "127.0.0.1", "v6": "::1"}
+NEAR, FAR = {"v4": "192.0.2.1", "v6": "2001:db8::1"}, {"v4": "192.0.2.2", "v6": "2001:db8::2"}
+"""The ends of the link between the agents and the outside: addresses for documentation (RFC 5737, RFC 3849)."""
+ANY = {"v4": "0.0.0.0", "v6": "::"}  # noqa: S104 - in network namespaces of the demo's own
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 RECEIVE_BYTES = 4096
 LINE_S = 0.05
@@ -25,18 +30,19 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Call(NamedTuple):
-    """One attempt: a token to say, a path ("tcp v4"), and the port that should echo it."""
+    """One attempt: a token to say, a path ("tcp v4"), and the address and port that should echo it."""
 
     token: str
     path: str
+    address: str
     port: int
 
 
 def missing(family: str) -> str:
     """Why this host cannot speak a family over loopback; "" when it can."""
-    kind, address = FAMILIES[family]
+    address = LOOPBACK[family]
     try:
-        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+        with socket.socket(FAMILIES[family], socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
     except OSError as error:
         return f"{address} cannot be used: {error.strerror}"
@@ -62,9 +68,10 @@ class Talker:
         return [token for token in tokens if token in self._heard]
 
     def _open(self, kind: str, family: str) -> None:
-        address_family, address = FAMILIES[family]
-        bound = socket.socket(address_family, KINDS[kind])
-        bound.bind((address, 0))
+        bound = socket.socket(FAMILIES[family], KINDS[kind])
+        if family == "v6":
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((ANY[family], 0))
         bound.setblocking(False)
         if kind == "tcp":
             bound.listen()
@@ -134,17 +141,16 @@ def attempt(calls: Sequence[Call], wait_s: float) -> list[str]:
 
 def _begin(call: Call, opened: ExitStack, selector: selectors.BaseSelector) -> None:
     kind, family = call.path.split()
-    address_family, address = FAMILIES[family]
-    calling = opened.enter_context(socket.socket(address_family, KINDS[kind]))
+    calling = opened.enter_context(socket.socket(FAMILIES[family], KINDS[kind]))
     calling.setblocking(False)
     if kind == "udp":
-        calling.connect((address, call.port))
+        calling.connect((call.address, call.port))
         calling.send(f"{call.token}\n".encode())
         selector.register(calling, selectors.EVENT_READ, call.token)
         return
     calling.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     with suppress(BlockingIOError):
-        calling.connect((address, call.port))
+        calling.connect((call.address, call.port))
     selector.register(calling, selectors.EVENT_WRITE, call.token)
 
 
@@ -166,8 +172,8 @@ def _go_on(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> list
 class Stream:
     """A connection that stays open: a numbered line every LINE_S, each of which the other end echoes."""
 
-    def __init__(self, name: str, to: str, family: str, port: int) -> None:
-        self._name, self._to, self._family, self._port = name, to, family, port
+    def __init__(self, name: str, to: str, family: str, address: str, port: int) -> None:
+        self._name, self._to, self._family, self._address, self._port = name, to, family, address, port
         self._own_port = self._sent = self._echoed = 0
         self._ended = ""
         threading.Thread(target=self._run, name=f"stream to {to}", daemon=True).start()
@@ -185,12 +191,11 @@ class Stream:
         }
 
     def _run(self) -> None:
-        address_family, address = FAMILIES[self._family]
         try:
-            with socket.socket(address_family, socket.SOCK_STREAM) as connection:
+            with socket.socket(FAMILIES[self._family], socket.SOCK_STREAM) as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.connect((address, self._port))
+                connection.connect((self._address, self._port))
                 self._own_port = connection.getsockname()[1]
                 self._talk(connection)
         except OSError as error:

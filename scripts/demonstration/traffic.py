@@ -8,7 +8,9 @@ from typing import Any
 
 from scripts.demonstration.company import Member
 from scripts.demonstration.pace import Failed
-from scripts.demonstration.talk import KINDS, Call, Talker, attempt
+from scripts.demonstration.talk import FAR, KINDS, LOOPBACK, NEAR, Call, Talker, attempt
+from watchdog.kernel import netns
+from watchdog.kernel.netns import Netns
 
 OUTSIDE = "outside"
 PATIENCE_S = 3.0
@@ -44,10 +46,11 @@ class Crossing:
 
 
 class Traffic:
-    """The talker outside and the agents."""
+    """The talker outside, in a network of its own, and the agents."""
 
-    def __init__(self, outside: Talker, members: Collection[Member]) -> None:
+    def __init__(self, outside: Talker, network_outside: Netns, members: Collection[Member]) -> None:
         self._outside = outside
+        self._network_outside = network_outside
         self._members = {member.name: member for member in members}
         self._rounds = 0
 
@@ -66,7 +69,10 @@ class Traffic:
         ports[OUTSIDE] = self._outside.ports
         paths = [f"{kind} {family}" for kind in KINDS for family in families]
         calls = {
-            pair: [Call(f"{self._rounds}. {' > '.join(pair)} {path}", path, ports[pair[1]][path]) for path in paths]
+            pair: [
+                Call(f"{self._rounds}. {' > '.join(pair)} {path}", path, _address(pair, path), ports[pair[1]][path])
+                for path in paths
+            ]
             for pair in pairs
         }
         echoed = self._attempt(calls, wait_s)
@@ -86,7 +92,7 @@ class Traffic:
         orders = {
             name: self._members[name].tell(do="attempt", calls=each, wait_s=wait_s) for name, each in by_caller.items()
         }
-        echoed = attempt(own, wait_s)
+        echoed = netns.inside(self._network_outside, lambda: attempt(own, wait_s))
         for name, order in orders.items():
             echoed += self._members[name].hear(order)
         return echoed
@@ -95,6 +101,12 @@ class Traffic:
         if not tokens:
             return []
         return self._outside.heard(tokens) if name == OUTSIDE else self._members[name].ask(do="heard", tokens=tokens)
+
+
+def _address(pair: Pair, path: str) -> str:
+    """Where one of them finds the other."""
+    caller, called = pair
+    return (FAR if called == OUTSIDE else NEAR if caller == OUTSIDE else LOOPBACK)[path.split()[1]]
 
 
 def _tokens(calls: dict[Pair, list[Call]], *, to: str) -> list[str]:
