@@ -146,9 +146,11 @@ def test_restarts_and_reloads_let_no_packet_out(testbed: Testbed) -> None:
     isolated = mesh(testbed, "isolate", "--unit", UNIT, "--reason", "a test")
     assert (isolated["state"], isolated["holds"], isolated["changed"]) == ("isolated", True, True), isolated
     receiver, capture = Receiver(testbed), captured(testbed)
+    before = testbed.call(filters.counted)
     for _ in range(RESTARTS):
         testbed.systemctl("restart", UNIT)
         time.sleep(PAUSE_S)
+    assert testbed.call(filters.counted) > before + RESTARTS, "it did not try to send after every restart"
     # Only now systemd has attached a pair itself, which it detaches and attaches again at every reload.
     mesh(testbed, "reconcile")
     tried = testbed.call(filters.counted)

@@ -12,6 +12,7 @@ from watchdog.actions import flow_facts
 from watchdog.cli import history, report
 from watchdog.clock import Moment
 from watchdog.intents import Allowed, Until
+from watchdog.paths.words import Coverage, Verdict
 
 NOW = Moment(1000.0, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "boot")
 FLOW = {
@@ -127,3 +128,21 @@ def test_history_of_a_release(more: dict[str, Any], said: list[str]) -> None:
     first, *others = history._lines(record)
     assert first == f"2026-01-02T03:04:05Z  intent released     shield: {said[0]}"
     assert others == [f"{' ' * 22}{line}" for line in said[1:]]
+
+
+def test_every_path_and_what_is_open_in_words() -> None:
+    verdicts = [
+        Verdict("E1", "TCP", Coverage.COVERED, "packets"),
+        Verdict("E15", "AF_VSOCK", Coverage.NOT_COVERED, "no LSM"),
+        Verdict("E2", "TUN", Coverage.NOT_APPLICABLE, "no device"),
+    ]
+    assert report.paths_in_words(verdicts) == [
+        "covered         E1     TCP (packets)",
+        "not covered     E15    AF_VSOCK (no LSM)",
+        "not applicable  E2     TUN (no device)",
+    ]
+    assert report.paths_in_short(verdicts) == [
+        "paths: 1 covered, 1 not covered, 1 not applicable",
+        "not covered: AF_VSOCK",
+    ]
+    assert report.paths_in_short([]) == []

@@ -45,8 +45,8 @@ def intent(state: State = State.ISOLATED, seen: Inside | None = None, where: Whe
     ("state", "seen", "is_due"),
     [
         (State.ISOLATED, None, True),
-        (State.ISOLATED, looked(NOW.s - inside.EVERY_S + 1), False),
-        (State.ISOLATED, looked(NOW.s - inside.EVERY_S), True),
+        (State.ISOLATED, looked(NOW.s - 59), False),
+        (State.ISOLATED, looked(NOW.s - 60), True),
         (State.ISOLATED, looked(NOW.s - 1, boot="the last one"), True),
         (State.ISOLATED, looked(NOW.s - 1, why_not="it is frozen"), False),
         (State.ISOLATING, None, False),
