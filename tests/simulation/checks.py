@@ -167,7 +167,10 @@ class Checks:
     def _must_be_fit(self, watcher: Watcher, what: str) -> None:
         """By the truth, whatever the watcher thinks of itself."""
         name = watcher.name
-        self.must(name not in self.lost, f"{what}, and heard nobody since a moment ago")
+        missed = {peer for peer in watcher.peers if self.of(name, peer).misses}
+        self.must(
+            name not in self.lost or self._is_shared(name, missed), f"{what}, and heard nobody since a moment ago"
+        )
         self.must(not self.truth.why_not(name), f"{what}, and {self.truth.why_not(name)}")
         there = [peer for peer, each in watcher.peers.items() if each.standing.status is not Status.ISOLATED]
         gone = [peer for peer in there if self.of(name, peer).misses]
@@ -211,12 +214,20 @@ class Checks:
         missing = [name for name, who in trusted.items() if peer in who and name != peer]
         self.must(not missing, f"{watcher} forgives {peer} a restart, and {missing} miss it")
 
+    def _is_shared(self, name: str, missed: set[str]) -> bool:
+        """All others that are there miss the same, and one of them hears this one: links are cut, or agents hang."""
+        others = self._there(name)
+        return any(name not in each for each in others.values()) and all(each >= missed for each in others.values())
+
     def _trusted(self, but: str) -> dict[str, set[str]]:
         """The others that are there and have not said that they doubt themselves: whom each misses."""
+        return self._there(but, "AND self_doubt = ''")
+
+    def _there(self, but: str, condition: str = "") -> dict[str, set[str]]:
         at = self.host.at()
         since_s = at.s - FRESH_TICKS * self.host.policy.interval_s
         rows = self.host.journal.read(
-            "SELECT name, missing FROM watcher WHERE self_doubt = '' AND boot = ? AND seen_s >= ?", (at.boot, since_s)
+            f"SELECT name, missing FROM watcher WHERE boot = ? AND seen_s >= ? {condition}", (at.boot, since_s)
         )
         return {row["name"]: set(json.loads(row["missing"])) for row in rows if row["name"] != but}
 
