@@ -63,8 +63,10 @@ def test_a_bed_leaves_nothing_behind_when_it_cannot_start(monkeypatch: pytest.Mo
     monkeypatch.setattr("tests.systemd.testbed.INIT", broken)
     bed = Testbed()
     bed.cgroup = bed.cgroup.with_name(f"watchdog-testbed-{os.getpid()}-broken")
-    with pytest.raises(TestbedFailed, match="broken"):
-        bed.start()
-    bed.stop()
+    try:
+        with pytest.raises(TestbedFailed, match="broken"):
+            bed.start()
+    finally:
+        bed.stop()
     bed.stop()
     assert not bed.cgroup.exists()
