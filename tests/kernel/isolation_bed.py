@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,12 +20,14 @@ from watchdog.actions.isolation import Step, no_step
 from watchdog.actions.place import Place
 from watchdog.intents import Intent, State, Where, Why
 from watchdog.journal import Journal
-from watchdog.kernel import gate, slots
+from watchdog.kernel import gate, libbpf, slots
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.libbpf import BpfRefused
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 60.0
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FREED_S = 10.0
 WHY = Why("it lies", incident="INC-7", by={"user": "tester"})
 
 
@@ -139,3 +142,15 @@ def ours_at(cgroup: Cgroup) -> list[int]:
 
 def moment(utc: datetime = NOW) -> clock.Moment:
     return clock.Moment(clock.now_s(), utc, clock.boot_id())
+
+
+def await_freed(program_id: int) -> None:
+    """The kernel lets go of a removed cgroup's programs a moment later."""
+    deadline_s = time.monotonic() + FREED_S
+    while True:
+        try:
+            libbpf.prog_info_of(program_id)
+        except BpfRefused:
+            return
+        assert time.monotonic() < deadline_s, f"program {program_id} is still there"
+        time.sleep(0.02)

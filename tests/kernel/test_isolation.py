@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +14,7 @@ import pytest
 
 from tests.kernel import foreign
 from tests.kernel.conftest import MakeCgroup, RunInside
-from tests.kernel.isolation_bed import NOW, WHY, Host, moment, ours_at, where
+from tests.kernel.isolation_bed import NOW, WHY, Host, await_freed, moment, ours_at, where
 from tests.kernel.netns import VethPair
 from watchdog.actions import holding, isolation, programs
 from watchdog.actions.reconcile import Repair, reconcile
@@ -25,13 +24,10 @@ from watchdog.intents import Intent, State, Until, Where, Why, With
 from watchdog.keeper import Keeper
 from watchdog.kernel import bpffs, cgroups, gate, libbpf, slots, tried
 from watchdog.kernel.cgroups import Cgroup
-from watchdog.kernel.libbpf import BpfRefused
 from watchdog.kernel.loopback import PATIENCE_S, SILENCE_S, loopback
 from watchdog.kernel.programs import GATE, GUARD_IN, GUARD_OUT, INGRESS, Hook
 
 pytestmark = pytest.mark.kernel
-
-FREED_S = 10.0
 
 
 @pytest.fixture
@@ -44,18 +40,6 @@ def remade(cgroup: Cgroup) -> Cgroup:
     cgroup.path.rmdir()
     cgroup.path.mkdir()
     return cgroups.resolve(cgroup.path)
-
-
-def await_freed(program_id: int) -> None:
-    """The kernel lets go of a removed cgroup's programs a moment later."""
-    deadline_s = time.monotonic() + FREED_S
-    while True:
-        try:
-            libbpf.prog_info_of(program_id)
-        except BpfRefused:
-            return
-        assert time.monotonic() < deadline_s, f"program {program_id} is still there"
-        time.sleep(0.02)
 
 
 def found(repairs: list[Repair]) -> list[tuple[str, str]]:

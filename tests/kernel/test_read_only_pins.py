@@ -11,7 +11,7 @@ import pytest
 
 from tests.kernel.agents import USER, agent
 from tests.kernel.conftest import MakeCgroup, RunInside
-from tests.kernel.isolation_bed import WHY, Answer, Host, moment, ours_at
+from tests.kernel.isolation_bed import WHY, Answer, Host, await_freed, moment, ours_at
 from watchdog.actions import holding
 from watchdog.actions.reconcile import Repair, reconcile
 from watchdog.intents import State
@@ -118,6 +118,8 @@ def test_one_that_cannot_be_repaired_keeps_nobody_else_from_it(host: Host, scrat
     for pin in (host.pins / lost.held_by.slot).iterdir():
         pin.unlink()
     gate.detach(gone, lost.held_by.ids.values())
+    for program_id in lost.held_by.ids.values():
+        await_freed(program_id)
     with read_only(host.pins):
         gate.detach(other, kept.held_by.ids.values())
         repairs = {repair.target: repair.done for repair in reconcile(host.place, moment())}
