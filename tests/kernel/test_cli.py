@@ -21,6 +21,7 @@ from watchdog.kernel.loopback import SILENCE_S, loopback
 from watchdog.kernel.programs import GATE
 from watchdog.outbox import Outbox
 from watchdog.paths import facts
+from watchdog.status import published
 from watchdog.webhook import Receiver
 
 pytestmark = pytest.mark.kernel
@@ -104,6 +105,18 @@ def test_every_change_of_an_isolation_is_told_once_with_what_was_changed_and_by_
         f"look: level network, was frozen (by hand, {BY})",
         f"patch: allowed 192.0.2.1/32:443, was nothing (by hand, {BY})",
     ]
+
+
+def test_what_the_watchers_said_when_somebody_isolated_it_is_in_the_trail(host: Host, agent: Cgroup) -> None:
+    host.configure(PEER + f'cgroup = "{agent.path}"\n')
+    row = {"name": "shield", "status": "OFFLINE", "missed_count": 7, "detail": "no answer"}
+    with published.only_one(host.run_dir, "immune"):
+        published.publish(host.run_dir, "immune", {"peers": [{"name": "sidecar"}, row]})
+        assert host.mesh("isolate", "shield", "--reason", "it lies").status == OK
+    [begun] = [each for each in host.place.journal.trail() if each["kind"] == "intent isolating"]
+    by = begun["by"]
+    assert isinstance(by, dict)
+    assert (by["user"], by["seen"]) == ("root", {"immune": "OFFLINE, 7 missed: no answer"})
 
 
 def test_words_say_that_an_agent_is_frozen(host: Host, agent: Cgroup) -> None:

@@ -27,6 +27,7 @@ from watchdog.intents import Until, Where, Why
 from watchdog.kernel.hold import Hold
 from watchdog.kernel.layers.base import FROZEN, NETWORK
 from watchdog.model import Action, Severity
+from watchdog.status import published
 
 LONGEST_S = 365 * 24 * 3600.0
 """What is to last longer is released by a person."""
@@ -84,7 +85,8 @@ def verb(
     with place_of(settings) as place:
         located = locate.locate(wanted, settings, place, adopt_it=adopt_it)
         allowed = allow.of(located.where.peer, settings)
-        why = Why(reason, incident or "", level or "", asdict(who()), until, allow=allowed)
+        by = asdict(who()) | {"seen": published.seen_of(place.run, located.where.peer)}
+        why = Why(reason, incident or "", level or "", by, until, allow=allowed)
         if as_shadow:
             return _watch(output, located.where, replace(why, level=why.level or settings.isolation.level), place)
         rails = partial(locate.check_rails, located, settings, place, force=force)

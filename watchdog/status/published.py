@@ -66,6 +66,18 @@ def publish(run: Path, watcher: str, document: Mapping[str, Any]) -> None:
     beside.replace(path)
 
 
+def seen_of(run: Path, peer: str) -> dict[str, str]:
+    """What each watcher that runs on this host last said of a peer, in words: for the record of what a person does."""
+    seen = {}
+    for each in read_all(run) if peer else []:
+        peers = each.document.get("peers")
+        rows = [row for row in peers if isinstance(row, dict)] if each.alive and isinstance(peers, list) else []
+        for row in rows:
+            if row.get("name") == peer:
+                seen[each.watcher] = f"{row.get('status')}, {row.get('missed_count')} missed: {row.get('detail')}"
+    return seen
+
+
 def read_all(run: Path) -> list[Published]:
     """Every watcher that ever ran on this host since it booted, by name."""
     names = sorted({path.stem.removeprefix(PREFIX) for path in run.glob(f"{PREFIX}*.lock")})
