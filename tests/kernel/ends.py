@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.kernel.inside import Inside, InsideError
@@ -58,3 +59,16 @@ def send_udp(inside: Inside, family: int, address: str, port: int, payload: str 
     return inside.outcome(
         f"u = socket.socket(socket.{domain}, socket.SOCK_DGRAM); u.sendto(b'{payload}', ('{address}', {port}))"
     )
+
+
+def udp_both_ways(ends: Ends, family: int) -> Callable[[float], list[str]]:
+    """Sends a datagram each way: how the agent's call ended, what the peer got in that time, what the agent got."""
+    inward = bind(ends.agent, "s", family, ends.agent_address[family], "DGRAM")
+    outward = bind(ends.peer, "s", family, ends.peer_address[family], "DGRAM")
+
+    def exchange(wait_s: float) -> list[str]:
+        sent = send_udp(ends.agent, family, ends.peer_address[family], outward)
+        assert send_udp(ends.peer, family, ends.agent_address[family], inward) == "pass"
+        return [sent, received(ends.peer, "s", wait_s), received(ends.agent, "s", wait_s)]
+
+    return exchange

@@ -7,7 +7,18 @@ from collections.abc import Callable
 import pytest
 
 from tests.kernel.conftest import MakeCgroup, RunInside
-from tests.kernel.ends import DROP_S, PASS_S, RESUME_S, UDP_HEADERS_BYTES, Ends, bind, connect, received, send_udp
+from tests.kernel.ends import (
+    DROP_S,
+    PASS_S,
+    RESUME_S,
+    UDP_HEADERS_BYTES,
+    Ends,
+    bind,
+    connect,
+    received,
+    send_udp,
+    udp_both_ways,
+)
 from tests.kernel.netns import Netns
 from watchdog.kernel import gate, slots
 from watchdog.kernel.cgroups import Cgroup
@@ -21,14 +32,7 @@ Isolate = Callable[[Cgroup], Slot]
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_udp_is_dropped_both_ways_and_passes_again(ends: Ends, family: int, isolate: Isolate) -> None:
-    inward = bind(ends.agent, "s", family, ends.agent_address[family], "DGRAM")
-    outward = bind(ends.peer, "s", family, ends.peer_address[family], "DGRAM")
-
-    def exchange(wait_s: float) -> list[str]:
-        sent = send_udp(ends.agent, family, ends.peer_address[family], outward)
-        assert send_udp(ends.peer, family, ends.agent_address[family], inward) == "pass"
-        return [sent, received(ends.peer, "s", wait_s), received(ends.agent, "s", wait_s)]
-
+    exchange = udp_both_ways(ends, family)
     assert exchange(PASS_S) == ["pass", "x", "x"]
     slot = isolate(ends.cgroup)
     assert exchange(DROP_S) == ["EPERM", "TimeoutError", "TimeoutError"]

@@ -20,7 +20,7 @@ import pytest
 
 from tests.kernel import foreign
 from tests.kernel.conftest import MakeCgroup
-from tests.kernel.ends import DROP_S, PASS_S, Ends, bind, received, send_udp
+from tests.kernel.ends import DROP_S, PASS_S, Ends, udp_both_ways
 from tests.kernel.isolation_bed import NOW, REPOSITORY, WHY, Host, ours_at, where
 from watchdog import early
 from watchdog.actions import isolation
@@ -56,14 +56,7 @@ def agent(scratch_cgroup: MakeCgroup) -> Cgroup:
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_nothing_passes_either_way_until_it_is_lifted(ends: Ends, family: int) -> None:
-    inward = bind(ends.agent, "s", family, ends.agent_address[family], "DGRAM")
-    outward = bind(ends.peer, "s", family, ends.peer_address[family], "DGRAM")
-
-    def exchange(wait_s: float) -> list[str]:
-        sent = send_udp(ends.agent, family, ends.peer_address[family], outward)
-        assert send_udp(ends.peer, family, ends.agent_address[family], inward) == "pass"
-        return [sent, received(ends.peer, "s", wait_s), received(ends.agent, "s", wait_s)]
-
+    exchange = udp_both_ways(ends, family)
     with Hold() as held:
         assert exchange(PASS_S) == ["pass", "x", "x"]
         assert held.stop(str(ends.cgroup.path))
