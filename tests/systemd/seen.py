@@ -18,9 +18,12 @@ LATE = " s late"
 """A busy machine: no part of any fault, and never harmful."""
 SAID_ELSEWHERE = (LATE, "its loop has stood still", "in a storm", "stopping")
 OWN_ENDPOINT = "own endpoint"
+PEERS_GONE = "peers gone"
+STORM = "*"
 DOUBTS = {
     "own agent does not answer": OWN_ENDPOINT,
-    "went silent": "peers gone",
+    "went silent": PEERS_GONE,
+    "peers answers": PEERS_GONE,
     "disk is full": "disk full",
     "is locked": "journal locked",
 }
@@ -103,6 +106,9 @@ class Seen:
         found = {name: _in_short(reasons) for name, reasons in self._reasons.items()}
         for name in self._fleeting:
             found[name].discard(OWN_ENDPOINT)
+        if all(OWN_ENDPOINT in whats for whats in found.values()):
+            for whats in found.values():  # who was halfway through its round did not see them go in one tick
+                whats.discard(PEERS_GONE)
         return "; ".join(f"{name}: {_listed(whats)}" for name, whats in found.items() if whats)
 
     @property
@@ -190,8 +196,10 @@ def _without_aftershocks(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without the doubts of watchers that a busy machine kept waiting, and without what only surrounds a trouble.
 
     That is an episode of misses alone, by a probe that was asked just before a restart or a release, and the word that
-    there is no quorum yet, by the faster of two watchers.
+    there is no quorum yet, by the faster of two watchers. In a storm no single miss is told, but one may have been
+    told just before, by a watcher that was halfway through its round.
     """
+    in_a_storm = any(e["peer_name"] == STORM for e in events)
     late = {(e["peer_name"], e["episode"]) for e in events if LATE in e["reason"]}
     serious = {e["peer_name"] for e in events if e["severity"] != "MEDIUM"}
     grave = {(e["peer_name"], e["episode"]) for e in events if e["severity"] != "MEDIUM"}
@@ -201,7 +209,8 @@ def _without_aftershocks(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         peer, episode = event["peer_name"], (event["peer_name"], event["episode"])
         aftershock = peer in serious and episode not in grave
         too_fast = peer in isolated and NO_QUORUM_YET in event["reason"]
-        return episode not in late and not aftershock and not too_fast
+        first_miss = in_a_storm and peer in AGENTS and event["severity"] == "MEDIUM"
+        return episode not in late and not aftershock and not too_fast and not first_miss
 
     return [event for event in events if counts(event)]
 

@@ -107,7 +107,7 @@ ROWS = (
         "all agents are killed at once",
         faults.all_agents_killed,
         saw="immune OFFLINE by shield, sidecar; sidecar OFFLINE by immune, shield; shield OFFLINE by immune, sidecar",
-        doubted="immune: own endpoint, peers gone; sidecar: own endpoint, peers gone; shield: own endpoint, peers gone",
+        doubted="immune: own endpoint; sidecar: own endpoint; shield: own endpoint",
         done="immune restart; shield restart; sidecar restart",
         told=f"{STORM}; immune: HIGH restart, HIGH RESOLVED; immune (watcher): {DOUBT}; "
         f"shield: HIGH restart, HIGH RESOLVED; shield (watcher): {DOUBT}; "
@@ -117,7 +117,7 @@ ROWS = (
         "all agents are stopped at once",
         faults.all_agents_stopped,
         saw="immune OFFLINE by shield, sidecar; sidecar OFFLINE by immune, shield; shield OFFLINE by immune, sidecar",
-        doubted="immune: own endpoint, peers gone; sidecar: own endpoint, peers gone; shield: own endpoint, peers gone",
+        doubted="immune: own endpoint; sidecar: own endpoint; shield: own endpoint",
         done="",
         told=f"{STORM}; immune (watcher): {DOUBT}; shield (watcher): {DOUBT}; sidecar (watcher): {DOUBT}",
     ),
@@ -154,7 +154,7 @@ ROWS = (
         saw="sidecar OFFLINE by immune; shield OFFLINE by immune, sidecar",
         doubted="immune: own endpoint, peers gone; shield: own endpoint",
         done="shield restart",
-        told=f"{STORM}; immune (watcher): {DOUBT}; shield: {RESTARTED}; shield (watcher): {DOUBT}",
+        told=f"{STORM}; immune (watcher): {DOUBT}; shield: HIGH restart, HIGH RESOLVED; shield (watcher): {DOUBT}",
         begun_anew=("immune",),
     ),
     Row(
