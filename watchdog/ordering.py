@@ -131,6 +131,7 @@ class Ordering:
             round_s=held.round_s,
             lease_s=lease_s,
             voters=voters,
+            fresh_s=fresh_s(self._policy),
         )
         with self._journal.transaction():
             claim = self._coordinator.claim(request, at)

@@ -126,6 +126,10 @@ UPDATE peer SET isolated_since = (
 ALTER TABLE watcher ADD COLUMN missing TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE peer ADD COLUMN released_token INTEGER NOT NULL DEFAULT 0;
 """,
+    """
+-- seconds that a voter's word counts; 0: an order of before this step that rests on votes is not begun after it
+ALTER TABLE orders ADD COLUMN fresh_s REAL NOT NULL DEFAULT 0;
+""",
 )
 VERSION = len(STEPS)
 

@@ -30,6 +30,7 @@ from watchdog.kernel.programs import Hook
 from watchdog.ladder import Policy
 from watchdog.mesh.coordinator import Order, OrderRequest
 from watchdog.mesh.local import LocalCoordinator
+from watchdog.mesh.overview import fresh_s
 from watchdog.model import Action
 
 LASTING = "lasting"
@@ -134,7 +135,8 @@ def ordered(coordinator: LocalCoordinator) -> Order:
     for voter in voters:
         coordinator.suspect(voter, peer, Policy().missed_before_restart, at)
     known = coordinator.record(peer, at).token
-    order = coordinator.claim(OrderRequest(peer, Action.ISOLATE, voters[0], "bench", known, at.s, LEASE_S, voters), at)
+    request = OrderRequest(peer, Action.ISOLATE, voters[0], "bench", known, at.s, LEASE_S, voters, fresh_s(Policy()))
+    order = coordinator.claim(request, at)
     assert isinstance(order, Order), order
     assert coordinator.begin(order, at)
     return order

@@ -184,14 +184,18 @@ class Checks:
 
     def _must_be_votes(self, request: OrderRequest, what: str) -> None:
         """Whose word an isolation rests on."""
+        self._must_be_fresh(request, what)
         for voter in request.voters:
-            age_s = self.host.now_s - self.of(voter, request.peer).missed_s
-            fresh = age_s <= FRESH_INTERVALS * self.host.policy.interval_s
-            self.must(fresh, f"{what} by the word that {voter} gave {age_s:.0f} s ago")
             self.must(not self.truth.of[voter].withdrawn, f"{what} by the word of {voter}, that doubts itself")
             heard = self.of(voter, request.peer)
             enough = heard.misses >= self._least(heard.score)
             self.must(enough, f"{what} by the word of {voter} after {heard.misses} misses, being slow ({heard.score})")
+
+    def _must_be_fresh(self, on: OrderRequest | Order, what: str) -> None:
+        for voter in on.voters:
+            age_s = self.host.now_s - self.of(voter, on.peer).missed_s
+            fresh = age_s <= FRESH_INTERVALS * self.host.policy.interval_s
+            self.must(fresh, f"{what} by the word that {voter} gave {age_s:.0f} s ago")
 
     def _least(self, score: int) -> int:
         """Misses that a watcher as slow as that must wait for."""
@@ -245,6 +249,7 @@ class Checks:
         self.must(excused or not watcher.storm.doubting, f"{what} in a storm")
         self.must(not self.host.is_silenced(order.peer), f"{what} in a silence")
         self.must(not self.host.is_isolated(order.peer), f"{what}, which is isolated")
+        self._must_be_fresh(order, what)
         mine.begun = at
         if order.action is Action.RESTART:
             self._on_restart(mine, at, what)

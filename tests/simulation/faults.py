@@ -12,6 +12,8 @@ from tests.simulation.host import NEVER, Host
 from tests.simulation.process import RESTART_TIMEOUT_S, Process
 from watchdog.mesh.coordinator import Silence
 from watchdog.mesh.local import LocalCoordinator
+from watchdog.model import Action
+from watchdog.ordering import ISOLATION_LEASE_S
 from watchdog.watcher import LEASE_MARGIN_S, Watcher
 
 HOUR_S = 3600.0
@@ -190,10 +192,17 @@ def stop(mesh: Mesh) -> None:
 
 
 def stop_at_order(mesh: Mesh) -> None:
-    """A watcher is stopped between an order and its beginning, for less or longer than its lease."""
+    """A watcher is stopped between an order and its beginning, for less or longer than its lease.
+
+    Of the short ones every second waits for an isolation: its lease still runs, and the votes have grown old.
+    """
     process = mesh.processes[mesh.some()]
-    process.stop_at_order_s = mesh.host.rng.uniform(0.1, 2.5) * (RESTART_TIMEOUT_S + LEASE_MARGIN_S)
-    mesh.host.say(f"FAULT    {process.name} is stopped at its next order for {process.stop_at_order_s:.0f} s")
+    stop_s = mesh.host.rng.uniform(0.1, 2.5) * (RESTART_TIMEOUT_S + LEASE_MARGIN_S)
+    waits = stop_s < ISOLATION_LEASE_S and int(stop_s) % 2
+    process.stop_at_order_s, process.stop_at = stop_s, {Action.ISOLATE} if waits else {*Action}
+    mesh.host.say(
+        f"FAULT    {process.name} is stopped at its next {'isolation' if waits else 'order'} for {stop_s:.0f} s"
+    )
 
 
 def slow(mesh: Mesh) -> None:

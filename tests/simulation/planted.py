@@ -111,7 +111,14 @@ class NoContest(Watcher):
         return False
 
 
-class NoAge(LocalCoordinator):
+class NoFreshness(LocalCoordinator):
+    """An order stands on what was said when it was given."""
+
+    def claim(self, request: OrderRequest, at: Moment) -> Order | Denied:
+        return super().claim(replace(request, fresh_s=NEVER), at)
+
+
+class NoAge(NoFreshness):
     """A word counts until it is taken back."""
 
     def suspicions(self, at: Moment, fresh_s: float) -> list[Suspicion]:
@@ -226,6 +233,7 @@ PLANTED: dict[str, Parts] = {
     "no-contradiction": Parts(watcher=NoContradiction),
     "no-contest": Parts(watcher=NoContest),
     "no-age": Parts(coordinator=NoAge),
+    "no-freshness": Parts(coordinator=NoFreshness),
     "no-own-endpoint": Parts(watcher=NoOwnEndpoint),
     "no-clock": Parts(watcher=NoClock),
     "no-lateness": Parts(watcher=NoLateness),

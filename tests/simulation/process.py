@@ -46,6 +46,7 @@ class Process:
         """Every tick begins up to this late: a starved process."""
         self.stopped_until_s = 0.0
         self.stop_at_order_s = 0.0
+        self.stop_at: set[Action] = set()
         self.kill_in: int | None = None
         self.own_probed = own_probed
         self.life = 0
@@ -270,7 +271,7 @@ class Process:
 
     def _send(self, orders: list[Order]) -> None:
         for order in orders:
-            if self.stop_at_order_s:
+            if self.stop_at_order_s and order.action in self.stop_at:
                 self.stop(self.stop_at_order_s)
                 self.stop_at_order_s = 0.0
             self._later(self.host.rng.uniform(0, 0.05), lambda order=order: self._begin(order))  # type: ignore[misc]

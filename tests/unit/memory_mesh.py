@@ -133,10 +133,11 @@ class Store:
             for each in self.orders
         )
 
-    def votes(self, peer: str, voters: tuple[str, ...]) -> bool:
-        """All of them still suspect the peer."""
-        said = (self.suspicions.get((watcher, peer)) for watcher in voters)
-        return all(each is not None and each[1] > 0 and self.counts(each[0]) for each in said)
+    def votes(self, on: OrderRequest | Order, now_s: float) -> bool:
+        """All of its voters still suspect the peer, and have said so lately."""
+        since_s = now_s - on.fresh_s
+        said = (self.suspicions.get((watcher, on.peer)) for watcher in on.voters)
+        return all(each and each[1] > 0 and self.counts(each[0]) and each[0].s >= since_s for each in said)
 
     def wanted(self, order: Order, now_s: float) -> bool:
         """The order may still be carried out."""
@@ -144,7 +145,7 @@ class Store:
         same = record.token == order.token and self.orders[order.token - 1].order == order
         trouble = record.episode_open and record.episode == order.episode
         free = not record.isolated and not self.is_silenced(order.peer, now_s)
-        return same and record.order_open and trouble and free and self.votes(order.peer, order.voters)
+        return same and record.order_open and trouble and free and self.votes(order, now_s)
 
     def is_silenced(self, peer: str, now_s: float) -> bool:
         """A silence is in force."""
@@ -251,6 +252,7 @@ class MemoryCoordinator:
                 watcher=request.watcher,
                 reason=request.reason,
                 voters=request.voters,
+                fresh_s=request.fresh_s,
                 host=request.host,
             )
             ordered_s = now_s - (at.s - request.round_s)
@@ -271,7 +273,7 @@ class MemoryCoordinator:
         )
         if request.action is Action.RESTART and busy:
             return Denied.BUSY
-        return None if store.votes(request.peer, request.voters) else Denied.VOTE_WITHDRAWN
+        return None if store.votes(request, now_s) else Denied.VOTE_WITHDRAWN
 
     def orders_for(self, host: str, at: Moment) -> list[Order]:
         with self._asked() as store:

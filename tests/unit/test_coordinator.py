@@ -50,7 +50,7 @@ def begun(coordinator: Coordinator, request: OrderRequest = SHIELD, now: float =
 
 
 def isolation(known_token: int = 0, voters: tuple[str, ...] = ()) -> OrderRequest:
-    return replace(SHIELD, action=Action.ISOLATE, known_token=known_token, voters=voters)
+    return replace(SHIELD, action=Action.ISOLATE, known_token=known_token, voters=voters, fresh_s=FRESH_S)
 
 
 # Records
@@ -246,8 +246,10 @@ def test_an_order_rests_on_votes_that_are_still_there(one: Coordinator, other: C
     assert one.claim(isolation(voters=("immune", "sidecar")), T0) is Denied.VOTE_WITHDRAWN
     one.suspect("sidecar", "shield", 3, at(100.0, boot="before"))
     assert one.claim(isolation(voters=("immune", "sidecar")), T0) is Denied.VOTE_WITHDRAWN
+    one.suspect("immune", "shield", 4, at(160.1))
     other.suspect("sidecar", "shield", 4, T0)
-    assert isinstance(one.claim(isolation(voters=("immune", "sidecar")), T0), Order)
+    assert one.claim(isolation(voters=("immune", "sidecar")), at(160.1)) is Denied.VOTE_WITHDRAWN, "it is too old"
+    assert isinstance(one.claim(isolation(voters=("immune", "sidecar")), at(160.0)), Order)
 
 
 def test_a_denied_order_changes_nothing(one: Coordinator) -> None:
@@ -318,6 +320,22 @@ def test_what_may_happen_between_an_order_and_its_beginning(
     order = claimed(one, isolation(voters=("immune", "sidecar")))
     meanwhile(mesh)
     assert one.begin(order, at(106.0)) is begins
+
+
+@pytest.mark.parametrize("silent", ["immune", "sidecar"])
+def test_an_order_is_begun_and_stands_on_votes_that_are_fresh(
+    one: Coordinator, other: Coordinator, silent: str
+) -> None:
+    """A voter that was stopped or killed since repeats nothing, and takes nothing back."""
+    for watcher in ("immune", "sidecar"):
+        one.suspect(watcher, "shield", 3, T0)
+    order = claimed(one, isolation(voters=("immune", "sidecar")))
+    other.suspect("sidecar" if silent == "immune" else "immune", "shield", 4, at(160.0))
+    assert not one.begin(order, at(160.1))
+    assert one.begin(order, at(160.0))
+    assert not one.stands(order, at(160.1))
+    other.suspect(silent, "shield", 4, at(160.1))
+    assert one.stands(order, at(160.1))
 
 
 @pytest.mark.parametrize(("meanwhile", "stands"), MEANWHILE.values(), ids=MEANWHILE)

@@ -60,13 +60,13 @@ def test_the_ladder_s_spacing_is_counted_from_the_round_of_whoever_ordered(hosts
 
 
 def test_the_votes_of_both_count_and_each_host_s_reboot_ends_its_own(hosts: Hosts) -> None:
-    isolation = replace(SHIELD, action=Action.ISOLATE, voters=("immune", "scribe"))
+    isolation = replace(SHIELD, action=Action.ISOLATE, voters=("immune", "scribe"), fresh_s=FRESH_S)
     hosts.here.suspect("immune", "shield", 3, T0)
     hosts.elsewhere.suspect("scribe", "shield", 4, there(at(90.0)))
     for asked, now in ((hosts.here, T0), (hosts.elsewhere, there(T0))):
         said = {each.watcher: each.age_s for each in asked.suspicions(now, FRESH_S)}
         assert said == {"immune": 0.0, "scribe": 10.0}
-    rebooted = there(at(-3990.0, boot="next"))
+    rebooted = there(at(-3990.0, boot="next", wall_step_s=4_090.0))
     hosts.elsewhere.record("shield", rebooted)
     assert [each.watcher for each in hosts.here.suspicions(T0, FRESH_S)] == ["immune"]
     assert hosts.here.claim(isolation, T0) is Denied.VOTE_WITHDRAWN

@@ -61,6 +61,8 @@ class OrderRequest:
     """How long the order may take. After that it is over and its holder must not act on it."""
     voters: tuple[str, ...] = ()
     """Watchers whose suspicion this order rests on: each must still be there."""
+    fresh_s: float = 0.0
+    """How old a voter's word may be, when the order is given and when it is begun."""
     host: str = THIS_HOST
     """Where the peer's agent runs, and the order is carried out."""
 
@@ -76,6 +78,7 @@ class Order:
     watcher: str
     reason: str
     voters: tuple[str, ...] = ()
+    fresh_s: float = 0.0
     host: str = THIS_HOST
 
 
@@ -97,7 +100,7 @@ class Denied(Enum):
     LATE = "another order was given first"
     BUSY = "another agent of that host is being restarted"
     SILENCED = "the peer is silenced"
-    VOTE_WITHDRAWN = "a vote it rested on was withdrawn"
+    VOTE_WITHDRAWN = "a vote it rested on was withdrawn, or is too old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,8 @@ class Coordinator(Protocol):
         """Ask once more right before acting: a holder that was stopped may be late, and the peer be well again.
 
         False when the order is overtaken, over, begun before or expired, or when since it was given the peer recovered,
-        was silenced or isolated, or a voter took its word back. A restart counts from here on, whatever becomes of it.
+        was silenced or isolated, or a voter took its word back or has not repeated it within the order's `fresh_s`. A
+        restart counts from here on, whatever becomes of it.
         """
 
     def stands(self, order: Order, at: Moment) -> bool:

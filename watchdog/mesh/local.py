@@ -128,6 +128,7 @@ class LocalCoordinator:
                 watcher=request.watcher,
                 reason=request.reason,
                 voters=request.voters,
+                fresh_s=request.fresh_s,
                 host=request.host,
             )
             return replace(order, token=_write(tx, order, request, at))
@@ -272,9 +273,10 @@ def _state_of(order: sqlite3.Row, at: Moment) -> OrderState:
 
 
 def _still_vote(tx: sqlite3.Connection, on: OrderRequest | Order, at: Moment) -> bool:
-    """Nobody whose word it rests on has taken it back, and no reboot has."""
+    """All whose word it rests on have said it lately, none has taken it back, and no reboot has."""
     rows = tx.execute(
-        "SELECT watcher FROM observation WHERE peer = ? AND boot = ? AND missed_count > 0", (on.peer, at.boot)
+        "SELECT watcher FROM observation WHERE peer = ? AND boot = ? AND missed_count > 0 AND seen_s >= ?",
+        (on.peer, at.boot, at.s - on.fresh_s),
     )
     return set(on.voters) <= {row["watcher"] for row in rows}
 
@@ -293,6 +295,7 @@ def _order(row: sqlite3.Row) -> Order:
         watcher=row["watcher"],
         reason=row["reason"],
         voters=tuple(json.loads(row["voters"])),
+        fresh_s=row["fresh_s"],
         host=row["host"],
     )
 
@@ -301,8 +304,8 @@ def _write(tx: sqlite3.Connection, order: Order, request: OrderRequest, at: Mome
     """Write a new order down; its token."""
     cursor = tx.execute(
         "INSERT INTO orders "
-        "(peer, episode, action, watcher, reason, voters, host, at, ordered_s, expires_s, boot, state) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(peer, episode, action, watcher, reason, voters, fresh_s, host, at, ordered_s, expires_s, boot, state) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             order.peer,
             order.episode,
@@ -310,6 +313,7 @@ def _write(tx: sqlite3.Connection, order: Order, request: OrderRequest, at: Mome
             order.watcher,
             order.reason,
             json.dumps(order.voters),
+            order.fresh_s,
             order.host,
             rfc3339(at.utc),
             request.round_s,
