@@ -19,6 +19,7 @@
 #define WD_RING_PAGES 16     /* 1,023 first packets, kept until the isolation ends */
 #define WD_ALLOW_KEYS 65536  /* only those in use take memory */
 #define WD_COUNTS (2 * WD_DIRECTIONS)
+#define WD_LOOPBACK 1 /* the index of every namespace's loopback link; include/net/net_namespace.h */
 
 BPF_PERCPU_ARRAY(wd_count, struct wd_traffic, WD_COUNTS);
 BPF_PERCPU_ARRAY(wd_tally, __u64, WD_TALLIES);
@@ -67,8 +68,60 @@ wd_inline void *current_list(void)
         return wd_allow.lookup(&only);
 }
 
+wd_inline int is_watcher(void *list, struct bpf_sock *sk)
+{
+        struct wd_allow_key key = {.bits = WD_ALLOW_BITS, .way_and_family = WD_WATCHER << 4};
+        __u64 cgroup;
+
+        sk = bpf_sk_fullsock(sk);
+        if (!sk || sk->state == BPF_TCP_LISTEN)
+                return 0;
+        cgroup = bpf_sk_cgroup_id(sk);
+        __builtin_memcpy(key.remote, &cgroup, sizeof(cgroup));
+        return bpf_map_lookup_elem(list, &key) != NULL;
+}
+
+/*
+ * Whether the other end of a connection is a watcher's socket.
+ *
+ * Over the loopback link the other end is in this network namespace, and can be looked up as a packet of ours would find
+ * it. What comes over another link is from another namespace, of which nothing is seen from here: its address must do.
+ * A connection ends with packets that are nobody's any more: nobody reads what is sent to a socket in TIME_WAIT, and a
+ * reset carries nothing.
+ */
+wd_inline int with_watcher(struct __sk_buff *skb, void *list, struct wd_packet *packet, __be16 own_port, __be16 port)
+{
+        int outward_bound = packet->flow.direction == WD_EGRESS;
+        __u32 *own = outward_bound ? packet->flow.source : packet->flow.destination;
+        __u32 *remote = outward_bound ? packet->flow.destination : packet->flow.source;
+        struct bpf_sock_tuple tuple = {};
+        struct bpf_sock *sk;
+        int is_so;
+
+        if (skb->ifindex != WD_LOOPBACK)
+                return 1;
+        if (packet->flow.family == 4) {
+                tuple.ipv4.saddr = own[0];
+                tuple.ipv4.daddr = remote[0];
+                tuple.ipv4.sport = own_port;
+                tuple.ipv4.dport = port;
+                sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+        } else {
+                __builtin_memcpy(tuple.ipv6.saddr, own, sizeof(tuple.ipv6.saddr));
+                __builtin_memcpy(tuple.ipv6.daddr, remote, sizeof(tuple.ipv6.daddr));
+                tuple.ipv6.sport = own_port;
+                tuple.ipv6.dport = port;
+                sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+        }
+        if (!sk)
+                return packet->resets;
+        is_so = sk->state == BPF_TCP_TIME_WAIT || is_watcher(list, sk);
+        bpf_sk_release(sk);
+        return is_so;
+}
+
 /* Who begins a connection is decided by the list: a packet the other way round never opens one. */
-wd_inline int allowed(void *list, struct wd_packet *packet)
+wd_inline int allowed(struct __sk_buff *skb, void *list, struct wd_packet *packet)
 {
         int outward_bound = packet->flow.direction == WD_EGRESS;
         __be16 remote_port = outward_bound ? packet->flow.port : packet->source_port;
@@ -79,8 +132,8 @@ wd_inline int allowed(void *list, struct wd_packet *packet)
         if (!packet->opens || outward_bound)
                 if (listed(list, packet, WD_OUTWARD, remote_port) || listed(list, packet, WD_OUTWARD, 0))
                         return 1;
-        if (!packet->opens || !outward_bound)
-                return listed(list, packet, WD_INWARD, own_port);
+        if ((!packet->opens || !outward_bound) && listed(list, packet, WD_INWARD, own_port))
+                return with_watcher(skb, list, packet, own_port, remote_port);
         return 0;
 }
 
@@ -120,7 +173,7 @@ wd_inline int judge(struct __sk_buff *skb, __u32 direction)
         struct wd_packet packet = {};
 
         wd_read(skb, direction, &packet);
-        if (allowed(current_list(), &packet)) {
+        if (allowed(skb, current_list(), &packet)) {
                 count(WD_DIRECTIONS + direction, skb);
                 return WD_PASS;
         }
@@ -137,7 +190,7 @@ wd_inline int guard(struct __sk_buff *skb, __u32 direction)
         if (!list)
                 return WD_DROP;
         wd_read(skb, direction, &packet);
-        return allowed(list, &packet) ? WD_PASS : WD_DROP;
+        return allowed(skb, list, &packet) ? WD_PASS : WD_DROP;
 }
 
 int wd_ingress(struct __sk_buff *skb)

@@ -31,7 +31,8 @@ struct wd_packet {
         struct wd_flow_key flow;
         __be16 source_port;
         __u8 judged;
-        __u8 opens; /* TCP that begins a connection: SYN without ACK */
+        __u8 opens;  /* TCP that begins a connection: SYN without ACK */
+        __u8 resets; /* TCP that ends one at once: RST */
 };
 
 struct wd_ipv4 {
@@ -61,6 +62,7 @@ struct wd_tcp {
 };
 _Static_assert(sizeof(struct wd_tcp) == 20, "RFC 9293");
 #define WD_TCP_SYN 0x02
+#define WD_TCP_RST 0x04
 #define WD_TCP_ACK 0x10
 
 struct wd_udp {
@@ -79,6 +81,7 @@ wd_inline void wd_read_tcp(struct __sk_buff *skb, __u32 at, struct wd_packet *pa
         packet->flow.port = tcp.port;
         packet->source_port = tcp.source_port;
         packet->opens = (tcp.flags & (WD_TCP_SYN | WD_TCP_ACK)) == WD_TCP_SYN;
+        packet->resets = (tcp.flags & WD_TCP_RST) != 0;
         packet->judged = 1;
 }
 

@@ -228,7 +228,7 @@ def ends(request: pytest.FixtureRequest, scratch_cgroup: MakeCgroup, run_in_cgro
     cgroup, outside = scratch_cgroup("agent"), scratch_cgroup("peer")
     if request.param == "loopback":
         local = {4: "127.0.0.1", 6: "::1"}
-        return Ends(cgroup, run_in_cgroup(cgroup), run_in_cgroup(outside), local, local)
+        return Ends(cgroup, outside, run_in_cgroup(cgroup), run_in_cgroup(outside), local, local)
     veth: VethPair = request.getfixturevalue("veth")
     agent, peer = run_in_cgroup(cgroup, veth.near), run_in_cgroup(outside, veth.far)
-    return Ends(cgroup, agent, peer, {4: veth.near_v4, 6: veth.near_v6}, {4: veth.far_v4, 6: veth.far_v6})
+    return Ends(cgroup, outside, agent, peer, {4: veth.near_v4, 6: veth.near_v6}, {4: veth.far_v4, 6: veth.far_v6})

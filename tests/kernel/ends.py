@@ -24,6 +24,8 @@ class Ends:
     """An agent in a cgroup and a peer outside of it, each with its address per family."""
 
     cgroup: Cgroup
+    outside: Cgroup
+    """The peer's."""
     agent: Inside
     peer: Inside
     agent_address: dict[int, str]

@@ -7,12 +7,14 @@ import ipaddress
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 
 from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.ends import DROP_S, PASS_S, UDP_HEADERS_BYTES, Ends, bind, connect, received, send_udp
+from tests.kernel.inside import Inside
 from watchdog.errors import KernelRefused
 from watchdog.kernel import allow, libbpf, slots
 from watchdog.kernel.allow import Rule, Way
@@ -27,6 +29,7 @@ both_families = pytest.mark.parametrize("family", [4, 6])
 
 TCP, UDP, ICMP = 6, 17, {4: 1, 6: 58}
 HOST_BITS = {4: 32, 6: 128}
+LOCAL = {4: "127.0.0.1", 6: "::1"}
 ELSEWHERE = {4: "198.51.100.0/24", 6: "2001:db8:1::/48"}
 BRIEF_S = 0.4
 SWAPS = 300
@@ -39,8 +42,8 @@ def rule(address: str, protocol: int, port: int = 0, way: Way = Way.OUTWARD, unt
     return Rule(ipaddress.ip_network(address), protocol, port, way, int(until_s * 1e9))
 
 
-def let(slot: Slot, *rules: Rule) -> bool:
-    return allow.install(slot.maps[ALLOW_MAP], allow.compiled(rules))
+def let(slot: Slot, *rules: Rule, watchers: Sequence[Cgroup] = ()) -> bool:
+    return allow.install(slot.maps[ALLOW_MAP], allow.compiled(rules, [each.inode for each in watchers]))
 
 
 def other(slot: Slot, family: int) -> Rule:
@@ -151,13 +154,85 @@ def test_the_way_in_opens_one_port_and_only_for_who_is_listed(ends: Ends, family
     address = ends.agent_address[family]
     port, closed = (bind(ends.agent, name, family, address, "STREAM") for name in ("s", "closed"))
     slot = isolate(ends.cgroup)
-    let(slot, rule(ends.peer_address[family], TCP, port, Way.INWARD))
+    let(slot, rule(ends.peer_address[family], TCP, port, Way.INWARD), watchers=[ends.outside])
     assert connect(ends.peer, address, port) == "pass"
     ends.agent.run("c = s.accept()[0]; c.send(b'I am well')")
     assert received(ends.peer, "c") == "I am well"
     assert connect(ends.peer, address, closed, DROP_S) == "TimeoutError"
-    let(slot, rule(ELSEWHERE[family], TCP, port, Way.INWARD))
+    let(slot, rule(ELSEWHERE[family], TCP, port, Way.INWARD), watchers=[ends.outside])
     assert connect(ends.peer, address, port, DROP_S) == "TimeoutError"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An agent, and two with a connection to it: `c` of theirs, `w` and `x` of the agent."""
+
+    agent: Inside
+    watcher: Inside
+    stranger: Inside
+    port: int
+    slot: Slot
+
+
+@pytest.fixture
+def asked(
+    request: pytest.FixtureRequest, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside, isolate: Isolate
+) -> Asked:
+    """The agent is isolated, and its port is open for the watcher."""
+    family = request.getfixturevalue("family")
+    cgroup, *others = (scratch_cgroup(name) for name in ("agent", "watcher", "stranger"))
+    agent, watcher, stranger = (run_in_cgroup(each) for each in (cgroup, *others))
+    port = bind(agent, "s", family, LOCAL[family], "STREAM")
+    for inside, name in ((watcher, "w"), (stranger, "x")):
+        assert connect(inside, LOCAL[family], port) == "pass"
+        agent.run(f"{name} = s.accept()[0]")
+    slot = isolate(cgroup)
+    let(slot, rule(f"{LOCAL[family]}", TCP, port, Way.INWARD), watchers=others[:1])
+    return Asked(agent, watcher, stranger, port, slot)
+
+
+@both_families
+def test_on_this_host_the_way_in_is_the_watchers_alone(asked: Asked, family: int) -> None:
+    """Both are at the same address; a connection from before the isolation is no way in either."""
+    for inside, name, arrives in ((asked.watcher, "w", True), (asked.stranger, "x", False)):
+        wait_s = PASS_S if arrives else DROP_S
+        inside.run("c.send(b'how are you')")
+        assert received(asked.agent, name, wait_s) == ("how are you" if arrives else "TimeoutError")
+        asked.agent.run(f"{name}.send(b'I am well')")
+        assert received(inside, "c", wait_s) == ("I am well" if arrives else "TimeoutError")
+        assert connect(inside, LOCAL[family], asked.port, wait_s) == ("pass" if arrives else "TimeoutError")
+
+
+@both_families
+@pytest.mark.parametrize("first", ["watcher", "agent", "reset"])
+def test_a_watcher_s_connection_ends_as_any_other(asked: Asked, family: int, first: str) -> None:
+    """Its last packets come from, and go to, sockets that are nobody's any more."""
+    if first == "reset":
+        asked.watcher.run("c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); c.close()")
+        assert received(asked.agent, "w") == "ECONNRESET"
+    elif first == "watcher":
+        asked.watcher.run("c.close()")
+        assert received(asked.agent, "w") == ""
+        asked.agent.run("w.close()")
+    else:
+        asked.agent.run("w.close()")
+        assert received(asked.watcher, "c") == ""
+        asked.watcher.run("c.close()")
+    time.sleep(DROP_S)
+    seen = slots.counters(asked.slot)
+    assert (seen.ingress.packets, seen.egress.packets) == (0, 0)
+
+
+@both_families
+def test_a_watcher_that_began_anew_is_let_in_when_it_is_known(
+    asked: Asked, family: int, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside
+) -> None:
+    again = scratch_cgroup("again")
+    inside = run_in_cgroup(again)
+    assert connect(inside, LOCAL[family], asked.port, DROP_S) == "TimeoutError"
+    let(asked.slot, rule(f"{LOCAL[family]}", TCP, asked.port, Way.INWARD), watchers=[again])
+    assert connect(inside, LOCAL[family], asked.port) == "pass"
+    assert connect(asked.watcher, LOCAL[family], asked.port, DROP_S) == "TimeoutError"
 
 
 @both_families

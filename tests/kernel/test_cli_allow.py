@@ -128,10 +128,18 @@ cgroup = "{cgroup}"
 """
 
 
+def be_watcher(inside: Inside, host: Host) -> None:
+    """As `watchdog-mesh run` is one, until it ends: it holds the lock."""
+    path = host.place.run / "watcher-immune.lock"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    inside.run(f"import fcntl; lock = open({str(path)!r}, 'w'); fcntl.flock(lock, fcntl.LOCK_EX)")
+
+
 def test_the_heartbeat_still_gets_through_and_nothing_else(
     host: Host, cgroup: Cgroup, agent: Inside, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside
 ) -> None:
-    watcher = run_in_cgroup(scratch_cgroup("watcher"))
+    watcher, stranger = (run_in_cgroup(scratch_cgroup(name)) for name in ("watcher", "stranger"))
+    be_watcher(watcher, host)
     port, closed = (bind(agent, name, 4, ADDRESS[4], "STREAM") for name in ("s", "closed"))
     outward = bind(watcher, "s", 4, ADDRESS[4], "STREAM")
     host.configure(peer(port, cgroup.path))
@@ -142,6 +150,28 @@ def test_the_heartbeat_still_gets_through_and_nothing_else(
     assert received(watcher, "c") == "I am well"
     assert connect(watcher, ADDRESS[4], closed, DROP_S) == "TimeoutError"
     assert connect(agent, ADDRESS[4], outward, DROP_S) == "TimeoutError"
+    assert connect(stranger, ADDRESS[4], port, DROP_S) == "TimeoutError"
+
+
+def test_a_watcher_that_begins_anew_is_let_in_by_the_next_sweep(
+    host: Host, cgroup: Cgroup, agent: Inside, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside
+) -> None:
+    """It is in another cgroup then. That is nobody's tampering: there is no gap, and nothing to tell."""
+    port = bind(agent, "s", 4, ADDRESS[4], "STREAM")
+    host.configure(peer(port, cgroup.path))
+    first = host.mesh("isolate", "shield", "--reason", "it lies", "--allow-heartbeat", "--force", "--json").document
+    assert (first["state"], first["gaps"]) == ("isolated", [])
+    watcher = run_in_cgroup(scratch_cgroup("watcher"))
+    be_watcher(watcher, host)
+    assert connect(watcher, ADDRESS[4], port, DROP_S) == "TimeoutError"
+    assert reconcile(host.place, moment(), patient=True) == []
+    assert connect(watcher, ADDRESS[4], port) == "pass"
+    assert host.mesh("verify", "shield", "--json").document["gaps"] == []
+    watcher.close()
+    again = run_in_cgroup(scratch_cgroup("again"))
+    be_watcher(again, host)
+    assert reconcile(host.place, moment(), patient=True) == []
+    assert connect(again, ADDRESS[4], port) == "pass"
 
 
 def test_the_configuration_says_what_is_allowed_where_nobody_does(host: Host, cgroup: Cgroup) -> None:

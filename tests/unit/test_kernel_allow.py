@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog.kernel.allow import FOREVER_NS, KEY_BYTES, Rule, Way, compiled
+from watchdog.kernel.allow import FOREVER_NS, KEY_BYTES, Rule, Way, compiled, without_watchers
 
 TCP = 6
 
@@ -57,3 +58,13 @@ def test_a_key_byte_by_byte() -> None:
     assert four == bytes([56, 0, 0, 0, 0x04, 6, 1, 0xBB, 192, 0, 2, 0]) + bytes(12)
     (six,) = compiled([Rule(ipaddress.ip_network("2001:db8::/32"), 58, way=Way.INWARD)])
     assert six == bytes([64, 0, 0, 0, 0x16, 58, 0, 0, 0x20, 0x01, 0x0D, 0xB8]) + bytes(12)
+
+
+def test_watchers_are_keys_of_their_own_and_no_part_of_what_is_meant() -> None:
+    """As bpf/cgroup_skb.c asks for one: the id of its cgroup in the machine's byte order, compared whole."""
+    rules = [Rule(ipaddress.ip_network("127.0.0.1"), TCP, 9103, Way.INWARD)]
+    found = compiled(rules, [0x1122334455667788])
+    key = struct.pack("=IBBHQQ", 160, 0x20, 0, 0, 0x1122334455667788, 0)
+    assert found == compiled(rules) | {key: FOREVER_NS}
+    assert len(key) == KEY_BYTES
+    assert without_watchers(found) == compiled(rules)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv6Network, ip_network
@@ -13,14 +14,16 @@ from urllib.parse import urlsplit
 from watchdog import allowlist, config
 from watchdog.actions import programs
 from watchdog.actions.ownership import port_of
+from watchdog.actions.place import Place
 from watchdog.allowlist import ICMP, TCP, UDP, Entry
 from watchdog.clock import Moment
 from watchdog.errors import UsageError, WatchdogError
 from watchdog.intents import Allowed, Intent, Until
-from watchdog.kernel import allow
+from watchdog.kernel import allow, cgroups
 from watchdog.kernel.allow import Rule, Way
 from watchdog.kernel.programs import ALLOW_MAP
 from watchdog.kernel.slots import Slot
+from watchdog.status import published
 
 NS_PER_S = 1_000_000_000
 OVER_NS = 1
@@ -132,25 +135,44 @@ def _on_this_boot(until: Until | None, at: Moment) -> Until | None:
     return Until(until.utc, max(0.0, at.s + (until.utc - at.utc).total_seconds()), at.boot)
 
 
-def put_in_force(intent: Intent, slot: Slot) -> str:
+def put_in_force(intent: Intent, slot: Slot, place: Place) -> str:
     """Exchange the kernel's list for the intent's where it is another; why that was not possible, or "".
 
     A failure keeps nobody from being cut off: less passes then than was meant, not more.
     """
     try:
-        allow.install(slot.maps[ALLOW_MAP], _wanted(intent))
+        allow.install(slot.maps[ALLOW_MAP], compiled(intent, place))
     except WatchdogError as error:
         return error.one_line()
     return ""
 
 
+def let_watchers_in(intent: Intent, place: Place) -> None:
+    """Watchers begin anew, each time in another cgroup: the list says who they are now. With the lock held."""
+    map_id = allow.place_of(programs.ids(intent.held_by).values())
+    if any(each.inward for each in intent.why.allow or ()) and map_id is not None and not gap(intent):
+        allow.install(map_id, compiled(intent, place))
+
+
 def gap(intent: Intent) -> str:
-    """What is wrong with what passes; "" where it is what was meant."""
-    wanted, map_id = _wanted(intent), allow.place_of(programs.ids(intent.held_by).values())
-    if map_id is None or allow.installed(map_id) == wanted:
+    """What is wrong with what passes; "" where it is what was meant. Who watches is seen to by every sweep."""
+    wanted = allow.compiled(rules(intent.why.allow or ()))
+    map_id = allow.place_of(programs.ids(intent.held_by).values())
+    if map_id is None or allow.without_watchers(allow.installed(map_id)) == wanted:
         return "" if map_id is not None or not wanted else "its programs are of a version without allow-lists"
     return "the allow-list in the kernel is not the one that is meant"
 
 
-def _wanted(intent: Intent) -> dict[bytes, int]:
-    return allow.compiled(rules(intent.why.allow or ()))
+def compiled(intent: Intent, place: Place) -> dict[bytes, int]:
+    """The list as the kernel is to have it."""
+    allowed = intent.why.allow or ()
+    return allow.compiled(rules(allowed), _watchers(place) if any(each.inward for each in allowed) else ())
+
+
+def _watchers(place: Place) -> set[int]:
+    """The cgroups of this host's watchers, by id: a socket is of the cgroup in which it was made."""
+    found = set()
+    for pid in published.pids(place.run):
+        with suppress(WatchdogError):  # it has ended meanwhile
+            found.add(cgroups.of_pid(pid, place.root).inode)
+    return found

@@ -157,7 +157,7 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot:
     """
     if slot is None:
         intent, slot = _with_programs(renamed.follow(intent, place, now), place, now)
-    not_allowed = allowing.put_in_force(intent, slot)  # before anything is attached: what it lets pass never stops
+    not_allowed = allowing.put_in_force(intent, slot, place)  # first of all: what it lets pass never stops
     intent = moving.move_in(intent, slot, place, now, step)
     seen = glance(intent.where, place.root)
     if moved := noted.moved_out(intent, place, seen):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from watchdog.actions import adopt, drift, holding, isolation, noted, programs, shadow, suspects, whereabouts
+from watchdog.actions import adopt, allowing, drift, holding, isolation, noted, programs, shadow, suspects, whereabouts
 from watchdog.actions.drift import NOTHING, Kind
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, look
@@ -186,6 +186,7 @@ def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], 
 def _restore(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:
     seen = suspects.look(intent, place)
     if intent.state is State.ISOLATED:
+        allowing.let_watchers_in(intent, place)
         isolation.rescan(intent, place)
     sight = look(intent.where, place.root)
     before = holding.judge(intent, place, sight)

@@ -61,7 +61,7 @@ def _attach(intent: Intent, place: Place, now: datetime) -> Result:
     ids = programs.ids(intent.held_by)
     map_id = allow.place_of(ids.values())
     if map_id is not None:
-        allow.install(map_id, allow.compiled(allowing.rules(intent.why.allow or ())))
+        allow.install(map_id, allowing.compiled(intent, place))
     for cgroup in look(intent.where, place.root).cgroups:
         with suppress(CgroupGone):
             kernel.attach(cgroup, ids)

@@ -22,7 +22,13 @@ ADDRESS_BYTES = 16
 KEY_BYTES = 24
 """struct wd_allow_key in bpf/wd.h: bits compared, way and family, protocol, port in network order, address."""
 
+WAY_AT = 4
 BITS_BEFORE_ADDRESS = 32
+KEY_BITS = 160
+"""WD_ALLOW_BITS in bpf/wd.h."""
+
+WATCHER = struct.Struct("=IB3xQ8x")
+"""The key of one: bits compared, way, the id of its cgroup."""
 
 DEADLINE = struct.Struct("=Q")
 """wd_deadline in bpf/wd.h."""
@@ -48,6 +54,8 @@ class Way(IntEnum):
 
     OUTWARD = 0
     INWARD = 1
+    WATCHER = 2
+    """No way of its own: who may go INWARD on this host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +72,28 @@ class Rule:
     """CLOCK_BOOTTIME."""
 
 
-def compiled(rules: Iterable[Rule]) -> dict[bytes, int]:
-    """Keys and deadlines. The trie answers with the longest prefix only, so each key has what its wider ones have."""
+def compiled(rules: Iterable[Rule], watchers: Iterable[int] = ()) -> dict[bytes, int]:
+    """Keys and deadlines; `watchers` are ids of cgroups.
+
+    The trie answers with the longest prefix only, so each key has what its wider ones have.
+    """
     groups: dict[bytes, dict[int, dict[int, int]]] = {}
     for rule in rules:
         same_length = groups.setdefault(_group(rule), {}).setdefault(rule.network.prefixlen, {})
         address = int(rule.network.network_address)
         same_length[address] = _later(rule.until_ns, same_length.get(address, rule.until_ns))
-    return {
+    keys = {
         _key(group, length, address): _with_wider(by_length, length, address, _address_bits(group))
         for group, by_length in groups.items()
         for length, addresses in by_length.items()
         for address in addresses
     }
+    return keys | {WATCHER.pack(KEY_BITS, Way.WATCHER << 4, each): FOREVER_NS for each in watchers}
+
+
+def without_watchers(keys: Mapping[bytes, int]) -> dict[bytes, int]:
+    """Of a compiled list what was meant by a person: watchers come and go."""
+    return {key: until_ns for key, until_ns in keys.items() if key[WAY_AT] >> 4 != Way.WATCHER}
 
 
 def _group(rule: Rule) -> bytes:
