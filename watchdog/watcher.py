@@ -154,6 +154,7 @@ class Watcher:
         with self._remembering():
             self._refresh_records(at)
             self._tick.cut_off = {name for name, record in self._records.items() if record.isolated}
+            self._tick.counted = set(self.peers) - self._tick.cut_off  # whom somebody let back is waited for
             if any(record.order_open for record in self._records.values()):
                 self._ordering.tell_again(at)
             if self._saved_doubt is None:

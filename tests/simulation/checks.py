@@ -297,6 +297,9 @@ class Checks:
         """An operator let a peer back."""
         self.budget[peer] = 0
         self.released[peer] = max((each.order.token for each in self.given), default=0)
+        for (_, name), heard in self.heard.items():
+            if name == peer:  # who is cut off is not silent
+                heard.misses = heard.false_misses = 0
 
     # The end
 

@@ -1033,6 +1033,21 @@ def test_a_storm_takes_the_votes_of_before_back() -> None:
     assert set(bench.votes()) == {0}
 
 
+@pytest.mark.parametrize(("beat", "storm"), [(UP, False), (DOWN, True)])
+def test_whom_somebody_let_back_is_waited_for(beat: Heartbeat, storm: bool) -> None:
+    """It was heard while it was isolated, as with --allow-heartbeat: its answer may make this the round of a storm."""
+    bench = Bench(policy=replace(POLICY, missed_before_restart=2))
+    bench.round()
+    bench.isolate("shield")
+    bench.round({"sidecar": DOWN})
+    bench.release("shield")
+    bench.watcher.begin_round(bench.at())
+    assert bench.watcher.hear("sidecar", replace(DOWN, peer="sidecar"), bench.at()) == []
+    orders = bench.watcher.hear("shield", replace(beat, peer="shield"), bench.at())
+    orders += bench.watcher.end_round(bench.at())
+    assert (actions(orders), bench.watcher.storm.doubting) == ([] if storm else ["restart sidecar"], storm)
+
+
 @pytest.mark.parametrize(("beat", "begins"), [(DOWN, False), (FAILED, True)])
 def test_what_was_ordered_before_it_came_to_doubt_itself_is_not_begun(
     bench: Bench, beat: Heartbeat, begins: bool
