@@ -84,7 +84,7 @@ class Round:
     peers: int
     """Peers that were probed and are not isolated."""
     newly_gone: int
-    """Peers that answered in the round before, or were never probed, and did not answer in this one."""
+    """Peers that did not answer in this one, and did in the round before, or were not there: new, or just let back."""
     gone: int
     """Peers that did not answer in this one."""
     unheard: int = 0

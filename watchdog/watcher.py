@@ -310,7 +310,8 @@ class Watcher:
             tick.answered.add(peer)
             return
         tick.gone.add(peer)
-        if watched.standing.missed_count == 0 or self.rounds == 0:  # before the first round this watcher saw nothing
+        was_there = watched.standing.status is not Status.ISOLATED and self.rounds > 0  # or nothing was known of it
+        if watched.standing.missed_count == 0 or not was_there:
             tick.newly_gone.add(peer)
             watched.suspect_since_round = self.rounds
 

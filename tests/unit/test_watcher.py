@@ -1033,13 +1033,14 @@ def test_a_storm_takes_the_votes_of_before_back() -> None:
     assert set(bench.votes()) == {0}
 
 
+@pytest.mark.parametrize("isolated", [UP, DOWN], ids=["heard", "silent"])
 @pytest.mark.parametrize(("beat", "storm"), [(UP, False), (DOWN, True)])
-def test_whom_somebody_let_back_is_waited_for(beat: Heartbeat, storm: bool) -> None:
-    """It was heard while it was isolated, as with --allow-heartbeat: its answer may make this the round of a storm."""
+def test_whom_somebody_let_back_is_waited_for(isolated: Heartbeat, beat: Heartbeat, storm: bool) -> None:
+    """What is counted against it begins anew, so its answer may make this the round of a storm."""
     bench = Bench(policy=replace(POLICY, missed_before_restart=2))
     bench.round()
     bench.isolate("shield")
-    bench.round({"sidecar": DOWN})
+    bench.round({"shield": isolated, "sidecar": DOWN})
     bench.release("shield")
     bench.watcher.begin_round(bench.at())
     assert bench.watcher.hear("sidecar", replace(DOWN, peer="sidecar"), bench.at()) == []
