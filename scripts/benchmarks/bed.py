@@ -6,11 +6,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from scripts.benchmarks.flood import flooding_from
 from scripts.benchmarks.sender import NS_PER_MS, Sender, away_from_sender, sending_from
@@ -38,7 +39,6 @@ LASTING = "lasting"
 
 LEASE_S = 600.0
 
-NOBODY = "nobody is isolated"
 QUIET, BESIDE_FREE, BESIDE_CUT = "nobody floods", "it floods, free", "it floods, isolated"
 TRIED_FREE, TRIED_CUT, VERIFY_S = "tried, free", "tried, isolated", "verify, s"
 
@@ -64,6 +64,14 @@ class Cut:
     done: list[float] = field(default_factory=list)
 
 
+class Beside(NamedTuple):
+    """Bytes a second of others before a unit is isolated, while it is, and after."""
+
+    before: float
+    during: float
+    after: float
+
+
 @dataclass
 class Measured:
     """Everything that was measured."""
@@ -72,8 +80,8 @@ class Measured:
     warm: Cut = field(default_factory=Cut)
     """In a process that runs already: done is when all layers are in place."""
     steps: dict[str, list[float]] = field(default_factory=dict)
-    streams: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """By path and by who cuts off: bytes a second of others, one a repetition."""
+    streams: dict[str, dict[str, list[Beside]]] = field(default_factory=dict)
+    """By path and by who cuts off, one a repetition."""
     flood: dict[str, list[float]] = field(default_factory=dict)
     """By name: packets tried a second, bytes a second of a neighbour, seconds that verify took; one a repetition."""
     attached_before: list[str] = field(default_factory=list)
@@ -95,10 +103,12 @@ def measure(size: Size) -> Measured:
                 cut_warm(here, sender, into)
         measured.attached_after = attached(here)
     with streaming() as streams:
-        for _ in range(size.repetitions):
+        for number in range(size.repetitions):
             flood(streams[0], size.slice_s, measured.flood)
             for stream in streams:
-                stream_beside(stream, size.slice_s, measured.streams.setdefault(stream.name, {}))
+                for way in turned(ways(), number):
+                    slices = measured.streams.setdefault(stream.name, {}).setdefault(way.name, [])
+                    slices.append(beside(stream, way, size.slice_s))
     return measured
 
 
@@ -178,14 +188,22 @@ def _in_place(steps: list[tuple[str, float]]) -> float:
     return before[-1]
 
 
-def stream_beside(stream: Stream, slice_s: float, into: dict[str, list[float]]) -> None:
-    """What others can send while nobody is isolated, then beside each way, then while nobody is again."""
-    into.setdefault(NOBODY, []).append(stream.bytes_a_second(slice_s))
-    for way in ways():
-        way.finish(way.start())
-        into.setdefault(way.name, []).append(stream.bytes_a_second(slice_s))
-        way.release()
-    into.setdefault(f"{NOBODY}, again", []).append(stream.bytes_a_second(slice_s))
+def turned(ways: Sequence[Way], number: int) -> Sequence[Way]:
+    """Each as often first as any other."""
+    first = number % len(ways)
+    return [*ways[first:], *ways[:first]]
+
+
+def beside(stream: Stream, way: Way, slice_s: float) -> Beside:
+    """What others can send. The first slice after a pause is a processor's that has rested: it is not counted."""
+    stream.bytes_a_second(slice_s)
+    before = stream.bytes_a_second(slice_s)
+    way.finish(way.start())
+    stream.bytes_a_second(slice_s)
+    during = stream.bytes_a_second(slice_s)
+    way.release()
+    stream.bytes_a_second(slice_s)
+    return Beside(before, during, stream.bytes_a_second(slice_s))
 
 
 def flood(stream: Stream, slice_s: float, into: dict[str, list[float]]) -> None:

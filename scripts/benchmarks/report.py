@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-P95, P99 = 0.95, 0.99
+FIRST_QUARTER, LAST_QUARTER, P95, P99 = 0.25, 0.75, 0.95, 0.99
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ def _share(values: Sequence[float], share: float) -> float:
 def median(values: Sequence[float]) -> float:
     """The middle one."""
     return statistics.median(values)
+
+
+def middle_half(values: Sequence[float]) -> str:
+    """Between which half of the values are, with their signs."""
+    return f"{_share(values, FIRST_QUARTER):+.1f} to {_share(values, LAST_QUARTER):+.1f}"
 
 
 def met(holds: bool) -> str:

@@ -41,7 +41,7 @@ def test_isolation_prints_its_tables() -> None:
 
 
 def measured(**cold: list[float]) -> dict[str, object]:
-    streams = {"loopback": {name: [2.0e9] for name in ("nobody is isolated", MESH, "nobody is isolated, again")}}
+    streams = {"loopback": {MESH: [(2.0e9, 1.9e9, 2.0e9), (2.0e9, 1.96e9, 1.6e9), (3.0e9, 2.97e9, 3.0e9)]}}
     return {
         "cold": {name: {"dropped": times, "done": times} for name, times in cold.items()},
         "warm": {"dropped": [0.5], "done": [60.0]},
@@ -66,6 +66,8 @@ def test_a_missed_goal_is_told() -> None:
     assert "| to the first dropped packet | 0.50 | 0.50 | 1 | met |" in text
     assert "| to all layers in place | 60.00 | 60.00 | 50 | MISSED |" in text
     assert "| it floods, isolated | 500,000 | 1.86 | 2.00 |" in text
+    assert f"| loopback | {MESH} | 1.83 | +1.0 | -8.9 to +5.0 | met |" in text
+    assert "| loopback | nobody is isolated, again | 1.86 | +0.0 | +0.0 to +20.0 |  |" in text
 
 
 def test_nft_that_is_not_there_is_told() -> None:
