@@ -130,8 +130,8 @@ def _others(streams: dict[str, dict[str, list[tuple[float, float, float]]]]) -> 
         "",
         *table(heads, rows),
         "",
-        f"Medians of {count} repetitions of each, in turns: a slice before, one while it is isolated, compared with the",
-        "mean of its neighbours, and one after. What that has lost to the first is the noise of this machine.",
+        f"Medians of {count} repetitions of each, in turns: a slice before, one while it is isolated, compared with",
+        "the mean of its neighbours, and one after. What that has lost to the first is the noise of this machine.",
         "",
     ]
 
