@@ -172,7 +172,7 @@ class Checks:
             name not in self.lost or self._is_shared(name, missed), f"{what}, and heard nobody since a moment ago"
         )
         self.must(not self.truth.why_not(name), f"{what}, and {self.truth.why_not(name)}")
-        there = [peer for peer, each in watcher.peers.items() if each.standing.status is not Status.ISOLATED]
+        there = [peer for peer in watcher.peers if not self.host.is_isolated(peer)]
         gone = [peer for peer in there if self.of(name, peer).misses]
         lately = [peer for peer in gone if self.of(name, peer).began_round >= self.truth.of[name].rounds - 1]
         storm = len(lately) > 1 and len(lately) * STORM_SHARE > len(there)
