@@ -82,12 +82,11 @@ wd_inline int is_watcher(void *list, struct bpf_sock *sk)
 }
 
 /*
- * Whether the other end of a connection is a watcher's socket.
+ * Whether the other end of a connection over the loopback link is a watcher's socket: it is in this network namespace,
+ * and is looked up as a packet of ours would find it.
  *
- * Over the loopback link the other end is in this network namespace, and can be looked up as a packet of ours would find
- * it. What comes over another link is from another namespace, of which nothing is seen from here: its address must do.
  * A connection ends with packets that are nobody's any more: nobody reads what is sent to a socket in TIME_WAIT, and a
- * reset carries nothing.
+ * reset says no more than that its connection is over.
  */
 wd_inline int with_watcher(struct __sk_buff *skb, void *list, struct wd_packet *packet, __be16 own_port, __be16 port)
 {
@@ -98,8 +97,6 @@ wd_inline int with_watcher(struct __sk_buff *skb, void *list, struct wd_packet *
         struct bpf_sock *sk;
         int is_so;
 
-        if (skb->ifindex != WD_LOOPBACK)
-                return 1;
         if (packet->flow.family == 4) {
                 tuple.ipv4.saddr = own[0];
                 tuple.ipv4.daddr = remote[0];
@@ -132,9 +129,11 @@ wd_inline int allowed(struct __sk_buff *skb, void *list, struct wd_packet *packe
         if (!packet->opens || outward_bound)
                 if (listed(list, packet, WD_OUTWARD, remote_port) || listed(list, packet, WD_OUTWARD, 0))
                         return 1;
-        if ((!packet->opens || !outward_bound) && listed(list, packet, WD_INWARD, own_port))
-                return with_watcher(skb, list, packet, own_port, remote_port);
-        return 0;
+        if (packet->opens && outward_bound)
+                return 0;
+        if (skb->ifindex != WD_LOOPBACK)
+                return listed(list, packet, WD_FAR, own_port);
+        return listed(list, packet, WD_INWARD, own_port) && with_watcher(skb, list, packet, own_port, remote_port);
 }
 
 wd_inline void tell_of_new(struct wd_packet *packet, struct wd_flow *flow)

@@ -43,8 +43,9 @@ _Static_assert(sizeof(struct wd_traffic) == 16, "slots.py: TRAFFIC_FIELDS");
  * follows it, so that all but the address is always compared whole. watchdog/kernel/allow.py packs it. */
 enum wd_way {
         WD_OUTWARD = 0, /* connections that begin inside: `port` is the other side's */
-        WD_INWARD = 1,  /* a watcher's, that begin outside: `port` is the agent's own */
-        WD_WATCHER = 2, /* who may begin those, on this host: `remote` is the id of its cgroup, in our byte order */
+        WD_INWARD = 1,  /* a watcher's, that begin outside, over the loopback link: `port` is the agent's own */
+        WD_WATCHER = 2, /* who may begin those: `remote` is the id of its cgroup, in our byte order */
+        WD_FAR = 3,     /* as WD_INWARD over any other link, whoever has that address there */
 };
 struct wd_allow_key {
         __u32 bits;

@@ -90,6 +90,8 @@ class Allowed:
     """None: as long as the isolation."""
     inward: bool = False
     """Whether connections begin outside, at a port of the agent's own: a watcher's way to its heartbeat."""
+    far: bool = False
+    """Whether that way leads through another network namespace, of which no socket is seen."""
 
     def __str__(self) -> str:
         """For people and the audit trail."""

@@ -149,18 +149,25 @@ def test_what_passed_is_counted_and_what_was_dropped_apart(ends: Ends, family: i
 # --- the way in: the heartbeat
 
 
+def way_in(ends: Ends, family: int) -> Way:
+    """From the peer to the agent."""
+    return Way.INWARD if ends.peer_address[family] == LOCAL[family] else Way.FAR
+
+
 @both_families
 def test_the_way_in_opens_one_port_and_only_for_who_is_listed(ends: Ends, family: int, isolate: Isolate) -> None:
-    address = ends.agent_address[family]
+    address, way = ends.agent_address[family], way_in(ends, family)
     port, closed = (bind(ends.agent, name, family, address, "STREAM") for name in ("s", "closed"))
     slot = isolate(ends.cgroup)
-    let(slot, rule(ends.peer_address[family], TCP, port, Way.INWARD), watchers=[ends.outside])
+    let(slot, rule(ends.peer_address[family], TCP, port, way), watchers=[ends.outside])
     assert connect(ends.peer, address, port) == "pass"
     ends.agent.run("c = s.accept()[0]; c.send(b'I am well')")
     assert received(ends.peer, "c") == "I am well"
     assert connect(ends.peer, address, closed, DROP_S) == "TimeoutError"
-    let(slot, rule(ELSEWHERE[family], TCP, port, Way.INWARD), watchers=[ends.outside])
-    assert connect(ends.peer, address, port, DROP_S) == "TimeoutError"
+    other_way = Way.FAR if way is Way.INWARD else Way.INWARD
+    for closed_to in (rule(ELSEWHERE[family], TCP, port, way), rule(ends.peer_address[family], TCP, port, other_way)):
+        let(slot, closed_to, watchers=[ends.outside])
+        assert connect(ends.peer, address, port, DROP_S) == "TimeoutError"
 
 
 @dataclass(frozen=True)
@@ -243,7 +250,8 @@ def test_the_way_in_is_no_way_out(ends: Ends, family: int, isolate: Isolate) -> 
     ends.agent.run(f"k = socket.socket(socket.{domain}); k.bind(({ends.agent_address[family]!r}, 0))")
     ends.agent.run(f"k.settimeout({DROP_S})")
     slot = isolate(ends.cgroup)
-    let(slot, rule(ends.peer_address[family], TCP, ends.agent.run("k.getsockname()[1]"), Way.INWARD))
+    port = ends.agent.run("k.getsockname()[1]")
+    let(slot, rule(ends.peer_address[family], TCP, port, way_in(ends, family)), watchers=[ends.outside])
     assert ends.agent.outcome(f"k.connect(({ends.peer_address[family]!r}, {target}))") == "TimeoutError"
     assert slots.counters(slot).egress.packets == 1
 

@@ -13,11 +13,13 @@ from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.ends import DROP_S, UDP_HEADERS_BYTES, bind, connect, received, send_udp
 from tests.kernel.inside import Inside
 from tests.kernel.isolation_bed import NOW, WHY, Host, moment
+from tests.kernel.netns import VethPair
 from watchdog import clock
 from watchdog.actions import allowing, programs
 from watchdog.actions.reconcile import reconcile
+from watchdog.errors import KernelRefused
 from watchdog.intents import Allowed, State, Until
-from watchdog.kernel import allow, gate
+from watchdog.kernel import allow, gate, libbpf
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.programs import Hook
 
@@ -172,6 +174,52 @@ def test_a_watcher_that_begins_anew_is_let_in_by_the_next_sweep(
     be_watcher(again, host)
     assert reconcile(host.place, moment(), patient=True) == []
     assert connect(again, ADDRESS[4], port) == "pass"
+    status = run_in_cgroup(scratch_cgroup("asks_whether_it_runs"))
+    again.close()
+    status.run(f"import fcntl; lock = open('{host.place.run}/watcher-immune.lock'); fcntl.flock(lock, fcntl.LOCK_SH)")
+    assert reconcile(host.place, moment(), patient=True) == []
+    assert connect(status, ADDRESS[4], port, DROP_S) == "TimeoutError"
+
+
+def test_a_list_that_cannot_name_the_watchers_leaves_the_rest_as_it_is(
+    host: Host,
+    cgroup: Cgroup,
+    agent: Inside,
+    scratch_cgroup: MakeCgroup,
+    run_in_cgroup: RunInside,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What else is amiss is repaired all the same, and it is said."""
+    port = bind(agent, "s", 4, ADDRESS[4], "STREAM")
+    host.configure(peer(port, cgroup.path))
+    host.mesh("isolate", "shield", "--reason", "it lies", "--allow-heartbeat", "--force")
+    be_watcher(run_in_cgroup(scratch_cgroup("watcher")), host)
+    (intent,) = host.place.intents.in_force()
+    gate.detach(cgroup, programs.ids_of([intent]))
+
+    def full(*_: object) -> int:
+        raise KernelRefused("no memory for a list")
+
+    monkeypatch.setattr(libbpf, "trie_created", full)
+    (repair,) = reconcile(host.place, moment(), patient=True)
+    assert repair.failed
+    assert "no memory for a list" in repair.done
+    assert send_udp(agent, 4, ADDRESS[4], 9) == "EPERM"
+
+
+HEARTBEAT = """
+from watchdog.actions import allowing
+from watchdog.config import Peer
+[(each.entry, each.far) for each in allowing.heartbeat(Peer(name="shield", endpoint="http://{}:9103/"))]
+"""
+
+
+def test_where_the_way_to_a_heartbeat_leads(cgroup: Cgroup, run_in_cgroup: RunInside, veth: VethPair) -> None:
+    """To an address of another network namespace over a link, to one of this namespace over loopback."""
+    watcher = run_in_cgroup(cgroup, veth.near)
+    source = f"{veth.near_v4}/32:9103/tcp"
+    assert watcher.run(HEARTBEAT.format(veth.far_v4)) == [[source, True]]
+    assert watcher.run(HEARTBEAT.format(veth.near_v4)) == [[source, False]]
 
 
 def test_the_configuration_says_what_is_allowed_where_nobody_does(host: Host, cgroup: Cgroup) -> None:

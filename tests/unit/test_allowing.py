@@ -37,6 +37,8 @@ def test_what_an_entry_means(entry: str, protocols: list[int], port: int) -> Non
 def test_the_way_in_and_the_time() -> None:
     (rule,) = allowing.rules([Allowed("127.0.0.1/32:9103/tcp", Until(AT.utc, 7.5, AT.boot), inward=True)])
     assert (rule.way, rule.port, rule.until_ns) == (Way.INWARD, 9103, 7_500_000_000)
+    (rule,) = allowing.rules([Allowed("192.0.2.1/32:9103/tcp", inward=True, far=True)])
+    assert rule.way is Way.FAR
 
 
 def test_times_begin_when_the_entry_is_put_in_force() -> None:

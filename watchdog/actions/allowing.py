@@ -76,11 +76,15 @@ def heartbeat(peer: config.Peer) -> tuple[Allowed, ...]:
 
     Raises UsageError where its name cannot be looked up, or where there is no way to it.
     """
-    sources = {_source(each[0], each[4][:2]) for each in _addresses(peer)} - {""}
-    if not sources:
+    ways = {(_source(each[0], each[4][:2]), not _is_ours(each[0], each[4][0])) for each in _addresses(peer)}
+    found = [
+        Allowed(str(Entry(ip_network(source), port_of(peer.endpoint), TCP)), inward=True, far=far)
+        for source, far in sorted(ways)
+        if source
+    ]
+    if not found:
         raise UsageError(f"this host has no way to the heartbeat of {peer.name} at {peer.endpoint}")
-    entries = (Entry(ip_network(source), port_of(peer.endpoint), TCP) for source in sorted(sources))
-    return tuple(Allowed(str(entry), inward=True) for entry in entries)
+    return tuple(found)
 
 
 def _addresses(peer: config.Peer) -> list[tuple[Any, ...]]:
@@ -107,6 +111,16 @@ def _source(family: int, address: tuple[str, int]) -> str:
         return source
 
 
+def _is_ours(family: int, address: str) -> bool:
+    """Whether it is an address of this network namespace: what is sent there goes over the loopback link."""
+    with socket.socket(family, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.bind((address, 0))
+        except OSError:
+            return False
+        return True
+
+
 # In the kernel
 
 
@@ -118,7 +132,7 @@ def rules(allowed: Sequence[Allowed]) -> list[Rule]:
 def _rules(allowed: Allowed) -> Iterator[Rule]:
     entry = allowlist.parse(allowed.entry)
     until_ns = max(OVER_NS, int(allowed.until.s * NS_PER_S)) if allowed.until else allow.FOREVER_NS
-    way = Way.INWARD if allowed.inward else Way.OUTWARD
+    way = Way.FAR if allowed.far else Way.INWARD if allowed.inward else Way.OUTWARD
     for name in (entry.protocol,) if entry.protocol else (TCP, UDP):
         protocol = IP_PROTOCOLS[name][isinstance(entry.network, IPv6Network)]
         yield Rule(entry.network, protocol, entry.port or 0, way, until_ns)
@@ -147,11 +161,19 @@ def put_in_force(intent: Intent, slot: Slot, place: Place) -> str:
     return ""
 
 
-def let_watchers_in(intent: Intent, place: Place) -> None:
-    """Watchers begin anew, each time in another cgroup: the list says who they are now. With the lock held."""
+def let_watchers_in(intent: Intent, place: Place) -> str:
+    """Watchers begin anew, each time in another cgroup: the list says who they are now. With the lock held.
+
+    Why that was not possible, or "": nothing else of an isolation waits for it.
+    """
     map_id = allow.place_of(programs.ids(intent.held_by).values())
-    if any(each.inward for each in intent.why.allow or ()) and map_id is not None and not gap(intent):
+    if not any(each.inward for each in intent.why.allow or ()) or map_id is None or gap(intent):
+        return ""
+    try:
         allow.install(map_id, compiled(intent, place))
+    except WatchdogError as error:
+        return f"the watchers are not let in: {error.one_line()}"
+    return ""
 
 
 def gap(intent: Intent) -> str:

@@ -7,7 +7,7 @@ and is in no intent is adopted as one, and only a release ends it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from watchdog.actions import adopt, allowing, drift, holding, isolation, noted, programs, shadow, suspects, whereabouts
@@ -185,11 +185,14 @@ def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], 
 
 def _restore(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:
     seen = suspects.look(intent, place)
+    shut_out = ""
     if intent.state is State.ISOLATED:
-        allowing.let_watchers_in(intent, place)
+        shut_out = allowing.let_watchers_in(intent, place)
         isolation.rescan(intent, place)
     sight = look(intent.where, place.root)
     before = holding.judge(intent, place, sight)
+    if shut_out:
+        before = replace(before, gaps=(*before.gaps, shut_out))
     if intent.state is State.ISOLATED and not stopped and _is_well(before, at, patient=patient):
         noted.note(intent, place, sight.cgroups, sight.unit)
         return None

@@ -131,6 +131,7 @@ def settle(intent: Intent, place: Place, at: clock.Moment) -> tuple[str, str] | 
         finish_end(intent, place, at.utc)
         return f"watched until {clock.rfc3339(intent.why.until.utc)}", "ended: its time is over"
     if not (gaps := verify(intent, place).gaps):
+        allowing.let_watchers_in(intent, place)
         return None
     after = _attach(intent, place, at.utc)
     if after.gaps:

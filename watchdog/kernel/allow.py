@@ -55,7 +55,9 @@ class Way(IntEnum):
     OUTWARD = 0
     INWARD = 1
     WATCHER = 2
-    """No way of its own: who may go INWARD on this host."""
+    """No way of its own: who may go INWARD, which is over the loopback link."""
+    FAR = 3
+    """Inward over any other link, from another network namespace: whoever has that address there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Rule:
     protocol: int
     """IPPROTO_*."""
     port: int = 0
-    """The other side's for OUTWARD, the agent's own for INWARD; 0: any."""
+    """The other side's for OUTWARD, the agent's own for INWARD and FAR; 0: any."""
     way: Way = Way.OUTWARD
     until_ns: int = FOREVER_NS
     """CLOCK_BOOTTIME."""

@@ -68,11 +68,12 @@ def _take(fd: int, path: Path, timeout_s: float, waits: Callable[[], None]) -> N
 
 
 def holders(path: Path) -> set[int]:
-    """The pids that hold a flock on a file, as far as they are seen from here (proc_locks(5))."""
+    """The pids that hold a file's flock alone, as far as they are seen from here (proc_locks(5)). Who only asks whether
+    it is held shares it for a moment."""
     try:
         found = path.stat()
     except OSError:
         return set()
     device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     rows = [line.split() for line in _TABLE.read_text().splitlines()]
-    return {int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == device}
+    return {int(row[4]) for row in rows if (row[1], row[3], row[5]) == ("FLOCK", "WRITE", device)}
