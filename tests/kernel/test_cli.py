@@ -9,8 +9,9 @@ import pytest
 
 from tests.kernel.agents import harmless
 from tests.kernel.conftest import MakeCgroup, RunInside
-from tests.kernel.isolation_bed import NOW, Host, ours_at
-from watchdog import clock
+from tests.kernel.isolation_bed import NOW, Host, moment, ours_at
+from watchdog import clock, config
+from watchdog.actions.orders import HostActions
 from watchdog.clock import rfc3339
 from watchdog.host.caller import who
 from watchdog.intents import Until
@@ -19,6 +20,9 @@ from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers.sequence import LAYERS
 from watchdog.kernel.loopback import SILENCE_S, loopback
 from watchdog.kernel.programs import GATE
+from watchdog.mesh.coordinator import Order, OrderRequest
+from watchdog.mesh.local import LocalCoordinator
+from watchdog.model import Action
 from watchdog.outbox import Outbox
 from watchdog.paths import facts
 from watchdog.status import published
@@ -29,6 +33,7 @@ pytestmark = pytest.mark.kernel
 OK, FAILED, USAGE, REFUSED, PARTIAL = 0, 1, 2, 3, 4
 BY = replace(who(), terminal=None).in_words()
 """Who runs the tests, as a command line that has no terminal is told of."""
+LEASE_S = 60.0
 STATUS_HEALTHY, STATUS_ISOLATED, STATUS_UNKNOWN = 0, 2, 3
 STEERING = "\x1b[2J\x1b]0;title\x07 \x9b31m red \r\n over \u202edesrever \x00"
 PEER = """
@@ -308,6 +313,21 @@ def test_status_needs_no_daemon(host: Host, agent: Cgroup) -> None:
     assert host.mesh("status").status == STATUS_UNKNOWN
 
 
+@pytest.mark.parametrize(("runs", "how"), [(False, "isolated in the kernel: "), (True, "cut off in part: ")])
+def test_a_watcher_says_what_it_did(host: Host, agent: Cgroup, run_in_cgroup: RunInside, runs: bool, how: str) -> None:
+    """People are told no more than is so, and what is open."""
+    if runs:
+        run_in_cgroup(agent)
+    settings = config.parse(f'{PEER}cgroup = "{agent.path}"', host.config, host.environment)
+    mesh, at = LocalCoordinator(host.place.journal), moment()
+    order = mesh.claim(OrderRequest("shield", Action.ISOLATE, "immune", "it is silent", 0, at.s, LEASE_S), at)
+    assert isinstance(order, Order)
+    assert mesh.begin(order, at)
+    outcome = HostActions(settings, host.place, mesh).isolate(order)
+    assert (outcome.failed, outcome.detail.startswith(f"{how}it is silent")) == (False, True)
+    assert ("; open: " in outcome.detail) is runs
+
+
 def test_a_process_names_its_cgroup(host: Host, agent: Cgroup, run_in_cgroup: RunInside) -> None:
     inside = harmless(run_in_cgroup(agent))
     assert host.mesh("isolate", "--pid", str(inside.pid), "--reason", "drill").status == PARTIAL
@@ -317,7 +337,7 @@ def test_a_process_names_its_cgroup(host: Host, agent: Cgroup, run_in_cgroup: Ru
     status, verified = host.mesh("status"), host.mesh("verify", "--pid", str(inside.pid), "--json")
     assert f"CUT OFF IN PART {agent.path} since " in status.out
     assert "ISOLATED" not in status.out
-    assert (verified.status, verified.document["partial"]) == (PARTIAL, True)
+    assert (verified.status, verified.document["state"], verified.document["partial"]) == (PARTIAL, "partial", True)
     assert host.mesh("release", "--pid", str(inside.pid), "--reason", "drill").status == OK
     assert ours_at(agent) == []
 

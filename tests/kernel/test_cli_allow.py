@@ -62,7 +62,7 @@ def test_a_list_is_given_changed_and_taken_away(host: Host, cgroup: Cgroup, agen
     target = ("isolate", "--cgroup", cgroup.path, "--reason", "it lies", "--json")
     said = LISTED[family]
     first = host.mesh(*target, "--allow", said.format(7), "--allow", "198.51.100.0/24@1h").document
-    assert (first["state"], first["changed"], first["gaps"]) == ("isolated", True, [])
+    assert (first["state"], first["changed"], first["gaps"]) == ("partial", True, [])
     assert [(each["entry"], each["heartbeat"]) for each in first["allow"]] == [
         (said.format(7), False),
         ("198.51.100.0/24", False),
@@ -74,7 +74,7 @@ def test_a_list_is_given_changed_and_taken_away(host: Host, cgroup: Cgroup, agen
     second = host.mesh(*target, "--allow", said.format(8)).document
     assert (second["changed"], second["state"], [each["entry"] for each in second["allow"]]) == (
         True,
-        "isolated",
+        "partial",
         [said.format(8)],
     )
     assert [send_udp(agent, family, ADDRESS[family], port) for port in (7, 8)] == ["EPERM", "pass"]
@@ -162,7 +162,7 @@ def test_a_watcher_that_begins_anew_is_let_in_by_the_next_sweep(
     port = bind(agent, "s", 4, ADDRESS[4], "STREAM")
     host.configure(peer(port, cgroup.path))
     first = host.mesh("isolate", "shield", "--reason", "it lies", "--allow-heartbeat", "--force", "--json").document
-    assert (first["state"], first["gaps"]) == ("isolated", [])
+    assert (first["state"], first["gaps"]) == ("partial", [])
     watcher = run_in_cgroup(scratch_cgroup("watcher"))
     be_watcher(watcher, host)
     assert connect(watcher, ADDRESS[4], port, DROP_S) == "TimeoutError"

@@ -76,7 +76,8 @@ class HostActions:
             return Outcome(failed=True, detail=error.one_line(), begun=False)
         except WatchdogError as error:
             return Outcome(failed=True, detail=error.one_line(), kind=error.kind)
-        return Outcome(failed=False, detail=f"isolated in the kernel: {order.reason}{_open(result)}")
+        how = "cut off in part" if result.is_partial else "isolated in the kernel"
+        return Outcome(failed=False, detail=f"{how}: {order.reason}{_open(result)}")
 
     def evidence(self, peer: str) -> tuple[str, bool]:
         """Hard local evidence against a silent peer, as far as this host can see."""
@@ -135,4 +136,4 @@ def _open(result: Result) -> str:
     """What does not hold, short enough for a notification: everything is in verify."""
     ways = [each.title for each in result.verdicts if each.coverage is Coverage.NOT_COVERED]
     said = [*result.gaps, *([f"{len(ways)} ways are open to it, as {ways[0]!r}"] if ways else [])]
-    return f"; in part: {'; '.join(said)} (watchdog-mesh verify says all)" if said else ""
+    return f"; open: {'; '.join(said)} (watchdog-mesh verify says all)" if said else ""

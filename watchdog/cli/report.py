@@ -25,6 +25,9 @@ ESCAPES = {Need.CGROUP_WRITE: "leave its cgroup", Need.SYS_ADMIN: "take programs
 ALLOWED_SHOWN = 10
 """Entries of an allow-list that people are shown."""
 
+PARTIAL = "partial"
+"""How people and scripts are told of an isolation in force that leaves a way open."""
+
 STOPPED, FREE = "all is stopped that is said to be covered", "nothing is stopped any more"
 """What a try from inside should find during an isolation, and after it."""
 
@@ -38,7 +41,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         "unit": intent.where.unit or None,
         "cgroup": intent.where.cgroup or None,
         "moved": _moved(intent.where),
-        "state": intent.state.value,
+        "state": PARTIAL if intent.state is State.ISOLATED and result.is_partial else intent.state.value,
         "level": intent.why.level,
         "reason": intent.why.reason,
         "incident": intent.why.incident or None,
