@@ -91,7 +91,7 @@ class Daemon:
             journal=place.journal,
             outbox=self.outbox,
             coordinator=coordinator,
-            actions=HostActions(settings, place, coordinator),
+            actions=HostActions(settings, place, coordinator, self.inspector.wake),
             prober=Prober(len(settings.peers) + 1, owner_check=Ownerships(settings).check),
             voters_on=settings.voters_on,
             own=target_of(own, settings.timeout) if own else None,

@@ -15,7 +15,8 @@ from watchdog.errors import WatchdogError
 from watchdog.intents import Intent
 
 TURN_S = 5.0
-"""How often it asks whether anything is due: a new isolation is looked at within this time."""
+"""How often it asks whether anything is due: an isolation by another hand is looked at within this time, one by its own
+watcher at once."""
 
 NOT_OURS = "nothing of ours is left on it; see who else stops it, as with nft list ruleset and bpftool cgroup show"
 
@@ -30,6 +31,7 @@ class Inspector:
         self._on_repair = on_repair
         self._turn_s = turn_s
         self._stopping = threading.Event()
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog-inspector", daemon=True)
         self._trouble = ""
         self._freed: queue.SimpleQueue[Intent] = queue.SimpleQueue()
@@ -41,7 +43,12 @@ class Inspector:
     def stop(self) -> None:
         """Stop after the look that is under way."""
         self._stopping.set()
+        self.wake()
         self._thread.join()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._woken.set()
 
     @property
     def is_dead(self) -> bool:
@@ -49,7 +56,11 @@ class Inspector:
         return self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._turn_s):
+        while True:
+            self._woken.wait(self._turn_s)
+            self._woken.clear()
+            if self._stopping.is_set():
+                return
             try:
                 self.turn()
             except WatchdogError as error:

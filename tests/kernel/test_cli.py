@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -117,11 +118,13 @@ def test_what_the_watchers_said_when_somebody_isolated_it_is_in_the_trail(host: 
     row = {"name": "shield", "status": "OFFLINE", "missed_count": 7, "detail": "no answer"}
     with published.only_one(host.run_dir, "immune"):
         published.publish(host.run_dir, "immune", {"peers": [{"name": "sidecar"}, row]})
-        assert host.mesh("isolate", "shield", "--reason", "it lies").status == OK
-    [begun] = [each for each in host.place.journal.trail() if each["kind"] == "intent isolating"]
-    by = begun["by"]
-    assert isinstance(by, dict)
-    assert (by["user"], by["seen"]) == ("root", {"immune": "OFFLINE, 7 missed: no answer"})
+        assert host.mesh("isolate", "shield", "--reason", "it lies", "--incident", "INC-9").status == OK
+        assert host.mesh("release", "shield", "--reason", "it was repaired").status == OK
+    found: dict[str, Any] = {str(each["kind"]): each for each in host.place.journal.trail()}
+    for kind, reason in (("intent isolating", "it lies"), ("release asked for", "it was repaired")):
+        record = found[kind]
+        assert (record["reason"], record["incident"], record["by"]["user"]) == (reason, "INC-9", "root")
+        assert record["by"]["seen"] == {"immune": "OFFLINE, 7 missed: no answer"}
 
 
 def test_words_say_that_an_agent_is_frozen(host: Host, agent: Cgroup) -> None:
@@ -323,7 +326,9 @@ def test_a_watcher_says_what_it_did(host: Host, agent: Cgroup, run_in_cgroup: Ru
     order = mesh.claim(OrderRequest("shield", Action.ISOLATE, "immune", "it is silent", 0, at.s, LEASE_S), at)
     assert isinstance(order, Order)
     assert mesh.begin(order, at)
-    outcome = HostActions(settings, host.place, mesh).isolate(order)
+    told: list[str] = []
+    outcome = HostActions(settings, host.place, mesh, lambda: told.append("isolated")).isolate(order)
+    assert told == ["isolated"]
     assert (outcome.failed, outcome.detail.startswith(f"{how}it is silent")) == (False, True)
     assert ("; open: " in outcome.detail) is runs
 

@@ -293,6 +293,20 @@ def test_one_watcher_looks_and_the_others_see_that_it_has(host: Host, agent: Cgr
     assert host.place.intents.get(intent).state is State.ISOLATED
 
 
+def test_who_has_just_isolated_has_it_looked_at_at_once(host: Host, agent: Cgroup) -> None:
+    inspector = Inspector(host.place, lambda _: None, turn_s=10 * LIMIT_S)
+    inspector.start()
+    try:
+        intent = host.isolate(agent).intent
+        inspector.wake()
+        deadline_s = time.monotonic() + LIMIT_S
+        while host.place.intents.get(intent).inside is None and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+    finally:
+        inspector.stop()
+    assert host.place.intents.get(intent).inside is not None
+
+
 def test_what_a_restart_leaves_is_the_keepers(host: Host, agent: Cgroup) -> None:
     """systemd attaches what the drop-in names, and no more: nobody's doing, and no opening that is told."""
     intent = host.isolate(agent).intent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ class HostActions:
     settings: Config
     place: Place
     coordinator: Coordinator
+    on_isolated: Callable[[], None] = lambda: None
 
     def restart(self, order: Order) -> Outcome:
         """Restart the peer's agent and see that it came up."""
@@ -76,6 +78,7 @@ class HostActions:
             return Outcome(failed=True, detail=error.one_line(), begun=False)
         except WatchdogError as error:
             return Outcome(failed=True, detail=error.one_line(), kind=error.kind)
+        self.on_isolated()
         how = "cut off in part" if result.is_partial else "isolated in the kernel"
         return Outcome(failed=False, detail=f"{how}: {order.reason}{_open(result)}")
 

@@ -24,6 +24,7 @@ from watchdog.host import systemd
 from watchdog.host.caller import who
 from watchdog.intents import Intent
 from watchdog.model import Action, EventState, Severity
+from watchdog.status import published
 
 
 @click.command()
@@ -47,7 +48,7 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
             output.document("release", 1, {"target": name_of(wanted), "changed": False, "holds": True})
             output.words(f"{name_of(wanted)} is not isolated; nothing was changed")
             return Exit.OK
-        place.journal.record(clock.utc_now(), "release asked for", target=intent.name, reason=reason, by=asdict(who()))
+        _note(intent, place, reason)
         result = isolation.release(intent, place, clock.utc_now())
         output.words(f"{intent.name} is released: {report.place_of(result)}", f"  {report.dropped_in_words(result)}")
         output.words(*(f"  {line}" for line in [*report.moved_in_words(result), *report.flows_in_words(result)]))
@@ -62,12 +63,19 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
 
 
 def _end_shadow(output: Output, intent: Intent, place: Place, reason: str) -> int:
-    place.journal.record(clock.utc_now(), "release asked for", target=intent.name, reason=reason, by=asdict(who()))
+    _note(intent, place, reason)
     result = shadow.end(intent, place, clock.utc_now())
     output.document("release", 1, report.shadow_facts_of(result) | {"reason": reason, "watched": False})
     output.words(f"The shadow of {intent.name} is gone: {report.place_of(result)}")
     output.words(*(f"  {line}" for line in report.shadow_in_words(result, clock.moment())))
     return Exit.OK
+
+
+def _note(intent: Intent, place: Place, reason: str) -> None:
+    """Into the audit trail: what follows there of the intent says who isolated it, and why."""
+    by = asdict(who()) | {"seen": published.seen_of(place.run, intent.where.peer)}
+    more = {"intent": intent.id, "target": intent.name, "reason": reason, "incident": intent.why.incident, "by": by}
+    place.journal.record(clock.utc_now(), "release asked for", **more)
 
 
 def name_of(wanted: Named) -> str:
