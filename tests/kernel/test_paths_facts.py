@@ -29,6 +29,8 @@ pytestmark = pytest.mark.kernel
 
 OK, PARTIAL = 0, 4
 
+needs_vsock = pytest.mark.skipif(not Path("/sys/class/misc/vsock").exists(), reason="this kernel has loaded no vsock")
+
 
 def look(target: Target) -> Looked:
     whose.ask(target)
@@ -137,6 +139,7 @@ def test_who_may_write_above_its_cgroup_may_leave_it(
         ("socket.socket(PACKET, DGRAM, 0)", {Holding.PACKET}),
         ("socket.socket(44, RAW, 0)", {Holding.XDP}),
         ("os.open('/dev/net/tun', os.O_RDWR)", {Holding.TUN}),
+        pytest.param("socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)", {Holding.VSOCK}, marks=needs_vsock),
     ],
 )
 def test_what_is_open(

@@ -111,7 +111,7 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     ),
     _path("E11a", "new UDP socket in another network namespace", _OUT, _NEW, "packets calls lsm freeze", **_SYSTEM),
     _path("E11b", "new TCP connection in another network namespace", _OUT, _NEW, "packets calls lsm freeze", **_SYSTEM),
-    _path("E12a", "vsock, to the hypervisor or other guests", _OUT, _NEW, "lsm freeze", needs_vsock=True),
+    _path("E12a", "vsock, new or open, to the hypervisor or other guests", _OUT, _NEW, "lsm freeze", needs_vsock=True),
     _path(
         "E12b",
         "new AF_XDP socket, not set up",

@@ -118,6 +118,7 @@ def _held(found: Scan) -> dict[Holding, list[Handle]]:
         Holding.RAW: raw,
         Holding.PACKET: found.of_family(socket.AF_PACKET),
         Holding.XDP: found.of_family(AF_XDP),
+        Holding.VSOCK: found.of_family(socket.AF_VSOCK),
         Holding.ELSEWHERE: found.elsewhere(),
     }
     held = {holding: [found.handles[each.inode] for each in kind] for holding, kind in by_kind.items()}

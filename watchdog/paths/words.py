@@ -71,6 +71,8 @@ class Holding(StrEnum):
     PACKET = "packet socket"
     XDP = "AF_XDP socket"
     TUN = "TUN descriptor"
+    VSOCK = "vsock socket"
+    """Named, and of no verdict of its own: E12a is of new ones and open ones alike."""
     ELSEWHERE = "socket made in another cgroup"
     UNIX = "unix connection to a process outside"
     LISTENING = "listening unix socket"
