@@ -333,3 +333,24 @@ def test_a_slow_sweep_does_not_put_off_the_next(host: Host) -> None:
     between_s = [after - before for before, after in pairwise(keeper.begun_s)]
     assert len(between_s) >= 2
     assert max(between_s) < 3 * SLOW_S
+
+
+FORKS = """
+def forks(until_s):
+    while time.monotonic() < until_s:
+        if os.fork():
+            os.wait()
+        else:
+            time.sleep(0.001)
+            os._exit(0)
+"""
+
+
+def test_children_that_are_made_meanwhile_have_not_left(bed: Bed) -> None:
+    """Between the look at who is inside and the look at their children."""
+    bed.process.run(FORKS)
+    bed.process.tell(f"forks(time.monotonic() + {HOSTILE_S})")
+    end_s = time.monotonic() + HOSTILE_S
+    while time.monotonic() < end_s:
+        assert noted.moved_out(bed.intent, bed.host.place, [bed.cgroup]) == []
+    bed.process.hear()

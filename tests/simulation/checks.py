@@ -103,7 +103,9 @@ class Checks:
         heard = self.of(watcher, beat.peer)
         heard.said = heard.says
         reaches_others = not self.host.refused.get(watcher)
-        if beat.healthy:
+        if not beat.healthy and self.host.is_isolated(beat.peer):
+            heard.misses = heard.false_misses = 0  # who is cut off does not go silent, and what is counted begins anew
+        elif beat.healthy:
             heard.misses = heard.false_misses = 0
             alone = any(h.misses for (who, name), h in self.heard.items() if name == beat.peer and who != watcher)
             heard.healthy_since_restart += reaches_others and not alone
@@ -297,9 +299,6 @@ class Checks:
         """An operator let a peer back."""
         self.budget[peer] = 0
         self.released[peer] = max((each.order.token for each in self.given), default=0)
-        for (_, name), heard in self.heard.items():
-            if name == peer:  # who is cut off is not silent
-                heard.misses = heard.false_misses = 0
 
     # The end
 

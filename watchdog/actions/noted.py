@@ -95,7 +95,8 @@ def moved_out(intent: Intent, place: Place, inside: Iterable[Cgroup]) -> list[Pr
     left = [each for each in noted.processes if each.pid not in pids and processes.still_same(each)]
     left += [child for child in _children(pids) if child.pid not in pids and child.started_ticks >= noted.since_ticks]
     below = [child for each in left for child in processes.descendants(each) if child.pid not in pids]
-    return sorted({*left, *below})
+    made_since = _pids(inside) if left else set()  # inside, after the first look
+    return sorted(each for each in {*left, *below} if each.pid not in made_since)
 
 
 def bring_back(moved: Iterable[Process], inside: Collection[Cgroup]) -> None:
