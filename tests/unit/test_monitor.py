@@ -23,7 +23,7 @@ from watchdog import Monitor, clock
 from watchdog.errors import ConfigurationError, JournalFailed, UsageError
 from watchdog.journal import Journal, set_aside
 from watchdog.ladder import Policy
-from watchdog.loop import jumps, next_tick_s
+from watchdog.loop import JITTER_SHARE, jumps, next_tick_s
 from watchdog.mesh.coordinator import Order, Outcome, Silence
 from watchdog.mesh.local import LocalCoordinator
 from watchdog.mesh.overview import NOTHING_SAID, Votes
@@ -352,6 +352,33 @@ def test_an_answer_that_came_late_is_the_next_round_s_and_nobody_is_asked_for_an
     asked = prober.asked[: asked_at_ends[1]]
     assert len(asked) == len(set(asked)), "in two rounds, of which the second had the answers to the first"
     eventually(lambda: all(status(monitor, name) is Status.HEALTHY for name in names))
+
+
+class Clocked:
+    """A prober that notes when it is asked, and to whom everybody is well."""
+
+    def __init__(self) -> None:
+        self.asked_s: dict[str, float] = {}
+
+    def probe(self, target: Target) -> Heartbeat:
+        self.asked_s.setdefault(target.name, clock.now_s())
+        return Heartbeat(target.name, healthy=True, detail="HTTP 200")
+
+    def close(self) -> None:
+        pass
+
+
+def test_peers_are_not_all_asked_at_once(monitors: Monitors) -> None:
+    """A hundredth of an interval is theirs: with thirty peers most of it is made use of."""
+    prober, spread_s = Clocked(), 0.5
+    policy = dataclasses.replace(PATIENT, interval_s=spread_s / JITTER_SHARE, timeout_s=1.0)
+    monitor = monitors({}, policy, prober=prober)
+    names = [f"agent-{number}" for number in range(30)]
+    for name in names:
+        monitor.register_peer(name, f"http://{name}/")
+    monitor.start()
+    eventually(lambda: len(prober.asked_s) == len(names))
+    assert max(prober.asked_s.values()) - min(prober.asked_s.values()) > spread_s / 2
 
 
 STOPS = 3
