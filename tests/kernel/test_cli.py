@@ -35,6 +35,7 @@ OK, FAILED, USAGE, REFUSED, PARTIAL = 0, 1, 2, 3, 4
 BY = replace(who(), terminal=None).in_words()
 """Who runs the tests, as a command line that has no terminal is told of."""
 LEASE_S = 60.0
+MANY_SOCKETS, MANY_CGROUPS = 5000, 500
 STATUS_HEALTHY, STATUS_ISOLATED, STATUS_UNKNOWN = 0, 2, 3
 STEERING = "\x1b[2J\x1b]0;title\x07 \x9b31m red \r\n over \u202edesrever \x00"
 PEER = """
@@ -455,3 +456,27 @@ def test_verify_and_status_say_when_it_ends_and_that_it_is_overdue(host: Host, a
     assert (after["until"], after["overdue"]) == (before["until"], True)
     for words in (("verify", *target), ("status",)):
         assert f"  OVERDUE since {before['until']}: " in host.mesh(*words).out
+
+
+def test_a_large_agent(host: Host, agent: Cgroup, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside) -> None:
+    """Thousands of sockets, half of them made elsewhere, in one of hundreds of child cgroups."""
+    for number in range(MANY_CGROUPS):
+        (agent.path / f"c{number}").mkdir()
+    inside = run_in_cgroup(scratch_cgroup("elsewhere"))
+    made = f"[socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range({MANY_SOCKETS // 2})]"
+    inside.run(f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (20000, 20000)); old = {made}")
+    inside.move(agent.path / f"c{MANY_CGROUPS - 1}")
+    inside.run(f"new = {made}")
+
+    def sent() -> set[str]:
+        return {inside.outcome(f"{each}.sendto(b'x', ('127.0.0.1', 9))") for each in ("old[0]", "old[-1]", "new[-1]")}
+
+    target = ("--cgroup", agent.path)
+    assert sent() == {"pass"}
+    document = host.mesh("isolate", *target, "--reason", "it is large", "--json").document
+    assert (document["holds"], document["gaps"], document["inside"]["passed"]) == (True, [], True)
+    assert sent() == {"EPERM"}
+    assert host.mesh("verify", *target, "--json").document["holds"] is True
+    assert host.mesh("release", *target, "--reason", "it was a drill").status == OK
+    assert sent() == {"pass"}
+    assert ours_at(agent) == []

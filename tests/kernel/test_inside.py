@@ -17,7 +17,7 @@ import pytest
 
 from tests.kernel.conftest import MakeCgroup, RunInside, remove_cgroup
 from tests.kernel.isolation_bed import NOW, WHY, Host, moment, ours_at
-from tests.kernel.netns import Netns
+from tests.kernel.netns import Netns, VethPair
 from watchdog import clock
 from watchdog.actions import flow_facts, holding, inside, isolation, programs
 from watchdog.actions.reconcile import reconcile
@@ -291,6 +291,34 @@ def test_one_watcher_looks_and_the_others_see_that_it_has(host: Host, agent: Cgr
     found = inside.verify_if_due(host.place.intents.get(intent), host.place, clock.moment())
     assert found is not None
     assert host.place.intents.get(intent).state is State.ISOLATED
+
+
+LISTEN = "p = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)); p.setblocking(False)"
+HEARD = """
+frames = []
+try:
+    while True: frames.append(p.recv(65536))
+except BlockingIOError:
+    pass
+[each.hex() for each in frames if each[12:14] != bytes.fromhex("86dd") or each[20] not in (0, 58)]
+"""
+"""All but what IPv6 says by itself of links and groups (ICMPv6, some of it behind a hop-by-hop header)."""
+
+
+def test_nothing_of_a_look_leaves_the_host(
+    host: Host, agent: Cgroup, run_in_cgroup: RunInside, scratch_cgroup: MakeCgroup, veth: VethPair
+) -> None:
+    """Not even where nothing is stopped any more."""
+    run_in_cgroup(agent, veth.near).run("None")
+    outside = run_in_cgroup(scratch_cgroup("outside"), veth.far)
+    intent = host.isolate(agent).intent
+    outside.run(LISTEN)
+    assert inside.look(intent, host.place, moment()).passed
+    opened(agent)
+    found = inside.look(intent, host.place, moment())
+    assert (found.passed, bool(found.wrong)) == (False, True), found
+    time.sleep(0.2)
+    assert outside.run(HEARD) == []
 
 
 def test_who_has_just_isolated_has_it_looked_at_at_once(host: Host, agent: Cgroup) -> None:
