@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -136,3 +140,28 @@ def test_the_command_of_set_up_starts_without_site_and_takes_nothing_from_where_
     linked.symlink_to(command)
     for way in (command, linked):
         assert run(way, "--version", cwd=tmp_path) == f"watchdog-mesh, version {watchdog.__version__}"
+
+
+NOT_FROM_PYPI = {"bcc", "_typeshed"}
+"""python3-bpfcc, named in docs/dependencies.md; and what type checkers alone read."""
+
+
+def imported_by(source: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def test_what_is_imported_is_what_is_declared() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    wanted = setup["options"]["install_requires"].split("\n")
+    declared = {re.split(r"[<>=]", line)[0] for line in wanted if line}
+    imports = {name for source in (CHECKOUT / "watchdog").rglob("*.py") for name in imported_by(source)}
+    foreign = imports - {*sys.stdlib_module_names, "watchdog", *NOT_FROM_PYPI}
+    known = packages_distributions()
+    assert {known[name][0].replace("_", "-") for name in foreign} == declared
