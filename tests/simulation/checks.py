@@ -63,7 +63,8 @@ class Heard:
     says: tuple[bool, bool] = (False, False)
     """What others know of it: whether it misses the peer, and whether it is wrong in that."""
     said: tuple[bool, bool] = (False, False)
-    """The same before the heartbeat that was heard last."""
+    misses_before: int = 0
+    """Both before the heartbeat that was heard last."""
     score: int = 0
     """How slow the watcher was when it missed the peer last."""
 
@@ -101,7 +102,7 @@ class Checks:
     def on_heard(self, watcher: str, beat: Heartbeat, *, was_up: bool) -> None:
         """A heartbeat reaches a watcher's mind."""
         heard = self.of(watcher, beat.peer)
-        heard.said = heard.says
+        heard.said, heard.misses_before = heard.says, heard.misses
         reaches_others = not self.host.refused.get(watcher)
         if not beat.healthy and self.host.is_isolated(beat.peer):
             heard.misses = heard.false_misses = 0  # who is cut off does not go silent, and what is counted begins anew
@@ -124,7 +125,7 @@ class Checks:
         for peer in self.host.names:
             heard = self.of(watcher, peer)
             if heard.says[0] != (peer in written):
-                heard.says = heard.said
+                heard.says, heard.misses = heard.said, heard.misses_before
 
     def on_round(self, watcher: Watcher, before: dict[str, Standing]) -> None:
         """A round ended. `before` are the standings at its beginning."""
