@@ -18,7 +18,7 @@ import msgspec
 from watchdog import clock
 from watchdog.actions.place import Place
 from watchdog.clock import rfc3339
-from watchdog.errors import KernelRefused, WatchdogError
+from watchdog.errors import KernelRefused, UsageError, WatchdogError
 from watchdog.host import processes, unit_files
 from watchdog.host.processes import Process
 from watchdog.host.systemd import UnitState
@@ -83,7 +83,7 @@ def forget(intent: Intent, place: Place) -> None:
         _path(intent, place).unlink(missing_ok=True)
 
 
-def moved_out(intent: Intent, place: Place, inside: Iterable[Cgroup]) -> list[Process]:
+def moved_out(intent: Intent, place: Place, inside: Collection[Cgroup]) -> list[Process]:
     """Processes that are the agent's and in none of its cgroups: they were inside, or descend from such.
 
     What an agent began elsewhere before it was isolated is not among them.
@@ -95,8 +95,16 @@ def moved_out(intent: Intent, place: Place, inside: Iterable[Cgroup]) -> list[Pr
     left = [each for each in noted.processes if each.pid not in pids and processes.still_same(each)]
     left += [child for child in _children(pids) if child.pid not in pids and child.started_ticks >= noted.since_ticks]
     below = [child for each in left for child in processes.descendants(each) if child.pid not in pids]
-    made_since = _pids(inside) if left else set()  # inside, after the first look
-    return sorted(each for each in {*left, *below} if each.pid not in made_since)
+    return sorted(each for each in {*left, *below} if _is_outside(each, inside))
+
+
+def _is_outside(process: Process, inside: Iterable[Cgroup]) -> bool:
+    """Asked of itself: it may have been made, or have ended, since the others inside were listed."""
+    try:
+        here = cgroups.of_pid(processes.running_thread(process.pid))
+    except UsageError:  # it has ended, or is where nothing can be seen from here
+        return processes.still_same(process)
+    return processes.still_same(process) and not any(top.contains(here) for top in inside)
 
 
 def bring_back(moved: Iterable[Process], inside: Collection[Cgroup]) -> None:
