@@ -52,7 +52,7 @@ class Size:
     slice_s: float
 
 
-FULL = Size(runs=30, repetitions=48, slice_s=0.4)
+FULL = Size(runs=30, repetitions=20, slice_s=0.4)
 QUICK = Size(runs=2, repetitions=1, slice_s=0.05)
 
 
