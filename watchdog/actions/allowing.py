@@ -18,6 +18,7 @@ from watchdog.actions.place import Place
 from watchdog.allowlist import ICMP, TCP, UDP, Entry
 from watchdog.clock import Moment
 from watchdog.errors import UsageError, WatchdogError
+from watchdog.host import ports
 from watchdog.intents import Allowed, Intent, Until
 from watchdog.kernel import allow, cgroups
 from watchdog.kernel.allow import Rule, Way
@@ -76,7 +77,7 @@ def heartbeat(peer: config.Peer) -> tuple[Allowed, ...]:
 
     Raises UsageError where its name cannot be looked up, or where there is no way to it.
     """
-    ways = {(_source(each[0], each[4][:2]), not _is_ours(each[0], each[4][0])) for each in _addresses(peer)}
+    ways = {(_source(each[0], each[4][:2]), not ports.is_local(each[4][0])) for each in _addresses(peer)}
     found = [
         Allowed(str(Entry(ip_network(source), port_of(peer.endpoint), TCP)), inward=True, far=far)
         for source, far in sorted(ways)
@@ -109,16 +110,6 @@ def _source(family: int, address: tuple[str, int]) -> str:
             return ""
         source: str = asking.getsockname()[0]
         return source
-
-
-def _is_ours(family: int, address: str) -> bool:
-    """Whether it is an address of this network namespace: what is sent there goes over the loopback link."""
-    with socket.socket(family, socket.SOCK_DGRAM) as asking:
-        try:
-            asking.bind((address, 0))
-        except OSError:
-            return False
-        return True
 
 
 # In the kernel

@@ -78,7 +78,7 @@ def answering(port: int, address: str) -> list[ListeningSocket] | str:
         wanted = plain(ipaddress.ip_address(address.partition("%")[0]))
     except ValueError:
         return f"{address} is no numeric address"
-    if not _is_local(address):
+    if not is_local(address):
         return f"{address} is no address of this network namespace"
     candidates = listening(port)
     for bound in (wanted, ipaddress.IPv4Address(0), ipaddress.IPv6Address(0)):
@@ -88,7 +88,7 @@ def answering(port: int, address: str) -> list[ListeningSocket] | str:
     return f"nothing in this network namespace listens on {address}:{port}"
 
 
-def _is_local(address: str) -> bool:
+def is_local(address: str) -> bool:
     """Ask the kernel: only an address of this namespace can be bound."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
