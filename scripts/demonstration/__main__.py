@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from scripts.demonstration import stage as stages
@@ -55,7 +55,7 @@ def _play(screen: Screen, pace: Pace) -> int:
     except Interrupted as interrupted:
         screen.title(f"Interrupted ({interrupted}). Left behind: {', '.join(stage.left) or 'nothing'}.")
         return Exit.FAILED if stage.left else interrupted.exit_status
-    return _conclude(rows, screen)
+    return conclude(rows, screen)
 
 
 def _sweep(screen: Screen) -> None:
@@ -107,14 +107,20 @@ def _tell_logs(play: Play, screen: Screen) -> None:
             screen.say(name, f"its own log: {line}")
 
 
-def _conclude(rows: list[Row], screen: Screen) -> int:
+def conclude(rows: Sequence[Row], screen: Screen) -> Exit:
+    """The table, and the exit status: 0 only where every step passed."""
     screen.table(rows)
     results = [result for _, _, result in rows]
     counts = {result: results.count(result) for result in (PASS, FAIL, SKIP, NOT_REACHED)}
     words = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
-    good = counts[PASS] + counts[SKIP] == len(rows)
-    screen.plain(f"{words}, in {screen.age_s:.0f} s. {'' if good else 'The demo FAILED.'}".rstrip())
-    return Exit.OK if good else Exit.FAILED
+    if counts[PASS] == len(rows):
+        verdict, status = "", Exit.OK
+    elif counts[PASS] + counts[SKIP] == len(rows):
+        verdict, status = "What was skipped could not be shown on this host.", Exit.HOST_CANNOT
+    else:
+        verdict, status = "The demo FAILED.", Exit.FAILED
+    screen.plain(f"{words}, in {screen.age_s:.0f} s. {verdict}".rstrip())
+    return status
 
 
 def _bug(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
