@@ -81,7 +81,8 @@ def test_a_list_is_given_changed_and_taken_away(host: Host, cgroup: Cgroup, agen
     assert host.mesh(*target, "--allow", said.format(8)).document["changed"] is False
     assert host.mesh(*target).document["allow"] == second["allow"]
 
-    assert host.mesh(*target, "--no-allow").document["allow"] == []
+    without = host.mesh(*target, "--no-allow").document
+    assert (without["allow"], without["heartbeat_from"]) == ([], None)
     assert [send_udp(agent, family, ADDRESS[family], port) for port in (7, 8)] == ["EPERM", "EPERM"]
     size = UDP_HEADERS_BYTES[family] + 1
     verified = host.mesh("verify", "--cgroup", cgroup.path, "--json").document
@@ -140,7 +141,8 @@ def be_watcher(inside: Inside, host: Host) -> None:
 def test_the_heartbeat_still_gets_through_and_nothing_else(
     host: Host, cgroup: Cgroup, agent: Inside, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside
 ) -> None:
-    watcher, stranger = (run_in_cgroup(scratch_cgroup(name)) for name in ("watcher", "stranger"))
+    watchers = scratch_cgroup("watcher")
+    watcher, stranger = run_in_cgroup(watchers), run_in_cgroup(scratch_cgroup("stranger"))
     be_watcher(watcher, host)
     port, closed = (bind(agent, name, 4, ADDRESS[4], "STREAM") for name in ("s", "closed"))
     outward = bind(watcher, "s", 4, ADDRESS[4], "STREAM")
@@ -150,6 +152,7 @@ def test_the_heartbeat_still_gets_through_and_nothing_else(
     assert connect(watcher, ADDRESS[4], port) == "pass"
     agent.run("c = s.accept()[0]; c.send(b'I am well')")
     assert received(watcher, "c") == "I am well"
+    assert document["heartbeat_from"] == [str(watchers.path)]
     assert connect(watcher, ADDRESS[4], closed, DROP_S) == "TimeoutError"
     assert connect(agent, ADDRESS[4], outward, DROP_S) == "TimeoutError"
     assert connect(stranger, ADDRESS[4], port, DROP_S) == "TimeoutError"
@@ -162,7 +165,8 @@ def test_a_watcher_that_begins_anew_is_let_in_by_the_next_sweep(
     port = bind(agent, "s", 4, ADDRESS[4], "STREAM")
     host.configure(peer(port, cgroup.path))
     first = host.mesh("isolate", "shield", "--reason", "it lies", "--allow-heartbeat", "--force", "--json").document
-    assert (first["state"], first["gaps"]) == ("partial", [])
+    assert (first["state"], first["gaps"], first["heartbeat_from"]) == ("partial", [], [])
+    assert "can be asked for by nobody" in host.mesh("verify", "shield").out
     watcher = run_in_cgroup(scratch_cgroup("watcher"))
     be_watcher(watcher, host)
     assert connect(watcher, ADDRESS[4], port, DROP_S) == "TimeoutError"
@@ -170,10 +174,12 @@ def test_a_watcher_that_begins_anew_is_let_in_by_the_next_sweep(
     assert connect(watcher, ADDRESS[4], port) == "pass"
     assert host.mesh("verify", "shield", "--json").document["gaps"] == []
     watcher.close()
-    again = run_in_cgroup(scratch_cgroup("again"))
+    anew = scratch_cgroup("again")
+    again = run_in_cgroup(anew)
     be_watcher(again, host)
     assert reconcile(host.place, moment(), patient=True) == []
     assert connect(again, ADDRESS[4], port) == "pass"
+    assert f"its heartbeat can be asked for from {anew.path}" in host.mesh("verify", "shield").out
     status = run_in_cgroup(scratch_cgroup("asks_whether_it_runs"))
     again.close()
     status.run(f"import fcntl; lock = open('{host.place.run}/watcher-immune.lock'); fcntl.flock(lock, fcntl.LOCK_SH)")
@@ -310,7 +316,7 @@ def test_flows_are_shown_and_kept_with_the_incident(host: Host, cgroup: Cgroup, 
     shown = [line.strip() for line in host.mesh("verify", *target).out.splitlines()]
     first, second = (line for line in shown if line.startswith("out udp"))
     assert first.startswith("out udp   -> 127.0.0.1 port 53: 3 calls refused, ")
-    assert second.startswith("out udp   -> 127.0.0.1 port 443: 1 calls refused, ")
+    assert second.startswith("out udp   -> 127.0.0.1 port 443: 1 call refused, ")
     released = host.mesh("release", *target, "--reason", "sorry", "--json").document
     (kept,) = [record for record in history(host) if record["kind"] == "intent released"]
     assert kept["flows"] == released["flows"]

@@ -176,6 +176,15 @@ def gap(intent: Intent) -> str:
     return "the allow-list in the kernel is not the one that is meant"
 
 
+def let_in(intent: Intent, place: Place) -> tuple[str, ...] | None:
+    """The cgroups whose sockets may ask for its heartbeat over loopback now; None where no heartbeat is allowed."""
+    map_id = allow.place_of(programs.ids(intent.held_by).values())
+    if map_id is None or not any(each.inward for each in intent.why.allow or ()):
+        return None
+    found = (cgroups.by_id(each, place.root) for each in allow.watchers_in(allow.installed(map_id)))
+    return tuple(sorted(str(cgroup.path) for cgroup in found if cgroup is not None))
+
+
 def compiled(intent: Intent, place: Place) -> dict[bytes, int]:
     """The list as the kernel is to have it."""
     allowed = intent.why.allow or ()

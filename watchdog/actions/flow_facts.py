@@ -119,7 +119,7 @@ def in_words(facts: Mapping[str, Any], most: int = SHOWN) -> list[str]:
     top = facts["top"][:most]
     lines = [_line(flow) for flow in top]
     more = facts["seen"] - len(top)
-    lines += [f"and {more} flows more"] if more > 0 else []
+    lines += [f"and {counted(more, 'flow')} more"] if more > 0 else []
     lines += [f"{counted(lost, 'packet')} in no flow: no memory was left" for lost in _lost(facts, "packets_lost")]
     return lines + [
         f"{counted(lost, 'flow')} of those began when there was no room for their first packets"
@@ -137,7 +137,7 @@ def _line(flow: Mapping[str, Any]) -> str:
     arrow = f"{flow['source']} -> {flow['destination']}{port}".lstrip() if flow["destination"] else "not IP"
     times = f"{flow['first'][11:19]} to {flow['last'][11:19]}"
     if by := flow["refused"]:
-        count = f"{flow['packets']} calls refused, {times}, last of process {by['pid']} ({by['command']})"
+        count = f"{counted(flow['packets'], 'call')} refused, {times}, last of process {by['pid']} ({by['command']})"
     else:
-        count = f"{'' if flow['whole'] else 'at least '}{flow['packets']} packets, {times}"
+        count = f"{'' if flow['whole'] else 'at least '}{counted(flow['packets'], 'packet')}, {times}"
     return f"{flow['direction']:<3} {flow['protocol']:<5} {arrow}: {count}"

@@ -53,6 +53,8 @@ class Result:
     looked: Looked | None = None
     changes: tuple[str, ...] = ()
     """What was changed of an isolation in force, a sentence each."""
+    let_in: tuple[str, ...] | None = None
+    """The cgroups of the watchers that may ask for its heartbeat; None where no heartbeat is allowed."""
     not_taken: tuple[str, ...] = ()
     """What was asked for when it was isolated already, and could not be, a sentence each."""
 
@@ -106,6 +108,7 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
         standings=tuple(standings),
         verdicts=tuple(_verdicts(standings, looked)),
         looked=looked,
+        let_in=allowing.let_in(intent, place),
     )
 
 

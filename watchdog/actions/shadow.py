@@ -110,7 +110,16 @@ def verify(intent: Intent, place: Place, *, with_flows: bool = False) -> Result:
     gaps = tuple(f"{cgroup.path} is not watched" for cgroup in found if not kernel.is_attached(cgroup, ids))
     dropped = slots.counters_of_programs(ids.values())
     flows = flow_facts.of(intent, place, dropped, clock.moment()) if with_flows else None
-    return Result(intent, changed=False, holds=False, gaps=gaps, dropped=dropped, flows=flows, idle=not found)
+    return Result(
+        intent,
+        changed=False,
+        holds=False,
+        gaps=gaps,
+        dropped=dropped,
+        flows=flows,
+        idle=not found,
+        let_in=allowing.let_in(intent, place),
+    )
 
 
 def find(place: Place, where: Where) -> Intent | None:

@@ -176,6 +176,7 @@ def _say(output: Output, result: Result) -> None:
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
     why, at = result.intent.why, clock.moment()
     output.words(*(f"  {line}" for line in report.allowed_in_words(why.allow or (), at)))
+    output.words(*(f"  {line}" for line in report.let_in_in_words(result)))
     output.words(*(f"  {line}" for line in report.ending_in_words(why, at)))
     output.words(f"  let it back with: watchdog-mesh release {_again(result)} --reason ...")
 

@@ -60,6 +60,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         "inside": _inside(intent.inside) if intent.inside else None,
         "dropped": _dropped(result.dropped),
         "allow": [_allowed(each) for each in intent.why.allow or ()],
+        "heartbeat_from": None if result.let_in is None else list(result.let_in),
         "allowed": _both_ways(result.dropped, ("allowed_in", "allowed_out")),
         "flows": result.flows,
     }
@@ -288,6 +289,15 @@ def allowed_in_words(allow: Sequence[Allowed], at: Moment, said: str = "allowed"
     for each in allow:
         by_end[each.until is not None and each.until.is_over(at)].append(each)
     return _at_most(said, by_end[False]) + _at_most("expired, and allows nothing", by_end[True])
+
+
+def let_in_in_words(result: Result) -> list[str]:
+    """Who may ask for its heartbeat, for people; nothing where nobody was to."""
+    if result.let_in is None:
+        return []
+    return [f"its heartbeat can be asked for from {each}" for each in result.let_in] or [
+        "its heartbeat can be asked for by nobody: no watcher ran here when this was last seen to"
+    ]
 
 
 def _at_most(said: str, entries: Sequence[Allowed]) -> list[str]:

@@ -60,7 +60,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     )
     if all_paths:
         output.words(*(f"  {line}" for line in report.paths_in_words(result.verdicts)))
-    allowed = report.allowed_in_words(intent.why.allow or (), at)
+    allowed = report.allowed_in_words(intent.why.allow or (), at) + report.let_in_in_words(result)
     output.words(*(f"  {line}" for line in [*allowed, *report.flows_in_words(result)]))
     if not result.holds:
         output.words("  put it back with: watchdog-mesh reconcile")

@@ -98,6 +98,11 @@ def without_watchers(keys: Mapping[bytes, int]) -> dict[bytes, int]:
     return {key: until_ns for key, until_ns in keys.items() if key[WAY_AT] >> 4 != Way.WATCHER}
 
 
+def watchers_in(keys: Iterable[bytes]) -> list[int]:
+    """The ids of the cgroups from which a compiled list lets heartbeats in."""
+    return [WATCHER.unpack(key)[2] for key in keys if key[WAY_AT] >> 4 == Way.WATCHER]
+
+
 def _group(rule: Rule) -> bytes:
     """The part of the key that is compared whole."""
     return bytes((rule.way << 4 | rule.network.version, rule.protocol)) + PORT.pack(rule.port)
