@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdog.cli.output import broken, one_line
+from watchdog.errors import Exit
 
+EXAMPLE = (sys.executable, "-m", "watchdog", "config", "example")
+WRONG = (sys.executable, "-m", "watchdog", "no-such-verb")
 PATH = "/sys/fs/cgroup/system.slice/" + "long-" * 20 + ".service"
 
 
@@ -28,3 +36,35 @@ def test_a_long_line_is_broken_between_words(line: str, lines: list[str]) -> Non
 @given(st.text(), st.integers(20, 200))
 def test_no_word_is_lost(text: str, columns: int) -> None:
     assert broken(one_line(text), columns).split() == one_line(text).split()
+
+
+@pytest.mark.parametrize(
+    ("redirected", "command", "status", "said"),
+    [
+        (">&-", EXAMPLE, Exit.OK, ""),
+        (">/dev/full", EXAMPLE, Exit.FAILED, "watchdog-mesh: its output could not be written: No space left on device"),
+        ("2>/dev/full", EXAMPLE, Exit.OK, ""),
+        ("2>&-", WRONG, Exit.USAGE, ""),
+        (">&- 2>&-", WRONG, Exit.USAGE, ""),
+    ],
+)
+def test_an_output_that_takes_nothing(redirected: str, command: tuple[str, ...], status: Exit, said: str) -> None:
+    line = ["sh", "-c", f'exec "$@" {redirected}', "sh", *command]
+    done = subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (status, said)
+
+
+def test_a_reader_that_has_gone_is_no_failure() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(EXAMPLE, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (Exit.OK, b"")
+
+
+def test_no_file_is_opened_under_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    """Else what is printed is written into it."""
+    opened = "import os; from watchdog.__main__ import _open_standard_streams as o; o(); print(os.open('/', 0) > 2)"
+    line = f'exec "$@" >{tmp_path}/said 0<&- 2>&-'
+    subprocess.run(["sh", "-c", line, "sh", sys.executable, "-c", opened], check=True)
+    assert (tmp_path / "said").read_text() == "True\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,9 +112,6 @@ def run(arguments: Sequence[str], held: Hold | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         output.error(WatchdogError("interrupted"))
         return Exit.FAILED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at exit
-        return Exit.OK
 
 
 def need_root() -> None:
@@ -133,9 +130,11 @@ def configured(config_path: Path | None) -> Config:
 
 @contextmanager
 def place_of(config: Config) -> Iterator[Place]:
-    """The host's journal and places, as configured."""
+    """The host's journal and places, as configured, and how a command tells people."""
+    from watchdog.cli.tell import news_of
+
     with closing_journal(config) as journal:
-        yield place.configured(config, journal)
+        yield replace(place.configured(config, journal), news=news_of(config, journal))
 
 
 @contextmanager

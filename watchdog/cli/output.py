@@ -2,19 +2,67 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from textwrap import wrap
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
-from watchdog.errors import ConfigurationError, WatchdogError
+from watchdog.errors import ConfigurationError, Exit, WatchdogError
 
 SCHEMA_PREFIX = "watchdog-mesh"
 INDENT = 4
 PIPED_CHARS = 4096
 """More than any row has: rich breaks at 80 where there is no terminal."""
+
+
+class Steady:
+    """A standard stream that may end before we do (`| head`, a terminal that is gone, a full disk): what was begun goes
+    on to its end, and its exit status says what came of it."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        """`stream` is None where it was closed when Python started."""
+        self.lost = ""
+        """Why somebody who does want it did not get all of it."""
+        self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 -- as long as we are
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """At once: what is written later would fail when nobody can say so any more."""
+        with self._or_nowhere():
+            self._stream.write(text)
+            self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    @contextmanager
+    def _or_nowhere(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # the interpreter, too, flushes what it holds, at exit
+            os.close(nowhere)
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                self.lost = str(error.strerror)
+
+
+def steady(verb: Callable[[], int]) -> int:
+    """Run a verb with such streams; its exit status, or 1 where it would be 0 and its output was lost."""
+    out, err = Steady(sys.stdout), Steady(sys.stderr)
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
+    status = verb()
+    if out.lost:
+        print(f"watchdog-mesh: its output could not be written: {out.lost}", file=sys.stderr)
+    return status or (Exit.FAILED if out.lost else Exit.OK)
 
 
 class Output:
