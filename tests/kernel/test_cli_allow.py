@@ -307,6 +307,21 @@ def test_new_programs_get_the_list_with_what_is_left_of_its_time(host: Host, cgr
 # --- who it talked to
 
 
+def test_calls_of_an_earlier_isolation_are_not_told_of_the_next(host: Host, cgroup: Cgroup, agent: Inside) -> None:
+    target = ("--cgroup", cgroup.path)
+    host.mesh("isolate", *target, "--reason", "it lies")
+    assert send_udp(agent, 4, "127.0.0.1", 443) == "EPERM"
+    (before,) = host.mesh("status", "--json").document["isolations"]
+    assert before["dropped"]["calls"] == 1
+    host.mesh("release", *target, "--reason", "sorry")
+    host.mesh("isolate", *target, "--reason", "it lies again")
+    assert send_udp(agent, 4, "127.0.0.1", 53) == "EPERM"
+    shown = [line.strip() for line in host.mesh("verify", *target).out.splitlines()]
+    assert [line.partition(":")[0] for line in shown if line.startswith("out udp")] == [
+        "out udp   -> 127.0.0.1 port 53"
+    ]
+
+
 def test_flows_are_shown_and_kept_with_the_incident(host: Host, cgroup: Cgroup, agent: Inside) -> None:
     target = ("--cgroup", cgroup.path)
     host.mesh("isolate", *target, "--reason", "it lies", "--incident", "INC-7")

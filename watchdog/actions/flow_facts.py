@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +40,7 @@ def of(intent: Intent, place: Place, dropped: Counters | None, at: Moment) -> di
         found = flows.read_of_programs(held.values())
         if found is not None and INGRESS.name in held:  # a shadow has no sockets from elsewhere
             found += elsewhere.flows_of(programs.seeing_elsewhere(intent.held_by, place), held[INGRESS.name])
-        refused = tried.read(programs.common_ids(intent.held_by).values(), _cgroup_ids(intent.where))
+        calls = _refused(intent)
     except KernelRefused:
         return None  # nobody stays cut off because of it
     if found is None:
@@ -47,7 +48,26 @@ def of(intent: Intent, place: Place, dropped: Counters | None, at: Moment) -> di
     own = [flow for flow in found.listed if visitor_traffic.is_flow(flow)]
     listed = tuple(flow for flow in found.listed if flow not in own)
     agents = replace(found, listed=listed, seen=max(0, found.seen - len(own)))
-    return facts_of(agents, dropped, at, refused=[each for each in refused if not visitor_traffic.is_tried(each)])
+    return facts_of(agents, dropped, at, refused=calls)
+
+
+def refused(intent: Intent) -> int:
+    """How many calls of it were refused, our own tries left out; 0 where that cannot be read."""
+    try:
+        return sum(each.times for each in _refused(intent))
+    except KernelRefused:
+        return 0
+
+
+def _refused(intent: Intent) -> list[Tried]:
+    found = tried.read(programs.common_ids(intent.held_by).values(), _cgroup_ids(intent.where))
+    return [each for each in found if not visitor_traffic.is_tried(each)]
+
+
+def forget(intent: Intent) -> None:
+    """What is remembered by its cgroup, and not by its slot, is not to be told of the next isolation."""
+    with suppress(KernelRefused):  # nobody stays cut off because of it
+        tried.forget(programs.common_ids(intent.held_by).values(), _cgroup_ids(intent.where))
 
 
 def _cgroup_ids(where: Where) -> set[int]:

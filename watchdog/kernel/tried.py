@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from watchdog.kernel import hooks, libbpf
@@ -45,12 +45,22 @@ class Tried:
 
 def read(program_ids: Collection[int], cgroup_ids: Collection[int]) -> list[Tried]:
     """What processes of these cgroups called, the most recent first: by whatever programs refused it."""
-    found = []
+    found = [_tried(key, value) for _, key, value in _entries(program_ids, cgroup_ids)]
+    return sorted(found, key=lambda tried: tried.last_s, reverse=True)
+
+
+def forget(program_ids: Collection[int], cgroup_ids: Collection[int]) -> None:
+    """An isolation is over: what these cgroups called is not to be told of the next."""
+    for fd, key, _ in _entries(program_ids, cgroup_ids):
+        libbpf.map_delete(fd, key)
+
+
+def _entries(program_ids: Collection[int], cgroup_ids: Collection[int]) -> Iterator[tuple[int, bytes, bytes]]:
     for map_id in hooks.maps_of(program_ids, TRIED_MAP):
         with libbpf.map_by_id(map_id) as fd:
-            entries = libbpf.map_entries(fd, KEY.size, VALUE.size, TRIED_MAX)
-        found += [_tried(key, value) for key, value in entries.items() if KEY.unpack(key)[0] in cgroup_ids]
-    return sorted(found, key=lambda tried: tried.last_s, reverse=True)
+            for key, value in libbpf.map_entries(fd, KEY.size, VALUE.size, TRIED_MAX).items():
+                if KEY.unpack(key)[0] in cgroup_ids:
+                    yield fd, key, value
 
 
 def _tried(key: bytes, value: bytes) -> Tried:
