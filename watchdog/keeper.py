@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from watchdog import clock
-from watchdog.actions import holding, reconcile
+from watchdog.actions import flow_facts, holding, reconcile
 from watchdog.actions.drift import Kind
 from watchdog.actions.place import Place
 from watchdog.actions.reconcile import Repair
@@ -160,4 +160,7 @@ def view_of(intent: Intent, place: Place) -> IsolationView:
         moved_from=intent.where.moved.cgroup if intent.where.moved else "",
         until=until.utc if until else None,
         overdue=until is not None and until.is_over(clock.moment()),
+        holds=result.holds,
+        state=intent.state.value,
+        refused=flow_facts.refused(intent),
     )

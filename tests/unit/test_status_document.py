@@ -80,6 +80,8 @@ GOLDEN = {
             "cgroup": "/sys/fs/cgroup/system.slice/shield.service",
             "moved_from": None,
             "since": "2026-03-01T02:52:40.250000Z",
+            "state": "isolated",
+            "holds": True,
             "until": None,
             "overdue": False,
             "level": "network",
@@ -87,6 +89,7 @@ GOLDEN = {
             "dropped": {
                 "ingress": {"packets": 41230, "bytes": 3210000},
                 "egress": {"packets": 12, "bytes": 720},
+                "calls": 0,
                 "frames": {"ingress": 0, "egress": 3},
             },
             "drift": "the egress program is no longer attached; it will be attached again",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from watchdog.cli.app import common, configured, need_root, paths_option, place_
 from watchdog.cli.output import Output, table
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
+from watchdog.intents import State
 from watchdog.keeper import view_of
 from watchdog.kernel.layers.base import FROZEN
 from watchdog.mesh import coordinator_of
@@ -29,6 +31,7 @@ from watchdog.status.published import Published
 
 UNKNOWN = "UNKNOWN"
 NOT_VERIFIED = "; whoever answers does not say who it is"
+OPEN = "it is NOT cut off, though the journal has an isolation of it"
 WORST_FIRST = (Status.ISOLATED.value, Status.OFFLINE.value, Status.DEGRADED.value, UNKNOWN, Status.HEALTHY.value)
 EXIT_OF = {
     Status.ISOLATED.value: document.EXIT_ISOLATED,
@@ -57,7 +60,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool) -> int:
         silences = coordinator_of(place.journal).silences(clock.moment())
         backlog = _backlog(settings, place)
     watchers = published.read_all(settings.paths.run)
-    peers = merge(watchers, [peer.name for peer in settings.peers], {view.peer for view in isolations})
+    peers = merge(watchers, [peer.name for peer in settings.peers], {view.peer: view.holds for view in isolations})
     facts = {
         "generated_at": clock.rfc3339(clock.utc_now()),
         "peers": peers,
@@ -70,18 +73,23 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool) -> int:
     output.document("host-status", 1, facts)
     if not as_json:
         _print(output, peers, isolations, shadows, facts, all_paths=all_paths)
-    if isolations:
+    if any(view.holds for view in isolations):
         return document.EXIT_ISOLATED
+    if isolations:
+        return document.EXIT_UNKNOWN
     return next((EXIT_OF[status] for status in WORST_FIRST if any(p["status"] == status for p in peers)), 0)
 
 
-def merge(watchers: list[Published], configured_peers: list[str], isolated: set[str]) -> list[dict[str, Any]]:
-    """One row a peer: the worst that a live watcher believes; what no live watcher has a word on is unknown."""
+def merge(watchers: list[Published], configured_peers: list[str], isolated: Mapping[str, bool]) -> list[dict[str, Any]]:
+    """One row a peer: the worst that a live watcher believes; what no live watcher has a word on is unknown.
+
+    `isolated` says of those that are meant to be isolated whether they are cut off.
+    """
     names = list(dict.fromkeys([*configured_peers, *(row["name"] for w in watchers for row in _rows(w))]))
-    return [_merged(name, watchers, name in isolated) for name in names]
+    return [_merged(name, watchers, isolated.get(name)) for name in names]
 
 
-def _merged(name: str, watchers: list[Published], isolated: bool) -> dict[str, Any]:
+def _merged(name: str, watchers: list[Published], cut_off: bool | None) -> dict[str, Any]:
     words = {w.watcher: row for w in watchers if w.alive for row in _rows(w) if row["name"] == name}
     heard = {watcher: row for watcher, row in words.items() if not _is_unknown(row)}
     by_status = {row["status"]: row for row in heard.values()}
@@ -89,7 +97,9 @@ def _merged(name: str, watchers: list[Published], isolated: bool) -> dict[str, A
     unasked = next((row["unasked"] for row in words.values() if row.get("unasked")), "")
     nothing = {"name": name, "detail": unasked or "no live watcher has a word on it"}
     row = dict(by_status.get(worst) or nothing)
-    row["status"] = Status.ISOLATED.value if isolated else worst
+    row["status"] = Status.ISOLATED.value if cut_off else worst
+    if cut_off is False:
+        row["status"], row["detail"] = UNKNOWN, OPEN
     row["seen_by"] = {watcher: row["status"] if watcher in heard else UNKNOWN for watcher, row in words.items()}
     return row
 
@@ -134,12 +144,12 @@ def _print(
     for view in isolations:
         where = ", ".join(part for part in (view.unit, view.cgroup) if part)
         frozen = " and frozen" if view.level == FROZEN else ""
-        how = "CUT OFF IN PART" if view.uncovered or view.drift else "ISOLATED"
         output.words(
-            f"{how} {view.peer or where}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
+            f"{_how(view)} {view.peer or where}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
             f"  {where}{f', moved there from {view.moved_from}' if view.moved_from else ''}",
             f"  dropped: {counted(view.dropped.egress_packets, 'packet')} out, {view.dropped.ingress_packets:,} in"
-            + report.frames_in_words(view.dropped.frames_out, view.dropped.frames_in),
+            + report.frames_in_words(view.dropped.frames_out, view.dropped.frames_in)
+            + (f"; {counted(view.refused, 'call')} refused" if view.refused else ""),
         )
         output.words(*(f"  {line}" for line in report.until_in_words(view.until, overdue=view.overdue)))
         say = report.paths_in_words if all_paths else report.paths_in_short
@@ -158,6 +168,14 @@ def _print(
     if not facts["watchers"]:
         output.words("No watcher has run on this host since it booted")
     output.words(*(line for name, backlog in facts["outbox"].items() if (line := _of_receiver(name, backlog))))
+
+
+def _how(view: IsolationView) -> str:
+    if view.state != State.ISOLATED:
+        return f"{view.state.upper()} (not done: if no command is at work, watchdog-mesh reconcile ends it)"
+    if not view.holds:
+        return "NOT CUT OFF, as it is meant to be:"
+    return "CUT OFF IN PART" if view.uncovered or view.drift else "ISOLATED"
 
 
 def _of_receiver(name: str, backlog: dict[str, Any] | str) -> str:

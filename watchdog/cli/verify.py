@@ -18,7 +18,9 @@ from watchdog.cli.output import Output
 from watchdog.cli.release import meant, name_of, shadow_meant
 from watchdog.cli.target import named, target_options
 from watchdog.errors import Exit
-from watchdog.intents import Intent, Where
+from watchdog.intents import Intent, State, Where
+
+CUT_SHORT = "its release has not ended; end it"
 
 
 @click.command()
@@ -63,7 +65,8 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     allowed = report.allowed_in_words(intent.why.allow or (), at) + report.let_in_in_words(result)
     output.words(*(f"  {line}" for line in [*allowed, *report.flows_in_words(result)]))
     if not result.holds:
-        output.words("  put it back with: watchdog-mesh reconcile")
+        cut_short = intent.state is State.RELEASING
+        output.words(f"  {CUT_SHORT if cut_short else 'put it back'} with: watchdog-mesh reconcile")
         return Exit.FAILED
     return Exit.PARTIAL if result.is_partial else Exit.OK
 

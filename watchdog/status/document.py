@@ -81,6 +81,12 @@ class IsolationView:
     """When it ends by itself; None where a person has to release it."""
     overdue: bool = False
     """Whether that time has come, and nobody has released it."""
+    holds: bool = True
+    """Whether the kernel cuts it off."""
+    state: str = "isolated"
+    """Where the intent stands: isolating and releasing are of a command that has not ended, or was killed."""
+    refused: int = 0
+    """Calls of its that were refused before there was a packet."""
 
     @property
     def uncovered(self) -> tuple[Verdict, ...]:
@@ -228,6 +234,8 @@ def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
         "cgroup": isolation.cgroup,
         "moved_from": isolation.moved_from or None,
         "since": rfc3339(isolation.since),
+        "state": isolation.state,
+        "holds": isolation.holds,
         "until": _time(isolation.until),
         "overdue": isolation.overdue,
         "level": isolation.level,
@@ -235,6 +243,7 @@ def isolation_facts(isolation: IsolationView) -> dict[str, Any]:
         "dropped": {
             "ingress": {"packets": dropped.ingress_packets, "bytes": dropped.ingress_bytes},
             "egress": {"packets": dropped.egress_packets, "bytes": dropped.egress_bytes},
+            "calls": isolation.refused,
             "frames": {"ingress": dropped.frames_in, "egress": dropped.frames_out},
         },
         "drift": isolation.drift,

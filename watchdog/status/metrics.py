@@ -121,7 +121,7 @@ def _of_mesh(peers: Iterable[PeerStatus], mesh: Overview) -> Iterator[Metric]:
 
 def _of_isolations(peers: Iterable[PeerStatus], isolations: Iterable[IsolationView]) -> Iterator[Metric]:
     isolated = {peer.name: peer.status is Status.ISOLATED for peer in peers}
-    isolated |= {isolation.peer: True for isolation in isolations if isolation.peer}
+    isolated |= {isolation.peer: isolation.holds for isolation in isolations if isolation.peer}
     yield _gauge(
         "isolated",
         "1 while the peer's traffic is cut.",

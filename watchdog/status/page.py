@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from watchdog.clock import rfc3339
+from watchdog.intents import State
 from watchdog.mesh.coordinator import Silence
 from watchdog.mesh.overview import Overview
 from watchdog.model import PeerStatus, Stats, Status
@@ -175,11 +176,7 @@ def _isolations(isolations: Iterable[IsolationView], now: datetime) -> str:
 
 
 def _isolation(isolation: IsolationView, now: datetime) -> str:
-    drift = (
-        f'<p class="drift"><b>DRIFT</b> The kernel does not hold what was ordered: {_text(isolation.drift)}</p>'
-        if isolation.drift
-        else ""
-    )
+    drift = f'<p class="drift"><b>{_drift(isolation)}</b> {_text(isolation.drift)}</p>' if isolation.drift else ""
     facts = {
         "Reason": _text(isolation.reason),
         "Since": f"{_clock(isolation.since)} ({_ago(isolation.since, now)})",
@@ -193,6 +190,12 @@ def _isolation(isolation: IsolationView, now: datetime) -> str:
     lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
     name = _text(isolation.peer or isolation.unit or isolation.cgroup)
     return f'<section class="ISOLATED"><h3>{name}</h3>{drift}<dl>{lines}</dl></section>'
+
+
+def _drift(isolation: IsolationView) -> str:
+    if isolation.state != State.ISOLATED:
+        return f"{isolation.state.upper()}, and not done:"
+    return "DRIFT: not all of it is in force:" if isolation.holds else "DRIFT: it is NOT CUT OFF:"
 
 
 def _dropped(dropped: Dropped) -> str:
