@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from watchdog import clock, config_files, journal, webhook
+from watchdog import clock, config_files, journal, news, webhook
 from watchdog.actions import reconcile
 from watchdog.actions.orders import HostActions
 from watchdog.actions.ownership import Ownerships
@@ -29,6 +29,7 @@ from watchdog.heartbeat import Pulse, read_key
 from watchdog.host import unit_filters
 from watchdog.host.readiness import KeepAlive, notify
 from watchdog.inspector import Inspector
+from watchdog.intents import Intent
 from watchdog.journal import Journal
 from watchdog.keeper import Keeper
 from watchdog.kernel import builder, stale, tc
@@ -71,7 +72,7 @@ class Daemon:
         assert settings.self_name is not None, "for_watcher() says whose watcher this is"
         self.name = settings.self_name
         self.settings = settings
-        self.place = place
+        self.place = place = replace(place, news=self._news)
         self._trouble = trouble
         self._is_ready = False
         self._owed: deque[Owed] = deque()
@@ -240,6 +241,10 @@ class Daemon:
         else:
             key, incident = self._own_key(f"repair/{clock.utc_now().timestamp()}"), ""
         self._announce(key, repair.words, peer=repair.target, state=state, incident=incident)
+
+    def _news(self, intent: Intent, words: str) -> Callable[[], None]:
+        """What a command had begun when it was killed, or its time has ended: then a watcher tells."""
+        return news.of_change(self.outbox, intent, words, self.name)
 
     def _own_key(self, what: str) -> str:
         return f"{self.name}/{clock.boot_id()}/{what}"

@@ -7,7 +7,7 @@ that says where things were going: `isolating` goes on to isolated, `releasing` 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -188,6 +188,11 @@ class Intent:
     """How it was when it was last verified from inside."""
 
     @property
+    def by_a_watcher(self) -> bool:
+        """Whether it was ordered, not asked for by hand: then the order's watcher tells people of it."""
+        return "watcher" in self.why.by
+
+    @property
     def name(self) -> str:
         """What an operator calls it."""
         return self.where.peer or self.where.unit or self.where.cgroup
@@ -233,9 +238,19 @@ class Intents:
         return intent
 
     def change(
-        self, intent: Intent, state: State, at: datetime, *, facts: Mapping[str, object] = NO_FACTS, **moved: Any
+        self,
+        intent: Intent,
+        state: State,
+        at: datetime,
+        *,
+        facts: Mapping[str, object] = NO_FACTS,
+        also: Callable[[], None] = lambda: None,
+        **moved: Any,
     ) -> Intent:
-        """Move an intent on; `moved` are other fields of it that change too, `facts` go to the audit trail."""
+        """Move an intent on; `moved` are other fields of it that change too, `facts` go to the audit trail.
+
+        `also` is called in the same transaction: what it does is done exactly when this is.
+        """
         after = replace(intent, state=state, changed=at, **moved)
         with self._journal.transaction() as tx:
             before = tx.execute("SELECT peer, state FROM isolation WHERE id = ?", (after.id,)).fetchone()
@@ -249,6 +264,7 @@ class Intents:
                 self._tell(tx, before["peer"], let_back=was_cut)
             if facts or replace(after, changed=intent.changed) != intent:
                 self._audit(after, at, facts)
+            also()
         return after
 
     def _tell(self, tx: sqlite3.Connection, peer: str | None, *, let_back: bool) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from watchdog import clock
+from watchdog import clock, news
 from watchdog.actions import isolation
 from watchdog.actions.holding import Result
 from watchdog.actions.isolation import Step, no_step
@@ -23,6 +23,7 @@ from watchdog.journal import Journal
 from watchdog.kernel import gate, libbpf, slots
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.libbpf import BpfRefused
+from watchdog.outbox import Outbox
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 60.0
@@ -59,7 +60,10 @@ class Host:
     def place(self) -> Place:
         if self._journal is None:
             self._journal = Journal.open(self.state)
-        return Place(self._journal, self.pins, self.run_dir, self.drop_ins)
+        outbox = Outbox(self._journal, [], host="soc-1")
+        return Place(
+            self._journal, self.pins, self.run_dir, self.drop_ins, news=lambda *what: news.of_change(outbox, *what)
+        )
 
     def close(self) -> None:
         """Let go of the journal; it is opened again when it is needed."""
@@ -99,6 +103,17 @@ class Host:
         """Write a configuration; its path."""
         self.config.write_text(text)
         return self.config
+
+    def receiver(self) -> str:
+        """The settings of one that nobody can reach."""
+        secret = self.folder / "secret"
+        secret.write_text("whsec_" + "A" * 44)
+        secret.chmod(0o600)
+        return f'[[webhook]]\nname = "architect"\nurl = "http://127.0.0.1:9/"\nsecret_file = "{secret}"\n'
+
+    def told(self) -> list[str]:
+        """The keys of all events, in order."""
+        return [row["key"] for row in self.place.journal.read("SELECT key FROM event ORDER BY seq")]
 
     def isolate(self, cgroup: Cgroup, step: Step = no_step, why: Why = WHY) -> Result:
         return isolation.isolate(where(cgroup), why, self.place, NOW, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,12 @@ from tests.kernel.agents import harmless
 from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import NOW, Host, moment, ours_at
 from watchdog import clock, config
+from watchdog.actions import programs
 from watchdog.actions.orders import HostActions
+from watchdog.cli.status import OPEN
 from watchdog.clock import rfc3339
 from watchdog.host.caller import who
-from watchdog.intents import Until
+from watchdog.intents import State, Until
 from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers.sequence import LAYERS
@@ -97,7 +100,7 @@ def test_a_change_has_its_own_reason_in_the_history_and_what_was_not_taken_is_sa
 
 
 def test_every_change_of_an_isolation_is_told_once_with_what_was_changed_and_by_whom(host: Host, agent: Cgroup) -> None:
-    host.configure(PEER + f'cgroup = "{agent.path}"\n' + receiver(host))
+    host.configure(PEER + f'cgroup = "{agent.path}"\n' + host.receiver())
     target = ("isolate", "shield", "--json")
     for level, reason in (("network", "it lies"), ("frozen", "it fights"), ("frozen", "same"), ("network", "look")):
         assert host.mesh(*target, "--reason", reason, "--level", level).status == OK
@@ -107,7 +110,7 @@ def test_every_change_of_an_isolation_is_told_once_with_what_was_changed_and_by_
     told = [json.loads(row["body"])["data"] for row in host.place.journal.read("SELECT body FROM event ORDER BY seq")]
     assert {(each["action"], each["state"]) for each in told} == {("alert_architect", "FIRING")}
     assert [each["reason"] for each in told] == [
-        f"it lies (by hand, {BY})",
+        f"isolated in the kernel: it lies (by hand, {BY})",
         f"it fights: level frozen, was network (by hand, {BY})",
         f"look: level network, was frozen (by hand, {BY})",
         f"patch: allowed 192.0.2.1/32:443, was nothing (by hand, {BY})",
@@ -182,6 +185,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "gaps": [],
         "dropped": {"ingress": nothing, "egress": nothing, "frames": {"ingress": 0, "egress": 0}},
         "allow": [],
+        "heartbeat_from": None,
         "allowed": {"ingress": nothing, "egress": nothing},
         "flows": None,
     }
@@ -395,17 +399,9 @@ def test_reasons_may_be_in_any_language_and_long(host: Host, agent: Cgroup) -> N
     assert host.intents()[0].why.reason == reason
 
 
-def receiver(host: Host) -> str:
-    """The settings of one that nobody can reach."""
-    secret = host.folder / "secret"
-    secret.write_text("whsec_" + "A" * 44)
-    secret.chmod(0o600)
-    return f'[[webhook]]\nname = "architect"\nurl = "http://127.0.0.1:9/"\nsecret_file = "{secret}"\n'
-
-
 def test_a_receiver_that_cannot_be_told_does_not_undo_what_was_done(host: Host, agent: Cgroup) -> None:
     """The isolation comes first: one document, exit status 0, and the notice in it."""
-    host.configure(PEER + f'cgroup = "{agent.path}"\n' + receiver(host))
+    host.configure(PEER + f'cgroup = "{agent.path}"\n' + host.receiver())
     answer = host.mesh("isolate", "shield", "--reason", "drill", "--json")
     assert answer.status == OK
     (notice,) = answer.document["notices"]
@@ -418,7 +414,7 @@ def test_a_receiver_that_cannot_be_told_does_not_undo_what_was_done(host: Host, 
 
 
 def test_status_names_a_receiver_that_is_gone_and_a_secret_that_is_none(host: Host) -> None:
-    host.configure(PEER + receiver(host))
+    host.configure(PEER + host.receiver())
     gone = Receiver("architect", "http://127.0.0.1:9/")
     Outbox(host.place.journal, [gone], host="soc-1").refuse_all(gone, "HTTP 410", NOW)
     assert f"Receiver architect is GONE since {rfc3339(NOW)} (HTTP 410), and gets no more" in host.mesh("status").out
@@ -429,7 +425,7 @@ def test_status_names_a_receiver_that_is_gone_and_a_secret_that_is_none(host: Ho
 
 
 def test_whoever_ends_an_isolation_tells_that_it_has_ended(host: Host, agent: Cgroup) -> None:
-    host.configure(PEER + f'cgroup = "{agent.path}"\n' + receiver(host))
+    host.configure(PEER + f'cgroup = "{agent.path}"\n' + host.receiver())
     assert host.mesh("isolate", "shield", "--reason", "drill", "--ttl", "10ms").status == OK
     answer = host.mesh("reconcile", "--json").document
     assert [(each["done"], each["released"]) for each in answer["repairs"]] == [("released: its time is over", True)]
@@ -439,6 +435,28 @@ def test_whoever_ends_an_isolation_tells_that_it_has_ended(host: Host, agent: Cg
         ("intent/1/FIRING", "FIRING"),
         ("intent/1/RESOLVED", "RESOLVED"),
     ]
+
+
+def test_status_does_not_call_isolated_what_is_open(host: Host, agent: Cgroup) -> None:
+    host.configure(PEER + f'cgroup = "{agent.path}"\n')
+    assert host.mesh("isolate", "shield", "--reason", "drill").status == OK
+    assert "ISOLATED shield since" in host.mesh("status").out
+    (intent,) = host.place.intents.in_force()
+    gate.detach(agent, programs.ids_of([intent]))
+    said = host.mesh("status")
+    assert said.status == STATUS_UNKNOWN
+    assert "NOT CUT OFF, as it is meant to be: shield since" in said.out
+    assert "UNKNOWN" in said.out
+    assert not re.search(r"shield +ISOLATED", said.out)
+    document = host.mesh("status", "--json").document
+    assert [(each["state"], each["holds"]) for each in document["isolations"]] == [("isolated", False)]
+    assert [(each["status"], each["detail"]) for each in document["peers"]] == [("UNKNOWN", OPEN)]
+    assert "put it back with: watchdog-mesh reconcile" in host.mesh("verify", "shield").out
+    host.place.intents.change(intent, State.RELEASING, NOW)
+    assert "RELEASING (not done: " in host.mesh("status").out
+    assert "its release has not ended; end it with: watchdog-mesh reconcile" in host.mesh("verify", "shield").out
+    assert host.mesh("reconcile").status == OK
+    assert host.mesh("status", "--json").document["isolations"] == []
 
 
 def test_verify_and_status_say_when_it_ends_and_that_it_is_overdue(host: Host, agent: Cgroup) -> None:

@@ -21,14 +21,17 @@ from watchdog.actions.reconcile import reconcile
 from watchdog.intents import State
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.programs import GATE
+from watchdog.model import EventState
 
 pytestmark = pytest.mark.kernel
 
 POINTS = 40
 """Places of death, spread evenly over all that there are."""
 RUNS = 20
-SLOWEST_S = 0.35
-"""A command ends sooner than this; it is killed at times spread over it."""
+SLOWEST_S = 0.7
+"""A command has told people by then; it is killed at times spread over it."""
+
+SOMEBODY = '[[peer]]\nname = "somebody"\nendpoint = "http://127.0.0.1:9/"\n'
 
 Verb = Callable[[Host, Cgroup, Step], object]
 
@@ -67,8 +70,11 @@ def prepare(host: Host, cgroup: Cgroup, verb: Verb) -> None:
 
 
 def as_meant(host: Host, cgroup: Cgroup) -> State | None:
-    """The kernel is as the journal means it, and nothing is half done; whether it is isolated."""
-    in_force = host.place.intents.in_force()
+    """The kernel is as the journal means it, nothing is half done, and people were told; whether it is isolated."""
+    in_force, told = host.place.intents.in_force(), host.told()
+    for intent in host.intents():
+        state = EventState.RESOLVED if intent.state is State.RELEASED else EventState.FIRING
+        assert intent.state is State.FAILED or told.count(intent.event_key(state)) == 1, (intent, told)
     assert [intent.state for intent in in_force] in ([], [State.ISOLATED])
     assert len(host.attached()) == len(in_force) * len(GATE)
     for intent in in_force:
@@ -172,6 +178,7 @@ def test_killed_while_undoing_what_failed(host: Host, agent: Cgroup, last: str) 
 
 
 def test_commands_killed_from_outside_at_any_time(host: Host, agent: Cgroup) -> None:
+    host.configure(SOMEBODY + host.receiver())
     seed = random.randrange(2**32)
     times = random.Random(seed)
     command = [sys.executable, "-m", "watchdog", "%", "--cgroup", str(agent.path), "--reason", "drill"]
@@ -192,6 +199,7 @@ def test_commands_killed_from_outside_at_any_time(host: Host, agent: Cgroup) -> 
 
 
 def test_commands_at_the_same_time_agree(host: Host, agent: Cgroup) -> None:
+    host.configure(SOMEBODY + host.receiver())
     words = ("isolate", "release", "isolate", "release", "isolate")
     started = [
         subprocess.Popen(

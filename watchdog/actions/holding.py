@@ -68,6 +68,14 @@ class Result:
         """Whether anything that applies is not covered."""
         return bool(self.gaps or self.uncovered)
 
+    def told(self, reason: str) -> str:
+        """An isolation in the words of a notification, short enough for one: everything is in verify."""
+        ways = [each.title for each in self.verdicts if each.coverage is Coverage.NOT_COVERED]
+        are = "way is" if len(ways) == 1 else "ways are"
+        said = [*self.gaps, *([f"{len(ways)} {are} open to it, as {ways[0]!r}"] if ways else [])]
+        how = "cut off in part" if self.is_partial else "isolated in the kernel"
+        return f"{how}: {reason}" + (f"; open: {'; '.join(said)} (watchdog-mesh verify says all)" if said else "")
+
 
 def verify(intent: Intent, place: Place) -> Result:
     """Ask whether the isolation holds. Changes nothing."""

@@ -17,6 +17,7 @@ from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, glance, look
 from watchdog.errors import KernelRefused, WatchdogError
 from watchdog.host import unit_filters
+from watchdog.host.caller import in_words
 from watchdog.intents import IN_FORCE, Intent, State, Where, Why
 from watchdog.kernel import gate
 from watchdog.kernel.cgroups import Cgroup
@@ -182,7 +183,10 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot:
     where = intent.where
     if sight.cgroups:
         where = replace(where, cgroup=str(sight.cgroups[-1].path), cgroup_id=sight.cgroups[-1].inode)
-    intent = place.intents.change(intent, State.ISOLATED, now, where=where, trouble="; ".join(result.gaps))
+    begins = intent.state is State.ISOLATING and not intent.by_a_watcher
+    told = result.told(f"{intent.why.reason} (by hand, {in_words(intent.why.by)})")
+    also = place.news(replace(intent, state=State.ISOLATED), told) if begins else lambda: None
+    intent = place.intents.change(intent, State.ISOLATED, now, where=where, trouble="; ".join(result.gaps), also=also)
     noted.note(intent, place, sight.cgroups, sight.unit)
     step("isolated")
     return replace(result, intent=intent, changed=True)
@@ -213,28 +217,30 @@ def rescan(intent: Intent, place: Place) -> list[str]:
     return sequence.rescan(targets.target_of(intent, slot, place, cgroups, build=False))
 
 
-def release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
-    """Let the target back and see that nothing of ours is left on it."""
+def release(intent: Intent, place: Place, now: datetime, step: Step = no_step, *, reason: str = "") -> Result:
+    """Let the target back and see that nothing of ours is left on it; people are told the reason."""
     with place.alone():
         current = place.intents.get(intent)
         if current.state not in IN_FORCE:
             return Result(current, changed=False, holds=True)
-        return finish_release(current, place, now, step)
+        return finish_release(current, place, now, step, reason=reason)
 
 
-def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_step) -> Result:
+def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_step, *, reason: str) -> Result:
     """The release itself, with the lock held; also what a killed one left to do."""
     dropped = holding.dropped_of(intent, place)
     flows = flow_facts.of(intent, place, dropped, clock.moment())
     intent = place.intents.change(intent, State.RELEASING, now)
     step("intended")
     stays = _free(intent, place, step)
+    flow_facts.forget(intent)
     facts: dict[str, object] = {"flows": flows} if flows else {}
     if dropped:
         facts["dropped_packets"] = dropped.ingress.packets + dropped.egress.packets
         facts["dropped_frames"] = dropped.frames_in.packets + dropped.frames_out.packets
     above = holding.cut_off_above(intent, place)
-    intent = place.intents.change(intent, State.RELEASED, now, trouble="", facts=facts)
+    also = place.news(replace(intent, state=State.RELEASED), reason)
+    intent = place.intents.change(intent, State.RELEASED, now, trouble="", facts=facts, also=also)
     noted.forget(intent, place)
     step("released")
     return Result(intent, changed=True, holds=True, gaps=(*stays, *above), dropped=dropped, flows=flows)
@@ -243,6 +249,7 @@ def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_
 def finish_undo(intent: Intent, place: Place, now: datetime) -> None:
     """Take back what an isolation that failed had begun; also what a killed one left to do. With the lock held."""
     stays = _free(intent, place)
+    flow_facts.forget(intent)
     place.intents.change(intent, State.FAILED, now, trouble="; ".join([*filter(None, [intent.trouble]), *stays]))
     noted.forget(intent, place)
 

@@ -9,7 +9,6 @@ from functools import partial
 
 from watchdog import clock, config
 from watchdog.actions import allowing, evidence, isolation, locate, shadow
-from watchdog.actions.holding import Result
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place
 from watchdog.actions.restart import OVERTAKEN, RestartTarget, restart
@@ -21,7 +20,6 @@ from watchdog.kernel import hold, tc
 from watchdog.ladder import PeerRecord
 from watchdog.mesh.coordinator import Coordinator, Order, Outcome
 from watchdog.model import Action
-from watchdog.paths.words import Coverage
 
 LONGEST_JOB_S = 600.0
 """Since a restart was begun. A job that lasts longer, as of a unit that never becomes ready, holds up nobody else."""
@@ -79,8 +77,7 @@ class HostActions:
         except WatchdogError as error:
             return Outcome(failed=True, detail=error.one_line(), kind=error.kind)
         self.on_isolated()
-        how = "cut off in part" if result.is_partial else "isolated in the kernel"
-        return Outcome(failed=False, detail=f"{how}: {order.reason}{_open(result)}")
+        return Outcome(failed=False, detail=result.told(order.reason))
 
     def evidence(self, peer: str) -> tuple[str, bool]:
         """Hard local evidence against a silent peer, as far as this host can see."""
@@ -133,10 +130,3 @@ def _restart_target(peer: config.Peer) -> RestartTarget:
         return RestartTarget(unit=peer.unit)
     found_by_process = peer.selector is not None and peer.selector[0] not in locate.WHOLE_CGROUP
     return RestartTarget(command=peer.restart, agent=locate.selector_of(peer) if found_by_process else None)
-
-
-def _open(result: Result) -> str:
-    """What does not hold, short enough for a notification: everything is in verify."""
-    ways = [each.title for each in result.verdicts if each.coverage is Coverage.NOT_COVERED]
-    said = [*result.gaps, *([f"{len(ways)} ways are open to it, as {ways[0]!r}"] if ways else [])]
-    return f"; open: {'; '.join(said)} (watchdog-mesh verify says all)" if said else ""

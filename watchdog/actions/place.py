@@ -13,7 +13,7 @@ from watchdog.config import Config, Peer
 from watchdog.errors import HostCannot, SystemdFailed, WatchdogError
 from watchdog.host import systemd, unit_filters
 from watchdog.host.systemd import UnitState
-from watchdog.intents import Intents, Where
+from watchdog.intents import Intent, Intents, Where
 from watchdog.journal import Journal
 from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
@@ -25,6 +25,15 @@ LOCK_TIMEOUT_S = 60.0
 """Longer than the slowest isolation: a daemon-reload under load, and a build of programs if none are ready."""
 
 log = logging.getLogger("watchdog")
+
+News = Callable[[Intent, str], Callable[[], None]]
+"""Gets ready to tell people that an isolation by hand has begun, or that one has ended, and why; what it returns
+publishes that, as part of the transaction in which it becomes so: whoever is killed meanwhile, it is told once."""
+
+
+def no_news(_: Intent, __: str) -> Callable[[], None]:
+    """For drills and tests: nobody is told."""
+    return lambda: None
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Place:
     """Whether filters may be put on links of the host's own network namespaces."""
     host_ends: Mapping[str, str] = field(default_factory=dict)
     """By configured peer, the host end of its own veth, where an operator has named it."""
+    news: News = field(default=no_news, compare=False, repr=False)
     known: dict[tuple[int, frozenset[int]], Known] = field(default_factory=dict, compare=False, repr=False)
     """What this process has found out about the sockets of isolated agents, by intent and all intents in force."""
 

@@ -163,24 +163,27 @@ def _meant(intent: Intent) -> str:
 
 def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:
     if intent.state is State.RELEASING:
-        isolation.finish_release(intent, place, at.utc)
-        return Repair(intent.name, "its release was cut short", "released", over=True, released=intent)
+        return _released(intent, place, at, "its release was cut short", "released")
     if intent.state is State.UNDOING:
         isolation.finish_undo(intent, place, at.utc)
         return Repair(intent.name, f"it could not be isolated ({intent.trouble})", "what was begun is undone")
     if not intent.where.cgroup and not intent.where.unit:
         return None  # left to the handlers of an embedded monitor: nothing of ours in the kernel
     if intent.why.until is not None and intent.why.until.is_over(at):
-        isolation.finish_release(intent, place, at.utc)
         until = rfc3339(intent.why.until.utc)
-        done = "released: its time is over"
-        return Repair(intent.name, f"isolated until {until}", done, over=True, released=intent)
+        return _released(intent, place, at, f"isolated until {until}", "released: its time is over")
     if intent.state is State.ISOLATING and whereabouts.has_ended(intent.where, place.root):
         isolation.finish_undo(intent, place, at.utc)
         return Repair(
             intent.name, "its isolation was cut short, and its processes have ended", "what was begun is undone"
         )
     return _restore(intent, place, at, stopped, patient=patient)
+
+
+def _released(intent: Intent, place: Place, at: Moment, found: str, done: str) -> Repair:
+    repair = Repair(intent.name, found, done, over=True, released=intent)
+    isolation.finish_release(intent, place, at.utc, reason=repair.words)
+    return repair
 
 
 def _restore(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:

@@ -19,14 +19,14 @@ from watchdog.cli.allow import allow_options, asked
 from watchdog.cli.app import common, configured, given_span_s, need_root, paths_option, place_of, stated
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
-from watchdog.cli.tell import tell
+from watchdog.cli.tell import deliver, tell
 from watchdog.config import Config
 from watchdog.errors import Exit, UsageError, WatchdogError
 from watchdog.host.caller import who
 from watchdog.intents import Until, Where, Why
 from watchdog.kernel.hold import Hold
 from watchdog.kernel.layers.base import FROZEN, NETWORK
-from watchdog.model import Action, Severity
+from watchdog.model import Action
 from watchdog.status import published
 
 LONGEST_S = 365 * 24 * 3600.0
@@ -109,7 +109,7 @@ def verb(
             result, found = _from_inside(result, place)
             if found is not None:
                 what = f"inside/{stamp}"
-                notices += tell(settings, place, result.intent, Action.ALERT, Severity.CRITICAL, found, what=what)
+                notices = tell(settings, place, result.intent, Action.ALERT, found, what)
                 output.words(f"  {found}")
             output.words(*(f"  {line}" for line in report.inside_in_words(result.intent.inside)))
     output.document("isolate", 1, report.facts_of(result) | {"notices": notices})
@@ -119,10 +119,12 @@ def verb(
 
 
 def _tell_people(result: Result, reason: str, settings: Config, place: Place) -> list[str]:
-    """An isolation is told once, and each change of it."""
-    what = f"changed/{clock.rfc3339(result.intent.changed)}" if result.changes else ""
-    said = f"{reason}: {'; '.join(result.changes)}" if result.changes else reason
-    return tell(settings, place, result.intent, Action.ALERT_ARCHITECT, Severity.CRITICAL, said, what=what)
+    """An isolation was published when it began; each change of it is now."""
+    if not result.changes:
+        return deliver(settings, place)
+    what = f"changed/{clock.rfc3339(result.intent.changed)}"
+    said = f"{reason}: {'; '.join(result.changes)}"
+    return tell(settings, place, result.intent, Action.ALERT_ARCHITECT, said, what)
 
 
 def _from_inside(result: Result, place: Place) -> tuple[Result, str | None]:

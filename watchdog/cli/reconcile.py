@@ -10,17 +10,16 @@ import click
 
 from watchdog import clock, journal
 from watchdog.actions import reconcile
-from watchdog.actions.place import Place, note_agents
+from watchdog.actions.place import note_agents
 from watchdog.actions.reconcile import Repair
 from watchdog.cli.app import closing_journal, common, configured, need_root, place_of
 from watchdog.cli.output import Output
-from watchdog.cli.tell import FLUSH_S, tell
+from watchdog.cli.tell import FLUSH_S, deliver
 from watchdog.config import Config, find
 from watchdog.early import identity_of
 from watchdog.errors import Exit, JournalCorrupt, UsageError
 from watchdog.host.caller import who
 from watchdog.journal import Journal
-from watchdog.model import Action, EventState, Severity
 
 
 @click.command()
@@ -43,22 +42,12 @@ def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal:
             reconcile.bar(place)
         repairs = [] if nothing_to_do else reconcile.reconcile(place, clock.moment())
         flush_s = 0.0 if boot else FLUSH_S  # a boot waits for no receiver: a watcher delivers
-        notices = [notice for repair in repairs for notice in _tell_end(repair, settings, place, flush_s)]
+        notices = deliver(settings, place, flush_s) if repairs else []
     output.document("reconcile", 1, {"repairs": [_facts(repair) for repair in repairs], "notices": notices})
     output.words(*(repair.words for repair in repairs), *(f"  {notice}" for notice in notices))
     if not repairs and not boot:
         output.words("The kernel is as the journal means it; nothing was changed")
     return Exit.FAILED if any(repair.failed for repair in repairs) else Exit.OK
-
-
-def _tell_end(repair: Repair, settings: Config, place: Place, flush_s: float) -> list[str]:
-    """That an isolation has ended is told whoever ends it; of the rest a watcher tells."""
-    if repair.released is None:
-        return []
-    resolved = EventState.RESOLVED
-    return tell(
-        settings, place, repair.released, Action.ALERT, Severity.CRITICAL, repair.words, resolved, flush_s=flush_s
-    )
 
 
 def _facts(repair: Repair) -> dict[str, Any]:

@@ -17,13 +17,12 @@ from watchdog.cli import report
 from watchdog.cli.app import common, configured, need_root, place_of, stated
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
-from watchdog.cli.tell import tell
+from watchdog.cli.tell import by_hand, deliver
 from watchdog.config import Config
 from watchdog.errors import Exit, WatchdogError
 from watchdog.host import systemd
 from watchdog.host.caller import who
 from watchdog.intents import Intent
-from watchdog.model import Action, EventState, Severity
 from watchdog.status import published
 
 
@@ -49,11 +48,11 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
             output.words(f"{name_of(wanted)} is not isolated; nothing was changed")
             return Exit.OK
         _note(intent, place, reason)
-        result = isolation.release(intent, place, clock.utc_now())
+        result = isolation.release(intent, place, clock.utc_now(), reason=by_hand(reason))
         output.words(f"{intent.name} is released: {report.place_of(result)}", f"  {report.dropped_in_words(result)}")
         output.words(*(f"  {line}" for line in [*report.moved_in_words(result), *report.flows_in_words(result)]))
         output.words(*(f"  but {gap}" for gap in result.gaps))
-        notices = tell(settings, place, intent, Action.ALERT, Severity.CRITICAL, reason, EventState.RESOLVED)
+        notices = deliver(settings, place)
         freed = inside.look_freed(moving.returned(result.intent, place), place, clock.moment())
         result = replace(result, intent=replace(result.intent, inside=freed))
         output.words(*(f"  {line}" for line in report.inside_in_words(freed, report.FREE)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from watchdog.host.processes import own_terminal, printable
 
@@ -32,6 +34,14 @@ class Caller:
         notes += [f"sudo {self.sudo_user}"] if self.sudo_user else []
         notes += [self.terminal] if self.terminal else []
         return f"{self.user} ({', '.join(notes)})" if notes else self.user
+
+
+def in_words(by: Mapping[str, Any]) -> str:
+    """The same of one that was written down; "" for what is not of a command."""
+    try:
+        return Caller(**{each.name: by[each.name] for each in fields(Caller)}).in_words()
+    except KeyError:
+        return ""
 
 
 def who() -> Caller:
