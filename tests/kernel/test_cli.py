@@ -437,6 +437,29 @@ def test_whoever_ends_an_isolation_tells_that_it_has_ended(host: Host, agent: Cg
     ]
 
 
+def test_a_peer_that_is_begun_anew_elsewhere_is_not_called_isolated(
+    host: Host, agent: Cgroup, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside
+) -> None:
+    """Its old cgroup is held still, and empty."""
+    pid_file, first = host.folder / "pid", run_in_cgroup(agent)
+    pid_file.write_text(f"{first.pid}\n")
+    host.configure(PEER + f'pid_file = "{pid_file}"\n')
+    assert host.mesh("isolate", "shield", "--reason", "it lies", "--force").status in (OK, PARTIAL)
+    first.close()
+    again = scratch_cgroup("again")
+    pid_file.write_text(f"{run_in_cgroup(again).pid}\n")
+    verified = host.mesh("verify", "shield")
+    assert verified.status == FAILED
+    assert f"in {again.path} now: release it, and isolate it again" in verified.out
+    assert "NOT CUT OFF, as it is meant to be: shield" in host.mesh("status").out
+    (repair,) = host.mesh("reconcile", "--json").document["repairs"]
+    assert repair["failed"]
+    assert f"in {again.path} now" in repair["done"]
+    host.mesh("release", "shield", "--reason", "it is elsewhere")
+    assert host.mesh("isolate", "shield", "--reason", "it lies", "--force").status in (OK, PARTIAL)
+    assert host.mesh("verify", "shield", "--json").document["cgroup"] == str(again.path)
+
+
 def test_status_does_not_call_isolated_what_is_open(host: Host, agent: Cgroup) -> None:
     host.configure(PEER + f'cgroup = "{agent.path}"\n')
     assert host.mesh("isolate", "shield", "--reason", "drill").status == OK

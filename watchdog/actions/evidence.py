@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from watchdog import config
-from watchdog.actions import locate
+from watchdog.actions.place import selector_of
 from watchdog.errors import WatchdogError
 from watchdog.host import agents, systemd
 from watchdog.host.systemd import UnitState
@@ -33,7 +33,7 @@ def against(peer: config.Peer, root: Path) -> tuple[str, bool]:
         if peer.cgroup is not None:
             return _of_cgroup(peer.cgroup, root), False
         if peer.selector is not None:
-            agents.find(locate.selector_of(peer))
+            agents.find(selector_of(peer))
     except agents.NotRunning as error:
         return error.message, False
     except WatchdogError:

@@ -98,7 +98,8 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     others = [whereabouts.ENDED if ended else IDLE] if idle and not later else []
     others += whereabouts.gaps(intent.where, place.root)
     away = [f"{processes.describe(each.pid)} {drift.LEFT}" for each in noted.moved_out(intent, place, there)]
-    others += away + _pins_gone(intent.held_by, place)
+    anew = whereabouts.begun_anew(intent.where, place, there)
+    others += away + anew + _pins_gone(intent.held_by, place)
     if name := renamed.name_now(intent, place, sight):
         others.append(f"{intent.where.unit} {drift.RENAMED} {name} now: its next start would be open")
     if not_as_meant := allowing.gap(intent):
@@ -108,7 +109,7 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     return Result(
         intent,
         changed=False,
-        holds=stopped == there and not away,
+        holds=stopped == there and not away and not anew,
         gaps=(*at_hooks, *sequence.gaps(beyond), *others),
         dropped=dropped_of(intent, place),
         idle=idle,

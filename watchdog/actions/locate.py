@@ -9,7 +9,7 @@ from pathlib import Path
 
 from watchdog import clock, config, rails
 from watchdog.actions import adopt, moving, whereabouts
-from watchdog.actions.place import Place, glance, look, unit_cgroup
+from watchdog.actions.place import Place, glance, look, names_a_cgroup, selector_of, unit_cgroup
 from watchdog.config import Config
 from watchdog.errors import Refused, UsageError
 from watchdog.host import agents, processes, systemd
@@ -25,8 +25,6 @@ SSHD = ("sshd", "sshd-session", "sshd-auth")
 """Its name, and since OpenSSH 9.8 those of the processes that serve a login."""
 LATE_S = 30.0
 """Beyond two intervals without a word in its status a watcher hangs; systemd ends it about then (WatchdogSec=)."""
-WHOLE_CGROUP = ("unit", "cgroup")
-"""Selectors that name a cgroup and all that is in it; the others name processes, and the rest are strangers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def _peer_of(found: Located, settings: Config, place: Place) -> str:
     known = where.peer or place.peers.get(where.unit, "") or place.peers.get(where.cgroup, "")
     if known or not where.cgroup:
         return known
-    by_process = [peer for peer in settings.peers if peer.selector and peer.selector[0] not in WHOLE_CGROUP]
+    by_process = [peer for peer in settings.peers if peer.selector and not names_a_cgroup(peer)]
     return next((peer.name for peer in by_process if _runs_in(peer, found, place)), "")
 
 
@@ -108,11 +106,6 @@ def _runs_in(peer: config.Peer, found: Located, place: Place) -> bool:
         return False  # it does not run, or not in one cgroup
     same = found.agent is None or its.agent is None or bool(found.agent & its.agent)
     return same and its.where.cgroup == found.where.cgroup
-
-
-def selector_of(peer: config.Peer) -> AgentSelector:
-    """How processes are found that no unit and no cgroup names."""
-    return AgentSelector(pid_file=peer.pid_file, exec=peer.exec, command_line=peer.command_line, port=peer.port)
 
 
 def _of_unit(unit: str, peer: str, place: Place) -> Located:

@@ -10,7 +10,7 @@ from functools import partial
 from watchdog import clock, config
 from watchdog.actions import allowing, evidence, isolation, locate, shadow
 from watchdog.actions.locate import Named
-from watchdog.actions.place import Place
+from watchdog.actions.place import Place, names_a_cgroup, selector_of
 from watchdog.actions.restart import OVERTAKEN, RestartTarget, restart
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
@@ -128,5 +128,5 @@ def _get_ready() -> None:
 def _restart_target(peer: config.Peer) -> RestartTarget:
     if peer.restart is None:
         return RestartTarget(unit=peer.unit)
-    found_by_process = peer.selector is not None and peer.selector[0] not in locate.WHOLE_CGROUP
-    return RestartTarget(command=peer.restart, agent=locate.selector_of(peer) if found_by_process else None)
+    found_by_process = peer.selector is not None and not names_a_cgroup(peer)
+    return RestartTarget(command=peer.restart, agent=selector_of(peer) if found_by_process else None)

@@ -12,6 +12,7 @@ from watchdog import early
 from watchdog.config import Config, Peer
 from watchdog.errors import HostCannot, SystemdFailed, WatchdogError
 from watchdog.host import systemd, unit_filters
+from watchdog.host.agents import AgentSelector
 from watchdog.host.systemd import UnitState
 from watchdog.intents import Intent, Intents, Where
 from watchdog.journal import Journal
@@ -23,6 +24,9 @@ from watchdog.kernel.sockets import Known
 
 LOCK_TIMEOUT_S = 60.0
 """Longer than the slowest isolation: a daemon-reload under load, and a build of programs if none are ready."""
+
+WHOLE_CGROUP = ("unit", "cgroup")
+"""Selectors that name a cgroup and all that is in it; the others name processes, and the rest are strangers."""
 
 log = logging.getLogger("watchdog")
 
@@ -51,6 +55,8 @@ class Place:
     """Whether filters may be put on links of the host's own network namespaces."""
     host_ends: Mapping[str, str] = field(default_factory=dict)
     """By configured peer, the host end of its own veth, where an operator has named it."""
+    selectors: Mapping[str, AgentSelector] = field(default_factory=dict)
+    """By configured peer that is found by its processes: where it runs now may be another cgroup than before."""
     news: News = field(default=no_news, compare=False, repr=False)
     known: dict[tuple[int, frozenset[int]], Known] = field(default_factory=dict, compare=False, repr=False)
     """What this process has found out about the sockets of isolated agents, by intent and all intents in force."""
@@ -98,7 +104,18 @@ def configured(settings: Config, journal: Journal, own: Peer | None = None) -> P
         peers=peers,
         host_links=settings.isolation.host_links,
         host_ends={peer.name: peer.host_end for peer in agents if peer.host_end},
+        selectors={peer.name: selector_of(peer) for peer in agents if peer.selector and not names_a_cgroup(peer)},
     )
+
+
+def names_a_cgroup(peer: Peer) -> bool:
+    """Whether all that is in a cgroup is the agent; else it is the processes that are found, and the rest strangers."""
+    return peer.selector is not None and peer.selector[0] in WHOLE_CGROUP
+
+
+def selector_of(peer: Peer) -> AgentSelector:
+    """How processes are found that no unit and no cgroup names."""
+    return AgentSelector(pid_file=peer.pid_file, exec=peer.exec, command_line=peer.command_line, port=peer.port)
 
 
 def note_agents(settings: Config, config: Path, identity: str) -> None:

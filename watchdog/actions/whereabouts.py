@@ -9,7 +9,7 @@ from pathlib import Path
 from watchdog import clock
 from watchdog.actions.place import Place
 from watchdog.errors import UsageError
-from watchdog.host import processes
+from watchdog.host import agents, processes
 from watchdog.host.processes import Process
 from watchdog.intents import Where
 from watchdog.kernel import cgroups
@@ -105,6 +105,20 @@ def _still(moved: Moved | None) -> list[Was]:
 def _is_outside(process: Process, new: Cgroup) -> bool:
     place = place_of(process, new.root)
     return place is not None and not new.contains(place)
+
+
+def begun_anew(where: Where, place: Place, held: Collection[Cgroup]) -> list[str]:
+    """A peer that is found by its processes and runs where nothing holds it, as it was started anew: a sentence."""
+    how = place.selectors.get(where.peer)
+    if how is None:
+        return []
+    with suppress(UsageError):  # it does not run, or who it is cannot be told
+        for process in agents.find(how):
+            at = place_of(process, place.root)
+            if at is not None and not any(cgroup.contains(at) for cgroup in held):
+                who = processes.describe(process.pid)
+                return [f"{where.peer} is {who} in {at.path} now: release it, and isolate it again"]
+    return []
 
 
 def place_of(process: Process, root: Path) -> Cgroup | None:

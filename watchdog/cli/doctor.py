@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from watchdog import config, config_files
-from watchdog.actions import locate, programs, targets
-from watchdog.actions.place import Place
+from watchdog.actions import programs, targets
+from watchdog.actions.place import Place, selector_of
 from watchdog.cli.app import common, configured, need_root, place_of
 from watchdog.cli.output import Output, one_line, table
 from watchdog.config import Config
@@ -177,7 +177,7 @@ def _found(peer: config.Peer) -> str:
     if peer.cgroup is not None:
         running = len(cgroups.processes(cgroups.resolve(peer.cgroup)))
         return f"{peer.cgroup}: {running or 'no'} {'process' if running == 1 else 'processes'}"
-    how = locate.selector_of(peer)
+    how = selector_of(peer)
     found = agents.find(how)
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     return f"found by {how}: {describe(found[0].pid)}{more}"
