@@ -224,6 +224,17 @@ class Journal:
             ever = tx.execute("SELECT seq FROM sqlite_sequence WHERE name = 'audit'").fetchone()
         return check_chain([(row["seq"], row["record"], row["hash"]) for row in rows], ever["seq"] if ever else 0)
 
+    def must_be_whole(self) -> None:
+        """Raises JournalCorrupt where a later write could fail half way; the trail, the longest table, is left out.
+
+        What cannot be written there is refused before anything is done: every act begins with a record.
+        """
+        for row in self.read("SELECT name FROM sqlite_master WHERE type = 'table' AND name != 'audit'"):
+            found = [str(each[0]) for each in self.read(f"PRAGMA quick_check({row['name']})")]
+            if found != ["ok"]:
+                self.found_damaged = True
+                raise JournalCorrupt(f"the journal {self.path} is damaged ({found[0]})", hint=database.SET_ASIDE_HINT)
+
     def damage(self) -> list[str]:
         """What SQLite itself finds wrong with the file, a sentence each; reads all of it."""
         found = [str(row[0]) for row in self.read("PRAGMA integrity_check")]

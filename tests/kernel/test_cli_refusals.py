@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests import AS_NOBODY
 from tests.kernel.conftest import MakeCgroup, RunInside
-from tests.kernel.isolation_bed import Answer, Host
+from tests.kernel.isolation_bed import Answer, Host, ours_at
 from watchdog.actions import locate
 from watchdog.config import without_file
 from watchdog.errors import UsageError
@@ -21,7 +23,7 @@ from watchdog.kernel.cgroups import Cgroup
 
 pytestmark = pytest.mark.kernel
 
-FAILED, USAGE, REFUSED, HOST_CANNOT, NOT_ROOT = 1, 2, 3, 5, 6
+OK, FAILED, USAGE, REFUSED, HOST_CANNOT, NOT_ROOT = 0, 1, 2, 3, 5, 6
 AGENT = "@agent"
 """Stands for the path of a cgroup that could be isolated."""
 WHY = ("--reason", "drill")
@@ -438,3 +440,34 @@ def test_a_command_that_others_stop_waiting_for_says_nothing_strange(configured:
         ["sh", "-c", command], env=configured.environment, capture_output=True, text=True, check=False, timeout=30
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("table", ["isolation", "orders", "peer", "event", "delivery"])
+def test_a_journal_damaged_deep_inside_is_found_before_anything_is_done(host: Host, agent: Cgroup, table: str) -> None:
+    """Each is read or written only after the agent has been let back."""
+    target = ("--cgroup", agent.path, "--reason", "drill")
+    assert host.mesh("isolate", *target).status == OK
+    held, trail = ours_at(agent), list(host.place.journal.trail())
+    host.close()
+    overwrite_root_page(host.state / "journal.db", table)
+    for words in (("release", *target), ("isolate", *target), ("reconcile",)):
+        answer = host.mesh(*words)
+        assert (answer.status, answer.out) == (FAILED, "")
+        assert "is damaged (" in answer.err
+        assert "reconcile --set-aside-journal" in answer.err
+    assert ours_at(agent) == held
+    with closing(sqlite3.connect(host.state / "journal.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM audit").fetchone()[0] == len(trail)
+    assert host.mesh("reconcile", "--set-aside-journal").status == OK
+    assert host.mesh("release", *target).status == OK
+    assert ours_at(agent) == []
+
+
+def overwrite_root_page(journal: Path, table: str) -> None:
+    with closing(sqlite3.connect(journal)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with journal.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)

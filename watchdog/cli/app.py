@@ -129,11 +129,16 @@ def configured(config_path: Path | None) -> Config:
 
 
 @contextmanager
-def place_of(config: Config) -> Iterator[Place]:
-    """The host's journal and places, as configured, and how a command tells people."""
+def place_of(config: Config, *, to_change: bool = False) -> Iterator[Place]:
+    """The host's journal and places, as configured, and how a command tells people.
+
+    With `to_change` a damaged journal is refused before anything is done that it could not keep.
+    """
     from watchdog.cli.tell import news_of
 
     with closing_journal(config) as journal:
+        if to_change:
+            journal.must_be_whole()
         yield replace(place.configured(config, journal), news=news_of(config, journal))
 
 

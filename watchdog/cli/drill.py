@@ -24,7 +24,7 @@ def verb(config_path: Path | None, as_json: bool) -> int:
     """
     output = Output(as_json=as_json)
     need_root()
-    with place_of(configured(config_path)) as place:
+    with place_of(configured(config_path), to_change=True) as place:
         steps = drill.drill(replace(place, news=no_news))
     passed = all(step.ok for step in steps)
     output.document("drill", 1, {"passed": passed, "steps": [asdict(step) for step in steps]})

@@ -82,7 +82,7 @@ def verb(
     until = _until(given_span_s(ttl, "--ttl", LONGEST_S)) if ttl is not None else None
     need_root()
     settings = configured(config_path)
-    with place_of(settings) as place:
+    with place_of(settings, to_change=True) as place:
         located = locate.locate(wanted, settings, place, adopt_it=adopt_it)
         allowed = allow.of(located.where.peer, settings)
         by = asdict(who()) | {"seen": published.seen_of(place.run, located.where.peer)}

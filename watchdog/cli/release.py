@@ -36,7 +36,7 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
     stated(reason, "--reason")
     need_root()
     settings = configured(config_path)
-    with place_of(settings) as place:
+    with place_of(settings, to_change=True) as place:
         intent = meant(wanted, settings, place)
         if intent is None and (watched := shadow_meant(wanted, place)) is not None:
             return _end_shadow(output, watched, place, reason)
