@@ -211,11 +211,20 @@ def translated(path: Path | None) -> Iterator[None]:
 
 def _hint(error: sqlite3.OperationalError, path: Path | None) -> str:
     text = str(error)
+    if path is not None and _is_read_only(path.parent):
+        return "its disk is mounted read-only: mount -o remount,rw, or name another with $WATCHDOG_MESH_STATE_DIR"
     if "full" in text or (path is not None and _is_full(path.parent)):
         return "free space on that disk, or name another directory with $WATCHDOG_MESH_STATE_DIR"
     if "locked" in text:
         return "another process holds it for too long: see who with fuser"
     return "check the disk, and that it is root's"
+
+
+def _is_read_only(folder: Path) -> bool:
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _is_full(folder: Path) -> bool:

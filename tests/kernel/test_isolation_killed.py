@@ -19,6 +19,7 @@ from watchdog.actions.isolation import Step, no_step
 from watchdog.actions.place import Place
 from watchdog.actions.reconcile import reconcile
 from watchdog.intents import State
+from watchdog.kernel import freezer
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.programs import GATE
 from watchdog.model import EventState
@@ -32,6 +33,16 @@ SLOWEST_S = 0.7
 """A command has told people by then; it is killed at times spread over it."""
 
 SOMEBODY = '[[peer]]\nname = "somebody"\nendpoint = "http://127.0.0.1:9/"\n'
+
+FREEZE = """
+import sys
+from pathlib import Path
+from watchdog.kernel import cgroups
+from watchdog.kernel.layers import freeze
+freeze.stop(cgroups.resolve(Path(sys.argv[1]), cgroups.find_v2_root()), freeze.WORKING)
+print(flush=True)
+sys.stdin.read()
+"""
 
 Verb = Callable[[Host, Cgroup, Step], object]
 
@@ -229,6 +240,25 @@ def test_two_isolations_at_once_keep_the_budget(host: Host, scratch_cgroup: Make
     assert sorted(process.wait(60) for process in started) == [0, 3, 3]
     assert len(host.place.intents.in_force()) == 1
     assert len(host.attached()) == len(GATE)
+
+
+def test_what_another_mesh_has_frozen_while_it_works_is_left_to_it(host: Host, scratch_cgroup: MakeCgroup) -> None:
+    """Its lock is not ours: only a process that is dead has left it so."""
+    others = scratch_cgroup("others")
+    with subprocess.Popen(
+        [sys.executable, "-c", FREEZE, str(others.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=host.environment,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert reconcile(host.place, moment()) == []
+        assert freezer.is_told_to_freeze(others)
+        process.kill()
+    (repair,) = reconcile(host.place, moment())
+    assert (repair.target, repair.found) == (str(others.path), "left frozen, and in no intent")
+    assert not freezer.is_told_to_freeze(others)
 
 
 def test_a_lock_of_a_dead_process_is_free(host: Host, agent: Cgroup) -> None:

@@ -98,6 +98,7 @@ def test_a_disk_that_became_read_only(mount: Mount) -> None:
     with pytest.raises(JournalFailed) as failed, closing(Journal.open(place / "state")) as journal:
         journal.record(NOW, "lost")
     assert not isinstance(failed.value, JournalCorrupt)
+    assert "mounted read-only" in failed.value.hint
     mount("rw")
     with closing(Journal.open(place / "state")) as journal:
         assert [entry["kind"] for entry in journal.trail()] == ["before"]

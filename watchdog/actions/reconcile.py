@@ -18,6 +18,7 @@ from watchdog.clock import Moment, rfc3339
 from watchdog.errors import WatchdogError
 from watchdog.host import unit_filters
 from watchdog.intents import Drift, Intent, State
+from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import freeze
 from watchdog.kernel.layers.freeze import WORKING
 from watchdog.kernel.programs import EGRESS, INGRESS
@@ -131,10 +132,14 @@ def _in_words(episode: Drift) -> tuple[str, str]:
 def _let_run(place: Place) -> list[Repair]:
     """What an isolation that no journal knows of left frozen while it worked."""
     known = {cgroup for intent in place.intents.in_force() for cgroup in look(intent.where, place.root).cgroups}
-    left = [each for each in freeze.find_frozen(place.top) if each not in known and freeze.mark_of(each) == WORKING]
+    left = [each for each in freeze.find_frozen(place.top) if each not in known and _is_left(each)]
     for cgroup in left:
         freeze.let_run(cgroup)
     return [Repair(str(cgroup.path), "left frozen, and in no intent", "it runs again") for cgroup in left]
+
+
+def _is_left(cgroup: Cgroup) -> bool:
+    return freeze.mark_of(cgroup) == WORKING and not freeze.is_at_work(cgroup)
 
 
 def _settle(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:

@@ -23,7 +23,7 @@ _STARTED = 19
 
 def mark(cgroup: Path, pid: int) -> None:
     """Say that this process, which is about to come, is ours. Raises OSError."""
-    os.setxattr(cgroup, MARK, f"{pid} {_started(pid)}".encode())
+    os.setxattr(cgroup, MARK, f"{pid} {began(pid)}".encode())
 
 
 def unmark(cgroup: Path) -> None:
@@ -36,10 +36,11 @@ def pids(cgroup: Path) -> frozenset[int]:
     """Our processes in this very cgroup: at most one."""
     try:
         pid, _, started = os.getxattr(cgroup, MARK).decode().partition(" ")
-        return frozenset({int(pid)}) if _started(int(pid)) == started else frozenset()
+        return frozenset({int(pid)}) if began(int(pid)) == started else frozenset()
     except (OSError, ValueError, IndexError):
         return frozenset()
 
 
-def _started(pid: int) -> str:
+def began(pid: int) -> str:
+    """When a process was started, which tells it from others of the same pid. Raises OSError where there is none."""
     return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[_STARTED]

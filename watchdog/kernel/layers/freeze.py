@@ -17,9 +17,11 @@ from watchdog.kernel import cgroups, freezer
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers.base import FROZEN, Target
+from watchdog.kernel.visitor import began
 
 MARK = "trusted.watchdog-mesh.frozen"
-"""Its value is WORKING or the level FROZEN. Only CAP_SYS_ADMIN reads and writes trusted attributes."""
+"""Its value is the level FROZEN, or WORKING with the pid and the start time of who works. Only CAP_SYS_ADMIN reads and
+writes trusted attributes."""
 
 WORKING = "working"
 
@@ -118,11 +120,20 @@ def await_still(target: Target, timeout_s: float = STILL_TIMEOUT_S) -> None:
 def mark_of(cgroup: Cgroup) -> str:
     """WORKING or FROZEN where we froze it, "" where we did not."""
     try:
-        return os.getxattr(cgroup.path, MARK).decode(errors="replace")
+        return os.getxattr(cgroup.path, MARK).decode(errors="replace").partition(" ")[0]
     except OSError as error:
         if error.errno in _NO_MARK:
             return ""
         raise KernelRefused(f"cannot read the mark of {cgroup.path}: {error.strerror}") from error
+
+
+def is_at_work(cgroup: Cgroup) -> bool:
+    """Whether whoever froze it while working works still: it may be of another mesh, as a drill's or a test's is."""
+    try:
+        _, pid, when = os.getxattr(cgroup.path, MARK).decode(errors="replace").split()
+        return began(int(pid)) == when
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def find_frozen(top: Cgroup) -> Iterator[Cgroup]:
@@ -137,11 +148,15 @@ def holds_us(cgroup: Cgroup) -> bool:
 
 def _mark(cgroup: Cgroup, why: str) -> None:
     try:
-        os.setxattr(cgroup.path, MARK, why.encode())
+        os.setxattr(cgroup.path, MARK, (f"{why} {_us()}" if why == WORKING else why).encode())
     except FileNotFoundError as error:
         raise CgroupGone(f"the cgroup {cgroup.path} is gone") from error
     except OSError as error:
         raise KernelRefused(f"cannot mark {cgroup.path} as frozen by us: {error.strerror}") from error
+
+
+def _us() -> str:
+    return f"{os.getpid()} {began(os.getpid())}"
 
 
 def _stands_still(cgroup: Cgroup) -> bool:
