@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from watchdog import allowlist
+from watchdog.spans import LEAST_INTERVAL_S, LONGEST_INTERVAL_S
 
 if TYPE_CHECKING:
     from watchdog.config import Config, Isolation, Peer, Settings, StatusServer, Webhook
@@ -26,8 +27,6 @@ READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 MAX_PORT = 65535
 PORT = re.compile(r"[0-9]{1,5}")
 HOST = re.compile(r"(?=.{1,253}\.?$)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
-LEAST_INTERVAL_S = 0.05
-LONGEST_INTERVAL_S = 24 * 3600.0
 MOST_SHOWN = 120
 
 

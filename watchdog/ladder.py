@@ -13,11 +13,14 @@ Until then a relapse climbs on where it stopped. However much is forgiven, no mo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
 
+from watchdog.errors import ConfigurationError
 from watchdog.model import Action, Heartbeat, Status
+from watchdog.spans import LEAST_INTERVAL_S, LONGEST_INTERVAL_S, LONGEST_S
 
 MISSION_INTERVAL_S = 30.0
 MISSION_TIMEOUT_S = 5.0
@@ -33,7 +36,7 @@ MOST_BACKOFF_INTERVALS = 20
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The ladder's numbers; the defaults are the mission's (SEC-004)."""
+    """The ladder's numbers; the defaults are the mission's (SEC-004). Raises ConfigurationError for what are none."""
 
     interval_s: float = MISSION_INTERVAL_S
     timeout_s: float = MISSION_TIMEOUT_S
@@ -42,6 +45,10 @@ class Policy:
     forgive_after_s: float = MISSION_INTERVAL_S * FORGIVE_AFTER_INTERVALS
     single_observer: bool = False
     """Nobody else will ever watch, and nothing is cut off by us: one word is enough to say that it should be."""
+
+    def __post_init__(self) -> None:
+        if problems := list(_problems(self)):
+            raise ConfigurationError(f"the policy cannot be used: {'; '.join(problems)}", problems=problems)
 
     @property
     def budget_window_s(self) -> float:
@@ -52,6 +59,24 @@ class Policy:
     def forgive_after_count(self) -> int:
         """Healthy heartbeats that forgive one restart."""
         return math.ceil(self.forgive_after_s / self.interval_s)
+
+
+def _problems(policy: Policy) -> Iterator[str]:
+    """What is wrong with its numbers; `not ... <=` because NaN compares with nothing."""
+    if not _is_number(policy.interval_s) or not LEAST_INTERVAL_S <= policy.interval_s <= LONGEST_INTERVAL_S:
+        yield f"interval_s: want seconds from {LEAST_INTERVAL_S:g} to {LONGEST_INTERVAL_S:g}, got {policy.interval_s!r}"
+    for name in ("timeout_s", "forgive_after_s"):
+        span_s = getattr(policy, name)
+        if not _is_number(span_s) or not 0 < span_s <= LONGEST_S:
+            yield f"{name}: want seconds greater than 0 and at most {LONGEST_S:.0f}, got {span_s!r}"
+    for name in ("missed_before_restart", "restarts_before_isolation"):
+        count = getattr(policy, name)
+        if not _is_number(count) or not isinstance(count, int) or count < 1:
+            yield f"{name}: want a whole number of at least 1, got {count!r}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)

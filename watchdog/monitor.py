@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from watchdog import clock
 from watchdog.clock import Moment
+from watchdog.config_check import NAME, NAME_WANTED
 from watchdog.errors import UsageError, WatchdogError
 from watchdog.handlers import Handler, Handlers
 from watchdog.intents import Intents, State, Where, Why, With
@@ -92,7 +93,7 @@ class Monitor:
         on_turn: Callable[[], None] | None = None,
         on_round: Callable[[], None] | None = None,
     ) -> None:
-        self.self_name = self_name
+        self.self_name = _checked(self_name)
         self.policy = policy or Policy()
         if voters_on is None and actions is None:
             self.policy = replace(self.policy, single_observer=True)
@@ -126,7 +127,7 @@ class Monitor:
 
     def register_peer(self, name: str, endpoint: str, target: Target | None = None) -> None:
         """Watch one more peer; `target` says more about how to ask it than its endpoint. Before or after start()."""
-        if name == self.self_name:
+        if _checked(name) == self.self_name:
             raise UsageError(f"{name} is this monitor's own agent; it does not watch itself")
         if target is None:
             from watchdog.probe import Target as PlainTarget
@@ -316,6 +317,13 @@ class Monitor:
             return False
         self._journal.after_commit(lambda: self._handlers.hand_out(escalation))
         return True
+
+
+def _checked(name: str) -> str:
+    """An agent's name, as a configuration may have it. Raises UsageError for any other."""
+    if not NAME.fullmatch(name):
+        raise UsageError(f"an agent's name: want {NAME_WANTED}, got {name!r}")
+    return name
 
 
 def is_due(pruned_s: float | None, now_s: float) -> bool:

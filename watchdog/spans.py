@@ -8,6 +8,9 @@ SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 LONGEST_S = 366 * SECONDS_PER_UNIT["d"]
 """Longer spans are mistakes, and more than some clocks of the system can wait."""
+LEAST_INTERVAL_S = 0.05
+LONGEST_INTERVAL_S = SECONDS_PER_UNIT["d"]
+"""Between two heartbeats."""
 
 
 class Seconds(float):

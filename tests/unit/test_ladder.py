@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from watchdog import ladder
+from watchdog.errors import ConfigurationError
 from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
 from watchdog.model import Action, Heartbeat, Status
 
@@ -199,6 +202,35 @@ def test_a_miss_in_between_takes_no_health_away_and_a_restart_does() -> None:
 @pytest.mark.parametrize(("forgive_after_s", "count"), [(300.0, 10), (301.0, 11), (1.0, 1), (0.1, 1)])
 def test_forgiveness_is_counted_in_heartbeats(forgive_after_s: float, count: int) -> None:
     assert Policy(forgive_after_s=forgive_after_s).forgive_after_count == count
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wanted"),
+    [
+        ({"interval_s": 0}, "interval_s: want seconds from 0.05 to 86400, got 0"),
+        ({"interval_s": 0.049}, "interval_s: want seconds from 0.05 to 86400, got 0.049"),
+        ({"interval_s": 86401}, "interval_s: want seconds from 0.05 to 86400, got 86401"),
+        ({"interval_s": math.nan}, "interval_s: want seconds from 0.05 to 86400, got nan"),
+        ({"interval_s": "30s"}, "interval_s: want seconds from 0.05 to 86400, got '30s'"),
+        ({"timeout_s": 0.0}, "timeout_s: want seconds greater than 0 and at most 31622400, got 0.0"),
+        ({"timeout_s": -1}, "timeout_s: want seconds greater than 0 and at most 31622400, got -1"),
+        ({"forgive_after_s": math.inf}, "forgive_after_s: want seconds greater than 0 and at most 31622400, got inf"),
+        ({"missed_before_restart": 0}, "missed_before_restart: want a whole number of at least 1, got 0"),
+        ({"missed_before_restart": 2.5}, "missed_before_restart: want a whole number of at least 1, got 2.5"),
+        ({"restarts_before_isolation": -3}, "restarts_before_isolation: want a whole number of at least 1, got -3"),
+        ({"restarts_before_isolation": True}, "restarts_before_isolation: want a whole number of at least 1, got True"),
+    ],
+)
+def test_numbers_that_are_no_policy(numbers: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Policy(**numbers)
+    assert caught.value.problems == (wanted,)
+    assert wanted in str(caught.value)
+
+
+@pytest.mark.parametrize("interval_s", [0.05, 30, 86400])
+def test_the_shortest_and_the_longest_interval(interval_s: float) -> None:
+    assert Policy(interval_s=interval_s, missed_before_restart=1, restarts_before_isolation=1).interval_s == interval_s
 
 
 class Peer(RuleBasedStateMachine):

@@ -136,11 +136,19 @@ def test_who_cannot_be_registered(mesh: dict[str, Agent], monitors: Monitors) ->
         monitor.register_peer("immune", mesh["shield"].endpoint)
     with pytest.raises(UsageError, match="registered already"):
         monitor.register_peer("shield", mesh["shield"].endpoint)
+    for name in ("", "b c", "../x", "a" * 65):
+        with pytest.raises(UsageError, match=r"want letters, .* got "):
+            monitor.register_peer(name, mesh["shield"].endpoint)
     for endpoint in ("", "shield", "ftp://127.0.0.1/", "http://", "http://127.0.0.1:x/"):
         with pytest.raises(ConfigurationError, match="scribe"):
             monitor.register_peer("scribe", endpoint)
     monitor.register_peer("scribe", mesh["shield"].endpoint)
     assert monitor.stats().peer_count == 3
+
+
+def test_whose_monitor_it_cannot_be() -> None:
+    with pytest.raises(UsageError, match=r"want letters, .* got ''"):
+        Monitor("")
 
 
 @pytest.mark.parametrize(
