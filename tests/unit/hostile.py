@@ -16,6 +16,7 @@ STEP_S = 0.05
 """Between two drops of a drip."""
 MEGABYTE = 1024 * 1024
 OK_HEAD = b"HTTP/1.1 200 OK\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 HEALTHY = OK_HEAD + b"Content-Length: 2\r\n\r\nok"
 
 
@@ -127,6 +128,16 @@ def answering(answer: bytes, *, keep: bool = True) -> Behaviour:
 
 
 healthy = answering(HEALTHY)
+
+
+def breaks_off(data: bytes) -> Behaviour:
+    """Answer with these bytes, and close."""
+    return answering(data, keep=False)
+
+
+def length(said: bytes) -> Behaviour:
+    """Answer with this Content-Length."""
+    return breaks_off(OK_HEAD + b"Content-Length: " + said + b"\r\n\r\nok")
 
 
 def says(body: bytes, status: bytes = b"200 OK", *headers: bytes) -> bytes:

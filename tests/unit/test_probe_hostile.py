@@ -66,6 +66,26 @@ def probe(prober: Prober, url: str, timeout_s: float = TIMEOUT_S) -> Heartbeat:
         (hostile.answering(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), "HTTP 503"),
         (hostile.answering(b"HTTP/1.1 204 No Content\r\n\r\n"), "HTTP 204"),
         (hostile.answering(hostile.OK_HEAD + b"Content-Length: 1, 2\r\n\r\nok"), "its answer is no valid HTTP: "),
+        (hostile.breaks_off(b"HTTP/1.1 200"), "its answer breaks off in the status line"),
+        (hostile.breaks_off(b"HTTP/1.1 200 OK\r"), "its answer breaks off in the status line"),
+        (hostile.breaks_off(hostile.CONTINUE), "its answer breaks off in the status line"),
+        (hostile.breaks_off(hostile.OK_HEAD), "its answer breaks off in the headers"),
+        (hostile.breaks_off(hostile.OK_HEAD + b"Content-Le"), "its answer breaks off in the headers"),
+        (hostile.breaks_off(hostile.OK_HEAD + b"Content-Length: 0\r\n"), "its answer breaks off in the headers"),
+        (hostile.breaks_off(hostile.CONTINUE + hostile.OK_HEAD), "its answer breaks off in the headers"),
+        (hostile.breaks_off(b"SSH-2.0"), "does not speak HTTP: SSH-2.0"),
+        (hostile.length(b"abc"), "its answer is no valid HTTP: Content-Length: abc"),
+        (hostile.length(b"-5"), "its answer is no valid HTTP: Content-Length: -5"),
+        (hostile.length(b""), "its answer is no valid HTTP: Content-Length: "),
+        (hostile.length(b"2\r\nContent-Length: x"), "its answer is no valid HTTP: Content-Length: 2, x"),
+        (
+            hostile.answering(hostile.says(b"ok", b"200 OK", b"no colon here")),
+            "its answer is no valid HTTP: not a header: no colon here",
+        ),
+        (
+            hostile.answering(hostile.says(b"ok", b"200 OK", b": no name")),
+            "its answer is no valid HTTP: not a header: : no name",
+        ),
         (hostile.answering(CHUNKED + b"zz\r\n"), "its answer breaks off in the middle"),
         (hostile.answering(CHUNKED + b"-3\r\nabc\r\n"), "its answer is no valid HTTP: read length must be"),
     ],
@@ -78,6 +98,21 @@ def test_a_bad_answer_is_a_miss(prober: Prober, behave: hostile.Behaviour, detai
     assert not beat.impostor
     assert beat.detail.startswith(detail)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib <= RSS_GROWTH_MAX_KIB
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        hostile.OK_HEAD + b"\r\nok",
+        hostile.OK_HEAD + b"Content-Length: 2, 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\n\nok",
+        hostile.says(b"ok", b"200 OK", b"X-Folded: one", b"  two"),
+        hostile.CONTINUE + hostile.HEALTHY,
+    ],
+)
+def test_an_answer_in_an_old_manner_is_one(prober: Prober, answer: bytes) -> None:
+    with hostile.peer(hostile.breaks_off(answer)) as peer:
+        assert probe(prober, peer.url).detail == "HTTP 200"
 
 
 def test_a_peer_that_never_accepts(prober: Prober) -> None:

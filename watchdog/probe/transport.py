@@ -8,10 +8,11 @@ from __future__ import annotations
 import http.client
 import logging
 import queue
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import urllib3.exceptions
 from requests import PreparedRequest, Request, Response
@@ -32,6 +33,11 @@ REQUEST_HEADERS = {
 }
 NOISY_LOGGERS = ("urllib3.connection", "urllib3.connectionpool")
 STATUS_LINE_SHOWN_CHARS = 40
+HTTP = b"HTTP/"
+BLANK_LINES = (b"\r\n", b"\n")
+HEADER = re.compile(rb"[!-9;-~]+:|[ \t]")
+"""Its name and a colon, or a line that goes on with the one before."""
+LENGTH = re.compile("[0-9]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,51 @@ class Reply:
     headers: Mapping[str, str]
     """Names are found whatever their case."""
     body: bytes
+
+
+class _Head:
+    """The lines of an answer's head as http.client reads them, which takes the end of the connection for that of a line
+    and of the head, and passes over a line that is no header."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._begun = False
+        self._in_headers = False
+
+    def readline(self, limit: int) -> bytes:
+        """The next line. Raises Missed where the head breaks off in it, and for a header that is none."""
+        line = self._file.readline(limit)
+        self._check(line, whole=line.endswith(b"\n") or len(line) == limit)
+        self._begun = True
+        self._in_headers = line not in BLANK_LINES
+        return line
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _check(self, line: bytes, *, whole: bool) -> None:
+        """That nothing came at all, or what does not begin like a status line, is left to http.client."""
+        if not whole and (self._begun or line.startswith(HTTP)):
+            raise Missed(f"its answer breaks off in {'the headers' if self._in_headers else 'the status line'}")
+        if self._in_headers and line not in BLANK_LINES and not HEADER.match(line):
+            raise Missed(f"its answer is no valid HTTP: not a header: {shown(line.decode('latin-1'))}")
+
+
+class WholeResponse(http.client.HTTPResponse):
+    """An answer whose head came whole, and says rightly how long its body is."""
+
+    def begin(self) -> None:
+        """Raises Missed for every other."""
+        file = self.fp
+        self.fp = _Head(file)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:  # http.client closes it at a bad status line
+                self.fp = file
+        said = self.headers.get_all("Content-Length", [])
+        if not all(LENGTH.fullmatch(length.strip()) for each in said for length in each.split(",")):
+            raise Missed(f"its answer is no valid HTTP: Content-Length: {shown(', '.join(said))}")
 
 
 class _Bounded:
@@ -62,11 +113,11 @@ class _Bounded:
 
 
 class BoundedHTTPConnection(_Bounded, HTTPConnection):
-    pass
+    response_class = WholeResponse
 
 
 class BoundedHTTPSConnection(_Bounded, HTTPSConnection):
-    pass
+    response_class = WholeResponse
 
 
 class Shelf:
