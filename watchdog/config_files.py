@@ -6,7 +6,9 @@ receiver's certificate.
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -40,6 +42,21 @@ def cgroups_outside(config: Config) -> list[str]:
     places = {f"peer {shown(peer.name)}.cgroup": peer.cgroup for peer in config.peers if peer.cgroup is not None}
     checks = {place: partial(_below_the_root, path) for place, path in places.items()}
     return [f"{place}: {why}" for place, check in checks.items() if (why := _why_not(check))]
+
+
+def restarts_in_vain(config: Config) -> list[str]:
+    """The peers whose restart would run nothing, a sentence each."""
+    found = {peer.name: why_no_restart(peer) for peer in config.peers}
+    return [f"peer {shown(name)}.restart: {error.one_line()}" for name, error in found.items() if error]
+
+
+def why_no_restart(peer: Peer) -> ConfigurationError | None:
+    """What is wrong with the program that is to restart it; None without one too."""
+    try:
+        _program((peer.restart or [""])[0])
+    except ConfigurationError as error:
+        return error
+    return None
 
 
 def read_for(place: str, read: Callable[[Path], bytes], path: Path) -> bytes:
@@ -85,6 +102,8 @@ def _of_peer(peer: Peer) -> Iterator[tuple[str, Callable[[], object]]]:
     if peer.cgroup is not None:
         cgroup = peer.cgroup
         yield "cgroup", partial(_below_the_root, cgroup)
+    if peer.restart is not None:
+        yield "restart", partial(_program, peer.restart[0])
     if peer.status_listen is not None:
         listen = peer.status_listen
         yield "status_listen", lambda: _look_up(listen)
@@ -117,6 +136,23 @@ def _below_the_root(path: Path) -> None:
         root = find_v2_root()
         if path == root or not path.is_relative_to(root):
             raise ConfigurationError(f"want a cgroup below {root}, got {path}")
+
+
+def _program(name: str) -> None:
+    """One that this user may execute. No name is no problem."""
+    path = Path(name)
+    if not name:
+        return
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot find the program {path}: {error.strerror}", hint="name one by its path"
+        ) from error
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(f"{path} is no file", hint="name a program by its path")
+    if not os.access(path, os.X_OK):
+        raise ConfigurationError(f"{path} cannot be executed", hint=f"chmod +x {path}")
 
 
 def _look_up(listen: str) -> None:

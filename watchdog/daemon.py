@@ -109,6 +109,8 @@ class Daemon:
 
     def start(self) -> None:
         """Bring the kernel back to what is meant, then watch; where the journal does not answer, first watch."""
+        for problem in config_files.restarts_in_vain(self.settings):
+            log.warning("%s", problem)  # it is watched all the same, and the program may come
         if self._trouble:
             self._announce(self._own_key("journal"), self._trouble)
         try:

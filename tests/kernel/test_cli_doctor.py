@@ -70,6 +70,7 @@ def test_agents_without_a_unit(
         "lost": f'cgroup = "{cgroup.path}-gone"',
         "ported": "port = 9",
         "rooted": 'cgroup = "/"',
+        "unhelped": f'cgroup = "{cgroup.path}"\nrestart = ["/nowhere/restart"]',
     }
     host.configure("".join(PEER.format(name=name, setting=setting) for name, setting in settings.items()))
     answer = host.mesh("doctor", "--json")
@@ -78,8 +79,11 @@ def test_agents_without_a_unit(
     for name in ("pidded", "spoken"):
         assert f"pid {agent.pid} sleep 600.25" in found[name]["detail"]
     assert found["grouped"]["detail"] == f"{cgroup.path}: 1 process"
-    for name in ("gone", "executed", "lost", "ported", "rooted"):
+    for name in ("gone", "executed", "lost", "ported", "rooted", "unhelped"):
         assert found[name]["remedy"], name
+    assert found["unhelped"]["detail"].startswith(
+        f"{cgroup.path}: 1 process; restart: cannot find the program /nowhere"
+    )
     assert not checks(answer)["configuration"]["ok"]
     assert "peer 'rooted'.cgroup: want a cgroup below" in checks(answer)["configuration"]["detail"]
     assert answer.status == FAILED

@@ -116,6 +116,14 @@ def test_that_a_host_cannot_isolate_is_told_once_until_it_can_and_then_anew(host
     ]
 
 
+def test_a_restart_that_would_run_nothing_is_warned_of(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    text = f'{CONFIG}restart = ["/nowhere/restart"]\n'
+    started = Daemon(for_watcher(config.parse(text, host.config, host.environment), None), None, host.place)
+    started.start()
+    started.stop()
+    assert "peer 'shield'.restart: cannot find the program /nowhere/restart: " in caplog.text
+
+
 def asked(daemon: Daemon, path: str) -> tuple[int, str]:
     answer = requests.get(f"http://127.0.0.1:{daemon.server.port}{path}", timeout=5.0)
     return answer.status_code, answer.text

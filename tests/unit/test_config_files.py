@@ -105,6 +105,23 @@ def test_a_cgroup_need_not_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("program", "wanted"),
+    [
+        ("/nowhere/x", "cannot find the program /nowhere/x: No such file or directory; name one by its path"),
+        ("/etc", "/etc is no file; name a program by its path"),
+        ("{file}", "{file} cannot be executed; chmod +x {file}"),
+        ("/bin/true", ""),
+    ],
+)
+def test_a_restart_that_would_run_nothing(tmp_path: Path, program: str, wanted: str) -> None:
+    file = written(tmp_path, b"#!/bin/sh\n")
+    text = f'{SHIELD}restart = ["{program.format(file=file)}", "now"]\n'
+    told = [f"peer 'shield'.restart: {wanted.format(file=file)}"] if wanted else []
+    assert problems(text, tmp_path) == told
+    assert config_files.restarts_in_vain(parse(text, tmp_path / "config.toml", {})) == told
+
+
+@pytest.mark.parametrize(
     ("table", "setting"), [(SHIELD, "key_file"), (ARCHITECT, "secret_file"), (ARCHITECT, "previous_secret_file")]
 )
 def test_who_starts_a_watcher_is_told_whose_secret_is_none(tmp_path: Path, table: str, setting: str) -> None:

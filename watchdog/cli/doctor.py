@@ -157,7 +157,7 @@ def _other_checks(settings: Config, path: Path) -> list[Check]:
             remedy=f"watchdog-mesh config check --config {path}" if unusable else "",
         )
     )
-    return checks + [_peer_check(peer, bool(running)) for peer in settings.peers]
+    return checks + [_with_restart(peer, _peer_check(peer, bool(running))) for peer in settings.peers]
 
 
 def _link_filters(settings: Config) -> str:
@@ -181,6 +181,14 @@ def _found(peer: config.Peer) -> str:
     found = agents.find(how)
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     return f"found by {how}: {describe(found[0].pid)}{more}"
+
+
+def _with_restart(peer: config.Peer, found: Check) -> Check:
+    """A program that is to restart it is tried by nobody before the incident."""
+    if (wrong := config_files.why_no_restart(peer)) is None:
+        return found
+    remedy = f"{found.remedy}; {wrong.hint}" if found.remedy else wrong.hint
+    return Check(found.name, ok=False, detail=f"{found.detail}; restart: {wrong.message}", remedy=remedy)
 
 
 def _peer_check(peer: config.Peer, systemd_runs: bool) -> Check:
