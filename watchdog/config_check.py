@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from watchdog import allowlist
+from watchdog.errors import UsageError
+from watchdog.host.systemd import normalise
 from watchdog.spans import LEAST_INTERVAL_S, LONGEST_INTERVAL_S
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_WANTED = "letters, digits, dots, dashes and underscores, at most 64, beginning with a letter or digit"
-UNIT = re.compile(r"[A-Za-z0-9:_.@][A-Za-z0-9:_.\\@-]{0,255}")
 LINK = re.compile(r"[^\s/:]{1,15}")
 """IFNAMSIZ is 16 with the final zero; the rest is what the kernel refuses in a link's name."""
 NO_VETHS = (".", "..", "lo")
@@ -26,7 +27,7 @@ SELECTORS = ("unit", "pid_file", "exec", "command_line", "port", "cgroup")
 READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 MAX_PORT = 65535
 PORT = re.compile(r"[0-9]{1,5}")
-HOST = re.compile(r"(?=.{1,253}\.?$)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+HOST = re.compile(r"(?!-)(?=.{1,253}\.?$)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 MOST_SHOWN = 120
 
 
@@ -93,8 +94,7 @@ def _names(config: Config, names: Sequence[str], receivers: Sequence[str]) -> li
 
 def _peer(peer: Peer, at: str) -> list[str]:
     problems = _name(peer.name, at) + _url(peer.endpoint, f"{at}endpoint")
-    if peer.unit is not None and not UNIT.fullmatch(peer.unit):
-        problems.append(f"{at}unit: want a unit's name, got {shown(peer.unit)}")
+    problems += _unit(peer.unit, f"{at}unit") if peer.unit is not None else []
     if peer.host_end is not None and (not LINK.fullmatch(peer.host_end) or peer.host_end in NO_VETHS):
         problems.append(f"{at}host_end: want the name of a veth of this host, got {shown(peer.host_end)}")
     problems += [f"{at}agent: is empty"] if peer.agent == "" else []
@@ -160,15 +160,29 @@ def _url(url: str | None, at: str) -> list[str]:
         usable = False
     if not usable or any(character.isspace() for character in url):
         return [f"{at}: want {wanted}, got {shown(url)}"]
-    return [f"{at}: want no user name or password in it"] if parts.username or parts.password else []
+    if parts.username or parts.password:
+        return [f"{at}: want no user name or password in it"]
+    return [f"{at}: want no # in it, as what follows is never sent, got {shown(url)}"] if "#" in url else []
 
 
 def _is_host(host: str) -> bool:
-    """An address, or a name as it is looked up: of another script only as xn--. ValueError for what is no address."""
-    if ":" in host:
+    """An address, or a name as it is looked up: of another script only as xn--. ValueError for what is no address.
+
+    No name ends in a number, and glibc looks up none that begins with a dash.
+    """
+    if ":" in host or host.rstrip(".").rpartition(".")[2].isdecimal():
         ipaddress.ip_address(host)
         return True
     return HOST.fullmatch(host) is not None
+
+
+def _unit(unit: str, at: str) -> list[str]:
+    """As every verb reads it."""
+    try:
+        normalise(unit)
+    except UsageError as error:
+        return [f"{at}: want the name of a unit that has processes, got {shown(unit)}; {error.hint}"]
+    return []
 
 
 def _pattern(pattern: str, at: str) -> list[str]:
