@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from watchdog.config_check import shown
 from watchdog.errors import ConfigurationError, HostCannot
+from watchdog.host.systemd import normalise
 
 if TYPE_CHECKING:
     from watchdog.config import Config, Peer, Webhook
@@ -34,7 +35,10 @@ def problems(config: Config) -> list[str]:
     for webhook in config.webhooks:
         places |= {f"webhook {shown(webhook.name)}.{setting}": read for setting, read in _of_webhook(webhook)}
     places["status.listen"] = lambda: _look_up(config.status.listen)
-    return [f"{place}: {why}" for place, read in places.items() if (why := _why_not(read))] + _shared_addresses(config)
+    return [f"{place}: {why}" for place, read in places.items() if (why := _why_not(read))] + [
+        *_shared_addresses(config),
+        *_shared_agents(config),
+    ]
 
 
 def cgroups_outside(config: Config) -> list[str]:
@@ -86,6 +90,18 @@ def _shared_addresses(config: Config) -> list[str]:
         taken = first.setdefault(listen, peer.name)
         if taken != peer.name and not listen.endswith(ANY_PORT):
             problems.append(f"peer {shown(peer.name)}.status_listen: {listen} is that of {shown(taken)}'s watcher")
+    return problems
+
+
+def _shared_agents(config: Config) -> list[str]:
+    """Peers that are one agent: what is done to one of them would be done to the other too."""
+    first: dict[str, str] = {}
+    problems = []
+    for peer in config.peers:
+        for setting, value in (("unit", normalise(peer.unit) if peer.unit else ""), ("cgroup", str(peer.cgroup or ""))):
+            taken = first.setdefault(value, peer.name) if value else peer.name
+            if taken != peer.name:
+                problems.append(f"peer {shown(peer.name)}.{setting}: want its own, got {value}, that of {shown(taken)}")
     return problems
 
 

@@ -91,6 +91,22 @@ def test_watchers_of_one_file_at_one_address(tmp_path: Path, top: str, immune: s
     assert found == wanted
 
 
+@pytest.mark.parametrize(
+    ("immune", "shield", "shared"),
+    [
+        ('unit = "agent"', 'unit = "agent.service"', "unit: want its own, got agent.service, that of 'immune'"),
+        ('unit = "agent@1"', 'unit = "agent@2"', ""),
+        ('unit = "a"', "", ""),
+        ('cgroup = "{root}/a"', 'cgroup = "{root}//a/"', "cgroup: want its own, got {root}/a, that of 'immune'"),
+        ('cgroup = "{root}/a"', 'cgroup = "{root}/a/b"', ""),
+    ],
+)
+def test_one_agent_under_two_names(tmp_path: Path, immune: str, shield: str, shared: str) -> None:
+    text = f'self = "sidecar"\n{AGENTS.format(immune=immune)}{shield}\n'.replace("{root}", str(find_v2_root()))
+    wanted = [f"peer 'shield'.{shared}".replace("{root}", str(find_v2_root()))] if shared else []
+    assert problems(text, tmp_path) == wanted
+
+
 @pytest.mark.parametrize("cgroup", ["/", "/etc", "{root}", "{root}-elsewhere/x"])
 def test_a_cgroup_that_no_agent_can_have(tmp_path: Path, cgroup: str) -> None:
     root = find_v2_root()
