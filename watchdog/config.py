@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -38,6 +39,12 @@ SWITCH: Mapping[str, bool] = {"yes": True, "no": False}
 SELECTORS = config_check.SELECTORS
 MOST_COUNT = 1000
 MALFORMED: Any = object()
+EXPECTED = re.compile(r"Expected `(int|str|bool|array)\b[^`]*`(?: ([<>]=) (\d+))?")
+"""How msgspec begins to say what it wanted."""
+IN_WORDS = {"int": "a whole number", "str": "a text", "bool": "true or false", "array": "a list of texts"}
+LIMITS = {">=": "of at least", "<=": "of at most"}
+INSIDE = "at `$["
+"""What msgspec ends with where it is about an entry of a list: all of ours are of texts."""
 Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_COUNT)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=MAX_PORT)]
 
@@ -157,7 +164,12 @@ class Config(Settings, frozen=True):
 
 
 def find(given: Path | None = None) -> Path:
-    """The configuration's path: --config, or $WATCHDOG_MESH_CONFIG, or /etc."""
+    """The configuration's path: --config, or $WATCHDOG_MESH_CONFIG, or /etc. Raises ConfigurationError for none."""
+    if given == Path():
+        raise ConfigurationError(
+            "--config names no file",
+            hint=f"give its path, or leave --config out for ${PATH_VARIABLE} or {DEFAULT_PATH}",
+        )
     return given or Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
 
 
@@ -300,7 +312,11 @@ def _wanted(kind: Any, message: str) -> str:
     choices: list[Any] = list(kind) if isinstance(kind, type) and issubclass(kind, Enum) else list(get_args(kind))
     if choices and all(isinstance(choice, str) for choice in choices):
         return f"want {' or '.join(choices)}"
-    return message.replace("Expected ", "want ").replace("`", "")
+    found = EXPECTED.match(message)
+    if found is None:
+        return message.replace("Expected ", "want ")
+    wanted = IN_WORDS["array" if INSIDE in message else found[1]]
+    return f"want {wanted} {LIMITS[found[2]]} {found[3]}" if found[2] else f"want {wanted}"
 
 
 def _decode(kind: type, value: Any) -> Any:

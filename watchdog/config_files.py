@@ -89,7 +89,10 @@ def _shared_addresses(config: Config) -> list[str]:
         listen = peer.status_listen or config.status.listen
         taken = first.setdefault(listen, peer.name)
         if taken != peer.name and not listen.endswith(ANY_PORT):
-            problems.append(f"peer {shown(peer.name)}.status_listen: {listen} is that of {shown(taken)}'s watcher")
+            problems.append(
+                f"peer {shown(peer.name)}.status_listen: want an address of its own watcher's, "
+                f"got {listen}, where the one of {shown(taken)} serves"
+            )
     return problems
 
 

@@ -87,7 +87,8 @@ AGENTS = (
 )
 def test_watchers_of_one_file_at_one_address(tmp_path: Path, top: str, immune: str, shield: str, shared: str) -> None:
     found = problems(f"{top}\n{AGENTS.format(immune=immune)}{shield}\n", tmp_path)
-    wanted = [f"peer 'shield'.status_listen: {shared} is that of 'immune''s watcher"] if shared else []
+    told = f"want an address of its own watcher's, got {shared}, where the one of 'immune' serves"
+    wanted = [f"peer 'shield'.status_listen: {told}"] if shared else []
     assert found == wanted
 
 

@@ -82,16 +82,18 @@ def test_by_pid_file(start: Start, tmp_path: Path) -> None:
 def test_pid_files_that_name_no_process(tmp_path: Path, text: str, match: str) -> None:
     file = tmp_path / "agent.pid"
     file.write_text(text)
-    with pytest.raises(UsageError, match=match):
+    with pytest.raises(UsageError, match=match) as caught:
         find(AgentSelector(pid_file=file))
+    assert caught.value.hint
 
 
 def test_pid_files_that_cannot_be_read(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for path, match in ((tmp_path / "none", "No such file"), (tmp_path, "not a file"), (fifo, "not a file")):
-        with pytest.raises(UsageError, match=match):
+        with pytest.raises(UsageError, match=match) as caught:
             find(AgentSelector(pid_file=path))
+        assert caught.value.hint
 
 
 def test_a_pid_file_older_than_the_process_is_stale(start: Start, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog.errors import UsageError
-from watchdog.host.systemd import SECTIONS, normalise, parse_state, section
+from watchdog.errors import HostCannot, UsageError
+from watchdog.host.systemd import SECTIONS, normalise, parse_state, query, section
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,10 @@ def test_what_is_shown_of_a_unit() -> None:
 @given(st.text())
 def test_whatever_systemctl_prints_is_read(text: str) -> None:
     parse_state(text)
+
+
+def test_a_host_without_systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostCannot, match="no systemctl") as caught:
+        query("shield")
+    assert "pid_file, exec or port in the configuration, or by --pid or --cgroup" in caught.value.hint

@@ -370,7 +370,7 @@ def test_port_in_use_names_port_and_setting(server: StatusServer) -> None:
     with pytest.raises(WatchdogError) as refused:
         other.start()
     assert f"127.0.0.1:{server.port}" in refused.value.message
-    assert "status.listen" in refused.value.hint
+    assert "status_listen" in refused.value.hint
     assert threads() == before
     other.stop()
     assert ask(server, "/healthz").status == 200

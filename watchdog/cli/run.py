@@ -14,7 +14,8 @@ from watchdog.cli.app import common, configured, need_root
 from watchdog.config import StatusServer, find, for_watcher
 from watchdog.config_files import cgroups_outside
 from watchdog.early import identity_of
-from watchdog.errors import ConfigurationError, Exit
+from watchdog.errors import ConfigurationError, Exit, UsageError
+from watchdog.status.server import parse_listen
 
 
 @click.command()
@@ -34,7 +35,8 @@ def verb(config_path: Path | None, as_json: bool, own: str | None, listen: str |
     if outside := cgroups_outside(loaded):
         raise ConfigurationError(f"{path} names what cannot be used: {'; '.join(outside)}", problems=tuple(outside))
     settings = for_watcher(loaded, own)
-    if listen:
+    if listen is not None:
+        _check_listen(listen)
         settings = msgspec.structs.replace(settings, status=StatusServer(listen=listen))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     from watchdog import daemon
@@ -42,3 +44,12 @@ def verb(config_path: Path | None, as_json: bool, own: str | None, listen: str |
 
     daemon.run(settings, loaded.peer(settings.self_name or ""), partial(note_agents, loaded, path, identity))
     return Exit.OK
+
+
+def _check_listen(listen: str) -> None:
+    try:
+        parse_listen(listen)
+    except ConfigurationError as error:
+        raise UsageError(
+            f"--listen: want ADDRESS:PORT, got {listen!r}", hint="for example --listen 127.0.0.1:9470"
+        ) from error

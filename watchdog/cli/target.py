@@ -10,6 +10,8 @@ from watchdog.actions.locate import Named
 from watchdog.cli.app import F
 from watchdog.errors import UsageError
 
+WANTED = "a configured PEER, --unit UNIT, --pid N or --cgroup PATH"
+
 
 def target_options(command: F) -> F:
     """PEER, --unit, --pid and --cgroup; `named` makes one target of them."""
@@ -28,8 +30,8 @@ def named(options: dict[str, Any]) -> Named:
     given = {key: options.pop(key) for key in ("peer", "unit", "pid", "cgroup")}
     chosen = {key: value for key, value in given.items() if value is not None}
     if len(chosen) != 1:
-        said = "nobody was named" if not chosen else f"{' and '.join(chosen)} were given"
-        raise UsageError(f"{said}: want one target", hint="a configured PEER, --unit UNIT, --pid N or --cgroup PATH")
+        said = "nobody was named" if not chosen else f"{next(iter(chosen))} were given"
+        raise UsageError(f"{said}: want one target", hint=WANTED)
     if "" in chosen.values():
-        raise UsageError("the target's name is empty")
+        raise UsageError(f"the target's name is empty: {' and '.join(chosen)}", hint=f"name {WANTED}")
     return Named(**chosen)

@@ -17,6 +17,7 @@ from watchdog.host.processes import Process, describe
 STALE_SLACK_S = 2.0
 """A daemon may write its pid file this long before the process it names exists (a fork in between)."""
 PID_FILE_LIMIT_BYTES = 64
+PID_FILE_WANTED = "name the file that the agent writes its process number into"
 COMM_LENGTH = 15
 """Of a name in /proc/PID/comm (TASK_COMM_LEN of the kernel, without the final zero)."""
 CAP_SYS_PTRACE = 19
@@ -167,7 +168,9 @@ def _of_pid_file(path: Path) -> Process:
         raise UsageError(f"the pid file {path} can be written by everybody", hint=f"chmod o-w {path}")
     first = text.strip().partition("\n")[0].strip()
     if not first.isascii() or not first.isdecimal():
-        raise UsageError(f"the pid file {path} holds no process number: {first[:PID_FILE_LIMIT_BYTES]!r}")
+        raise UsageError(
+            f"the pid file {path} holds no process number: {first[:PID_FILE_LIMIT_BYTES]!r}", hint=PID_FILE_WANTED
+        )
     process = _of_pid(int(first), f", though the pid file {path} names it")
     age_s = clock.now_s() - process.started_s()
     if age_s < clock.utc_now().timestamp() - written_s - STALE_SLACK_S:
@@ -183,7 +186,7 @@ def _read_pid_file(path: Path) -> tuple[str, int, float]:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise UsageError(f"the pid file {path} is not a file")
+            raise UsageError(f"the pid file {path} is not a file", hint=PID_FILE_WANTED)
         with path.open("rb") as file:
             return file.read(PID_FILE_LIMIT_BYTES).decode(errors="replace"), found.st_mode, found.st_mtime
     except OSError as error:

@@ -37,6 +37,7 @@ SYSTEMD_RUNTIME = Path("/run/systemd/system")
 """Exists exactly when systemd is PID 1: sd_booted(3)."""
 NOT_FOUND = "not-found"
 """LoadState of a unit that systemd does not know."""
+WITHOUT = "name the agent by pid_file, exec or port in the configuration, or by --pid or --cgroup"
 ANSWERS = ("initializing", "starting", "running", "degraded", "maintenance", "stopping")
 PROPERTIES = (
     "Id",
@@ -132,9 +133,9 @@ def systemctl(words: Sequence[str], timeout_s: float) -> command.Completed:
             f"systemd did not answer: {error.message}", hint="see whether PID 1 hangs: systemctl list-jobs"
         ) from error
     except command.CommandNotFound as error:
-        raise HostCannot("this host has no systemctl", hint="name the agent by pid_file, exec or port") from error
+        raise HostCannot("this host has no systemctl", hint=WITHOUT) from error
     if done.status != 0 and "not been booted with systemd" in done.stderr:
-        raise HostCannot("systemd is not running on this host", hint="name the agent by pid_file, exec or port")
+        raise HostCannot("systemd is not running on this host", hint=WITHOUT)
     return done
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from watchdog.status.serving import Serving
 
 SETTING = "status.listen"
+SETTINGS = "status.listen, or in status_listen of this watcher's agent where that is set"
 PORT_MAX = 65_535
 STOP_S = 2.0
 REQUEST_TIMEOUT_S = 10.0
@@ -112,5 +113,5 @@ def _cannot_listen(host: str, port: int, error: OSError) -> WatchdogError:
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     hint = BIND_HINTS.get(error.errno or 0, "set an address of this host in {setting}")
     return WatchdogError(
-        f"cannot serve the status at {shown}: {error.strerror or error}", hint=hint.format(setting=SETTING)
+        f"cannot serve the status at {shown}: {error.strerror or error}", hint=hint.format(setting=SETTINGS)
     )
