@@ -16,7 +16,7 @@ from watchdog.kernel.cgroups import DRILL_PREFIX
 
 pytestmark = pytest.mark.kernel
 
-OK, FAILED = 0, 1
+OK, HOST_CANNOT = 0, 5
 STEPS = ["isolate", "verify", "from inside", "release", "free again"]
 
 
@@ -40,9 +40,18 @@ def test_a_drill_that_cannot_isolate_fails_and_says_why(host: Host) -> None:
     taken = host.folder / "no-bpffs"
     taken.write_text("a file is in the place of the pins")
     answer = host.mesh("drill", env={"WATCHDOG_MESH_BPFFS_DIR": str(taken)})
-    assert answer.status == FAILED
+    assert answer.status == HOST_CANNOT
     assert "FAIL" in answer.out
     assert str(taken) in answer.out
+    assert stand_ins() == []
+    assert host.place.intents.in_force() == []
+
+
+def test_a_drill_on_a_host_that_cannot_isolate_ends_as_an_isolation_does(host: Host) -> None:
+    answer = host.mesh("drill", "--json", prefix=["setpriv", "--bounding-set=-bpf,-sys_admin"])
+    assert (answer.status, answer.document["passed"]) == (HOST_CANNOT, False)
+    [step] = answer.document["steps"]
+    assert (step["name"], step["ok"]) == ("isolate", False)
     assert stand_ins() == []
     assert host.place.intents.in_force() == []
 

@@ -17,7 +17,7 @@ from watchdog import clock
 from watchdog.actions import holding, inside, isolation
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
-from watchdog.errors import HostCannot, WatchdogError
+from watchdog.errors import Exit, HostCannot, WatchdogError
 from watchdog.host.caller import who
 from watchdog.intents import Inside, Intent, Until, Where, Why
 from watchdog.kernel import cgroups, gate, moves
@@ -42,6 +42,8 @@ class Step:
     ok: bool
     detail: str
     took_s: float
+    exit_status: Exit = Exit.OK
+    """What a command that failed like this ends with."""
 
 
 Outcome = tuple[bool, str]
@@ -66,9 +68,10 @@ def _until_one_fails(todo: Iterator[tuple[str, Callable[[], Outcome]]]) -> Itera
         began_s = time.monotonic()
         try:
             ok, detail = act()
+            exit_status = Exit.OK if ok else Exit.FAILED
         except WatchdogError as error:
-            ok, detail = False, error.one_line()
-        yield Step(name, ok, detail, time.monotonic() - began_s)
+            ok, detail, exit_status = False, error.one_line(), error.exit_status
+        yield Step(name, ok, detail, time.monotonic() - began_s, exit_status)
         if not ok:
             return
 

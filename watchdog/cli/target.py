@@ -30,7 +30,7 @@ def named(options: dict[str, Any]) -> Named:
     given = {key: options.pop(key) for key in ("peer", "unit", "pid", "cgroup")}
     chosen = {key: value for key, value in given.items() if value is not None}
     if len(chosen) != 1:
-        said = "nobody was named" if not chosen else f"{next(iter(chosen))} were given"
+        said = f"{' and '.join(chosen)} were given" if chosen else "nobody was named"
         raise UsageError(f"{said}: want one target", hint=WANTED)
     if "" in chosen.values():
         raise UsageError(f"the target's name is empty: {' and '.join(chosen)}", hint=f"name {WANTED}")
