@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watchdog.config_check import shown
-from watchdog.errors import ConfigurationError, HostCannot
+from watchdog.errors import ConfigurationError, HostCannot, SystemdFailed, UsageError
+from watchdog.host import systemd
 from watchdog.host.systemd import normalise
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ ANY_PORT = ":0"
 
 
 def problems(config: Config) -> list[str]:
-    """A sentence each, with its place; none where every watcher can be started with it."""
+    """A sentence each, with its place; none where every watcher can be started with it and can do what it is to do."""
     places: dict[str, Callable[[], object]] = {}
     for peer in config.peers:
         places |= {f"peer {shown(peer.name)}.{setting}": read for setting, read in _of_peer(peer)}
@@ -121,6 +122,8 @@ def _of_peer(peer: Peer) -> Iterator[tuple[str, Callable[[], object]]]:
     if peer.cgroup is not None:
         cgroup = peer.cgroup
         yield "cgroup", partial(_below_the_root, cgroup)
+    if peer.unit is not None:
+        yield "unit", partial(_unit_is_here, peer.unit)
     if peer.restart is not None:
         yield "restart", partial(_program, peer.restart[0])
     if peer.status_listen is not None:
@@ -155,6 +158,18 @@ def _below_the_root(path: Path) -> None:
         root = find_v2_root()
         if path == root or not path.is_relative_to(root):
             raise ConfigurationError(f"want a cgroup below {root}, got {path}")
+
+
+def _unit_is_here(unit: str) -> None:
+    """A systemd that does not run, or does not answer, leaves it open: a configuration is read elsewhere, too."""
+    if not systemd.SYSTEMD_RUNTIME.is_dir():
+        return
+    try:
+        systemd.show(unit)
+    except UsageError as error:
+        raise ConfigurationError(error.message, hint=error.hint) from error
+    except (HostCannot, SystemdFailed):
+        return
 
 
 def _program(name: str) -> None:
