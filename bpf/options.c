@@ -29,7 +29,9 @@ int wd_setsockopt(struct bpf_sockopt *call)
                 return WD_REFUSE;
         }
         /* The kernel shows us a page of the value at most, and takes a longer one for our mistake (EFAULT) unless we
-         * say that we want none of it changed. */
-        call->optlen = 0;
+         * say by length 0 that we want none of it changed. Of any other it takes what another program has made: a
+         * value of its own, or length -1, which keeps the option from the kernel. */
+        if (call->optlen > call->optval_end - call->optval)
+                call->optlen = 0;
         return WD_PASS;
 }

@@ -9,19 +9,28 @@
 
 BPF_PERCPU_ARRAY(wd_owners, __u64, 1);
 
+/*
+ * Not ours to answer. The programs of the cgroups below have run before and those above run after, on one value: what
+ * the kernel or another program has answered stays, and so does the length that the next one sees. The kernel shows us
+ * a page of the value at most, and takes a longer one for our mistake (EFAULT) unless we say by length 0 that we want
+ * none of it changed.
+ */
+static inline __attribute__((always_inline)) int leave(struct bpf_sockopt *call)
+{
+        if (call->optlen > call->optval_end - call->optval)
+                call->optlen = 0;
+        return WD_PASS;
+}
+
 static inline __attribute__((always_inline)) int answer(struct bpf_sockopt *call, int option)
 {
         struct wd_owned *owned = call->optval;
         struct bpf_sock *sock = call->sk;
 
-        if (call->level != WD_LEVEL || call->optname != option) {
-                /* The kernel shows us a page of the value at most, and takes a longer one for our mistake (EFAULT)
-                 * unless we say that we want none of it changed. */
-                call->optlen = 0;
-                return WD_PASS;
-        }
+        if (call->level != WD_LEVEL || call->optname != option)
+                return leave(call);
         if (!sock || (void *)(owned + 1) > call->optval_end)
-                return WD_PASS; /* asked with too little room: as if nobody answered */
+                return leave(call); /* asked with too little room: as if nobody answered */
         wd_owners.atomic_increment(0);
         owned->family = sock->family;
         owned->type = sock->type;

@@ -449,7 +449,7 @@ def test_options_are_answered_as_before_while_our_questions_are_attached(bed: Be
         "(lambda b, n: (LIBC.getsockopt(made.fileno(), 1, 4, b, ctypes.byref(n)), n.value))"
         "(ctypes.create_string_buffer(1), ctypes.c_uint32(1))",
     )
-    refused = "made.getsockopt(6, 11, 100)", "made.getsockopt(77, 1, 4)"
+    refused = "made.getsockopt(6, 11, 100)", "made.getsockopt(77, 1, 4)", "made.getsockopt(77, 1, 70000)"
     for each in (bed.agent, bed.neighbour):
         each.run("made = listening(INET, DGRAM); tcp = listening()")
     bed.move_in()
@@ -464,6 +464,45 @@ def test_options_are_answered_as_before_while_our_questions_are_attached(bed: Be
         [each.run(q) for q in questions] + [each.outcome(q) for q in refused] for each in (bed.agent, bed.neighbour)
     ]
     assert after == before
+
+
+def test_own_sockets_are_known_where_the_other_question_is_asked_further_up(bed: Bed, target_of: TargetOf) -> None:
+    """An unconnected TCP socket is listed nowhere, so it is dropped at the parent of the agent's cgroup."""
+    bed.agent.run("made = socket.socket()")
+    bed.move_in()
+    bed.agent.run("own = [socket.socket(INET6, DGRAM), socket.socket(PACKET, RAW, 0), *socket.socketpair()]")
+    target = target_of(bed.home)
+    COOKIES_LAYER.attach(target)
+    assert bed.points() == {"top": 3}
+    seen = sockets.scan(target.cgroups).sockets.values()
+    own = sorted((each.family, each.type) for each in seen if each.own)
+    assert own == sorted(
+        [
+            (socket.AF_UNIX, socket.SOCK_STREAM),
+            (socket.AF_UNIX, socket.SOCK_STREAM),
+            (socket.AF_INET6, socket.SOCK_DGRAM),
+            (socket.AF_PACKET, socket.SOCK_RAW),
+        ]
+    )
+    assert [each.family for each in seen if not each.own] == [socket.AF_INET]
+
+
+@pytest.mark.parametrize(("level", "length"), [(0, 4), (77, 8)])
+@pytest.mark.parametrize("place", ["top", "home"])
+def test_another_tool_answers_as_before(bed: Bed, target_of: TargetOf, level: int, length: int, place: str) -> None:
+    """An option that the kernel has, and one that it has not: it is shown the length, and its answer is left."""
+    bed.agent.run("made = socket.socket()")
+    bed.move_in()
+    bed.agent.run("own = socket.socket(INET, DGRAM)")
+    ask = f"own.getsockopt({level}, 1, 8).decode()"
+    code = foreign.sockopt_code(level, length, ord("x"), {foreign.LENGTH: 1, foreign.RESULT: 0})
+    fd = foreign.load("other_opts", hook=Hook.GETSOCKOPT, kind=25, before=code)
+    with ExitStack() as undo:
+        undo.callback(os.close, fd)
+        COOKIES_LAYER.attach(target_of(bed.home))
+        assert bed.points() == {"top": 3}
+        foreign.attach(fd, {"top": bed.top, "home": bed.home}[place].path, Hook.GETSOCKOPT, foreign.MULTI)
+        assert bed.agent.run(ask) == "x"
 
 
 def test_a_thread_with_descriptors_of_its_own_is_looked_at(bed: Bed, target_of: TargetOf, sink: socket.socket) -> None:

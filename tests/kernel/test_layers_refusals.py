@@ -246,6 +246,28 @@ def test_foreign_programs_stay_as_they_are(
     assert foreign.snapshot(cgroup.path) == before
 
 
+@pytest.mark.parametrize(("level", "fields", "tos"), [(0, {}, 16), (77, {foreign.LENGTH: -1}, 0)])
+def test_what_another_tool_makes_of_an_option_is_left(
+    scratch_cgroup: MakeCgroup,
+    run_in_cgroup: RunInside,
+    target_of: TargetOf,
+    loaded: Callable[..., int],
+    level: int,
+    fields: dict[int, int],
+    tos: int,
+) -> None:
+    """It gives the kernel another value (IP_TOS), or keeps from it what the kernel does not have (length -1)."""
+    cgroup = scratch_cgroup()
+    inner = scratch_cgroup("inner", cgroup)
+    inside = agent(run_in_cgroup, inner)
+    inside.run("own = socket.socket(INET, DGRAM)")
+    fd = loaded("other_opts", hook=Hook.SETSOCKOPT, kind=25, before=foreign.sockopt_code(level, 4, 16, fields))
+    foreign.attach(fd, inner.path, Hook.SETSOCKOPT, MULTI)
+    BY_NAME["options"].attach(target_of(cgroup))
+    inside.run(f"own.setsockopt({level}, 1, 8)")
+    assert inside.run("own.getsockopt(0, 1)") == tos
+
+
 def test_an_impostor_of_our_name_is_left(
     scratch_cgroup: MakeCgroup, target_of: TargetOf, loaded: Callable[..., int]
 ) -> None:
