@@ -36,7 +36,7 @@ print(json.dumps({each: [f.path for f in findings if f.outcome is each] for each
 """
 UID = 61001
 
-NEVER_BY_PACKETS = {"E5a", "E5c", "E6a", "E12a", "E12d", "E12f", "E14", "E16b", "E16c", "E16d", "E16e"}
+NEVER_BY_PACKETS = {"E5a", "E5c", "E6a", "E12a", "E12d", "E12f", "E14", "E15e", "E15f", "E16b", "E16c", "E16d", "E16e"}
 """What the packet hooks never see, in the probe's selection."""
 FROM_ELSEWHERE = {"E9a", "E9c", "E9d"}
 

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.kernel.agents import ROOT, USER, agent
 from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
 from tests.kernel.foreign import EXCLUSIVE, MULTI, OVERRIDE
 from tests.kernel.inside import Inside
+from tests.kernel.netns import VethPair
 from watchdog.errors import KernelRefused
 from watchdog.kernel import builder, common, hooks
 from watchdog.kernel.builder import BuildInputs
@@ -110,6 +112,67 @@ LEFT_ALONE_BY_OPTIONS = [
     "client.getsockopt(6, 11, 256)",
 ]
 
+MEMBERSHIPS_PREPARED = (
+    PREPARED
+    + """
+LO, GROUP, SOURCE = 1, socket.inet_aton('233.252.0.1'), socket.inet_aton('192.0.2.1')
+GROUP6, SOURCE6 = (socket.inet_pton(INET6, each) for each in ('ff3e:40:2001:db8::1', '2001:db8::1'))
+stored = {
+    4: [struct.pack('=HH4s120x', INET, 0, each) for each in (GROUP, SOURCE)],
+    6: [struct.pack('=HHI16s104x', INET6, 0, 0, each) for each in (GROUP6, SOURCE6)],
+}
+request = {family: struct.pack('=I4x128s', LO, group) for family, (group, _) in stored.items()}
+request_of = {family: struct.pack('=I4x128s128s', LO, *both) for family, both in stored.items()}
+filtered = {family: struct.pack('=I4x128sII128s', LO, both[0], 1, 1, both[1]) for family, both in stored.items()}
+mreqn, mreq6 = GROUP + bytes(4) + struct.pack('=I', LO), GROUP6 + struct.pack('=I', LO)
+source = GROUP + socket.inet_aton('127.0.0.1') + SOURCE
+members = {}
+for family, kind, level in ((4, INET, 0), (6, INET6, 41)):
+    members[family] = [socket.socket(kind, DGRAM) for _ in range(29)]
+    for each in members[family]: each.setsockopt(level, 42, request[family])
+    members[family, 'of'] = [socket.socket(kind, DGRAM) for _ in range(29)]
+    for each in members[family, 'of']: each.setsockopt(level, 46, request_of[family])
+def member(which):
+    members[which].append(members[which].pop(0))
+    return members[which][-1]
+"""
+)
+REFUSED_MEMBERSHIPS = [
+    "socket.socket(INET, DGRAM).setsockopt(0, 35, mreqn)",
+    "socket.socket(INET6, DGRAM).setsockopt(0, 35, mreqn)",
+    "member(4).setsockopt(0, 36, mreqn)",
+    "blocking = member(4); blocking.setsockopt(0, 38, source)",
+    "blocking.setsockopt(0, 37, source)",
+    "socket.socket(INET, DGRAM).setsockopt(0, 39, source)",
+    "member((4, 'of')).setsockopt(0, 40, source)",
+    "member((4, 'of')).setsockopt(0, 41, source[:8] + struct.pack('=II', 1, 1) + SOURCE)",
+    "socket.socket(INET6, DGRAM).setsockopt(41, 20, mreq6)",
+    "member(6).setsockopt(41, 21, mreq6)",
+    *(
+        attempt.replace("KIND", kind).replace("FAMILY", family).replace("LEVEL", level)
+        for kind, family, level in (("INET", "4", "0"), ("INET6", "6", "41"))
+        for attempt in (
+            "socket.socket(KIND, DGRAM).setsockopt(LEVEL, 42, request[FAMILY])",
+            "socket.socket(KIND, STREAM).setsockopt(LEVEL, 42, request[FAMILY])",
+            "blocking = member(FAMILY); blocking.setsockopt(LEVEL, 43, request_of[FAMILY])",
+            "blocking.setsockopt(LEVEL, 44, request_of[FAMILY])",
+            "member(FAMILY).setsockopt(LEVEL, 45, request[FAMILY])",
+            "socket.socket(KIND, STREAM).setsockopt(LEVEL, 46, request_of[FAMILY])",
+            "member((FAMILY, 'of')).setsockopt(LEVEL, 47, request_of[FAMILY])",
+            "member((FAMILY, 'of')).setsockopt(LEVEL, 48, filtered[FAMILY])",
+        )
+    ),
+]
+LEFT_ALONE_BY_MEMBERSHIPS = [
+    *(f"own.setsockopt(0, {name}, 1)" for name in (33, 34, 49)),
+    "own.setsockopt(0, 32, mreqn)",
+    "own.setsockopt(0, 50, struct.pack('!I', 1))",
+    *(f"own6.setsockopt(41, {name}, 1)" for name in (17, 18, 19, 25, 29, 49)),
+    *(f"own.setsockopt(1, {name}, 1)" for name in (35, 42)),
+    "server.setsockopt(6, 36, 1)",
+    "member(4).close(), member(6).close()",
+]
+
 REFUSED_DEVICES = [
     "os.close(os.open('/dev/net/tun', os.O_RDWR))",
     "os.close(os.open('/dev/net/tun', os.O_RDONLY))",
@@ -141,6 +204,8 @@ CASES = [
     ("unix", ROOT, PREPARED, REFUSED_UNIX, LEFT_ALONE_BY_UNIX),
     ("unix", USER, PREPARED, REFUSED_UNIX, LEFT_ALONE_BY_UNIX),
     ("options", ROOT, PACKETS_PREPARED, REFUSED_OPTIONS, LEFT_ALONE_BY_OPTIONS),
+    ("options", ROOT, MEMBERSHIPS_PREPARED, REFUSED_MEMBERSHIPS, LEFT_ALONE_BY_MEMBERSHIPS),
+    ("options", USER, MEMBERSHIPS_PREPARED, REFUSED_MEMBERSHIPS, LEFT_ALONE_BY_MEMBERSHIPS),
     ("devices", ROOT, PREPARED, REFUSED_DEVICES, LEFT_ALONE_BY_DEVICES),
     ("devices", USER, PREPARED, REFUSED_DEVICES[2:], LEFT_ALONE_BY_DEVICES),
 ]
@@ -176,6 +241,24 @@ def test_refused_while_it_holds_and_not_a_moment_longer(
     assert seen(outside) == passes
     layer.detach(target)
     assert seen(inside) == passes
+
+
+def test_anycast_groups_are_refused(
+    scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside, target_of: TargetOf, veth: VethPair
+) -> None:
+    """They need a link with a prefix, and CAP_NET_ADMIN."""
+    cgroup = scratch_cgroup()
+    inside = agent(run_in_cgroup, cgroup, netns=veth.near)
+    anycast = IPv6Address(int(IPv6Address(veth.near_v6)) | 0xFFFF)
+    inside.run(f"wanted = socket.inet_pton(INET6, '{anycast}')")
+    inside.run(f"wanted += struct.pack('=I', socket.if_nametoindex({veth.device!r}))")
+    inside.run("was, new = socket.socket(INET6, DGRAM), socket.socket(INET6, DGRAM); was.setsockopt(41, 27, wanted)")
+    layer, target = BY_NAME["options"], target_of(cgroup)
+    layer.attach(target)
+    for attempt in ("new.setsockopt(41, 27, wanted)", "was.setsockopt(41, 28, wanted)"):
+        assert inside.outcome(attempt) == "EPERM"
+    layer.detach(target)
+    assert inside.outcome("was.setsockopt(41, 28, wanted); new.setsockopt(41, 27, wanted)") == "pass"
 
 
 # --- beside others, and again

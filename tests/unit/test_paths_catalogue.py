@@ -17,9 +17,10 @@ from watchdog.paths.probe import judge as judge_probe
 from watchdog.paths.words import Coverage, Facts, Holding, Layer, Made, Need, needs_met, parse_layers
 
 COVERED, NOT_COVERED, NOT_APPLICABLE = Coverage.COVERED, Coverage.NOT_COVERED, Coverage.NOT_APPLICABLE
-P, K, T, D, H, L, F = (
+P, K, S, T, D, H, L, F = (
     Layer.PACKETS,
     Layer.COOKIES,
+    Layer.OPTIONS,
     Layer.TC,
     Layer.DESCRIPTORS,
     Layer.HOST_END,
@@ -80,6 +81,8 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
         ("E9c", {P, K}, WORST, COVERED, "by cookies"),
         ("E9c", {P, H}, AT_HOME, COVERED, "by host_end"),
         ("E9c", {P, H}, WORST, NOT_COVERED, "only cookies or lsm or freeze would stop it"),
+        ("E9e", {P, K, S}, AT_HOME, NOT_COVERED, "only host_end or lsm or freeze would stop it"),
+        ("E9e", {P, K, S}, HARMLESS_USER, NOT_APPLICABLE, "it has no socket made in another cgroup open"),
         ("E10b", {P, H}, AT_HOME, NOT_COVERED, "only lsm or freeze would stop it"),
         ("E10b", {P, K}, WORST, NOT_COVERED, "only lsm or freeze would stop it before the next scan finds it"),
         ("E10b", {P, K}, holding(Holding.LISTENING), NOT_COVERED, None),
@@ -104,6 +107,8 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
         ("E15b", {P}, WORST, NOT_COVERED, "only host_end would stop it"),
         ("E15b", {P}, Facts(own_netns=False), NOT_APPLICABLE, None),
         ("E15b", {P, H}, WORST, COVERED, "by host_end"),
+        ("E15e", {P}, HARMLESS_USER, NOT_COVERED, "only options or host_end or lsm or freeze would stop it"),
+        ("E15f", {P, S}, HARMLESS_USER, COVERED, "by options"),
     ],
 )
 def test_verdicts(path: str, layers: set[Layer], facts: Facts, coverage: Coverage, why: str | None) -> None:

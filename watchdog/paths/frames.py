@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import struct
+from ipaddress import IPv4Address, IPv6Address
 
-ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
 ETHERTYPE_EXPERIMENT = 0x88B5
 """IEEE 802 local experimental: no protocol stack takes it."""
 
 ECHO_REQUEST_V4, ECHO_REQUEST_V6 = 8, 128
+
+GROUPS_V4, GROUPS_V6 = bytes([239]), bytes([0xFF, 0x15])
+"""What the addresses of multicast groups for private use begin with: RFC 2365; RFC 4291 (transient, site-local)."""
 
 HOPS = 8
 UDP_HEADER_BYTES = 8
@@ -39,6 +44,20 @@ def echo_request(kind: int, payload: bytes) -> bytes:
     unsummed = struct.pack("!BBHHH", kind, 0, 0, 1, 1) + payload
     checksum = internet_checksum(unsummed) if kind == ECHO_REQUEST_V4 else 0
     return unsummed[:2] + struct.pack("!H", checksum) + unsummed[4:]
+
+
+def group_v4(token: bytes) -> IPv4Address:
+    """A multicast group of the token's own."""
+    return IPv4Address(GROUPS_V4 + _filling(token, 4 - len(GROUPS_V4)))
+
+
+def group_v6(token: bytes) -> IPv6Address:
+    """The same for IPv6."""
+    return IPv6Address(GROUPS_V6 + _filling(token, 16 - len(GROUPS_V6)))
+
+
+def _filling(token: bytes, size_bytes: int) -> bytes:
+    return hashlib.sha256(token).digest()[:size_bytes]
 
 
 def internet_checksum(data: bytes) -> int:

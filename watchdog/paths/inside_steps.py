@@ -158,6 +158,25 @@ class Steps:
         else:
             self.sockets[name].sendto(payload, _plain(address))
 
+    def join(self, name: str, group: str, device: str) -> None:
+        """Become a member of a multicast group on a link."""
+        self._membership(name, group, device, socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP)
+
+    def join_may(self, name: str, group: str, device: str) -> None:
+        """Leave a group that it is not in: whoever may join one is told so, and nothing changes."""
+        try:
+            self._membership(name, group, device, socket.IP_DROP_MEMBERSHIP, socket.IPV6_LEAVE_GROUP)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+
+    def _membership(self, name: str, group: str, device: str, option_v4: int, option_v6: int) -> None:
+        sock, index = self.sockets[name], struct.pack("=I", socket.if_nametoindex(device))
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, option_v6, socket.inet_pton(socket.AF_INET6, group) + index)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, option_v4, socket.inet_aton(group) + bytes(4) + index)
+
     def bypass(self, name: str) -> None:
         """Have a packet socket's frames leave past the queueing layer."""
         self.sockets[name].setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)

@@ -19,6 +19,8 @@ from watchdog.paths.play import Expect, LateStep, Phase, Row, Step
 INSIDE, OUTSIDE = "inside", "outside"
 
 ADDRESSES = {4: "127.0.0.1", 6: "::1"}
+GROUPS = {4: "233.252.0.1", 6: "ff3e:40:2001:db8::1"}
+"""For documentation (RFC 6676). None of them is joined: the kernel would report that on the link."""
 DEVICE = "lo"
 DEVICE_MAC = bytes(6)
 DIAL_S = 0.3
@@ -243,6 +245,8 @@ def _sockets(s: Scene) -> list[Row]:
         only("E12d", ["make", xdp, "xdp"], ["xdp_memory", xdp]),
         only("E12f", ["tun_open", s.name("E12f")], ["tun_may", s.name("E12f")]),
         only("E14", ["ask_bpf"]),
+        only("E15e", ["make", s.name("E15e"), "udp4"], ["join_may", s.name("E15e"), GROUPS[4], DEVICE]),
+        only("E15f", ["make", s.name("E15f"), "udp6"], ["join_may", s.name("E15f"), GROUPS[6], DEVICE]),
     ]
 
 

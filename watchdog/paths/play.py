@@ -65,6 +65,8 @@ class Row:
     setup: tuple[LateStep, ...] = ()
     label: str = ""
     """Tells apart several rows of one path."""
+    arrives: Callable[[bytes], bytes] = bytes
+    """What of the token is to be heard, where it is not carried as it is."""
 
     @property
     def key(self) -> str:
@@ -146,7 +148,8 @@ class Play:
         wanted: dict[str, dict[str, tuple[str, str, str]]] = defaultdict(dict)
         for row in rows:
             if row.expect is not None:
-                wanted[row.expect.actor][row.key] = (row.expect.socket, row.expect.what, row.token(phase).hex())
+                token = row.arrives(row.token(phase))
+                wanted[row.expect.actor][row.key] = (row.expect.socket, row.expect.what, token.hex())
         within_s = max(0.0, min(within_s, self._until_s - time.monotonic()))
         orders = {name: {"do": "await", "within_s": within_s, "for": each} for name, each in wanted.items()}
         answers = self._ask(orders, within_s + LATE_S)

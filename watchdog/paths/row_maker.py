@@ -30,6 +30,7 @@ DIAL_S = 0.3
 TAKE_S = 0.2
 
 PORTS_PER_PATH = 16
+IPV4, IPV6 = 4, 6
 ALL_PROTOCOLS = 3
 """ETH_P_ALL."""
 
@@ -75,8 +76,9 @@ class RowMaker:
         fire: Callable[[Phase, bytes], tuple[Step, ...]],
         expect: Expect | None,
         setup: tuple[Step, ...] = (),
+        arrives: Callable[[bytes], bytes] = bytes,
     ) -> Row:
-        return Row(path, self.who.name, fire, expect, setup)
+        return Row(path, self.who.name, fire, expect, setup, arrives=arrives)
 
     def hears(self, actor: str, path: str, suffix: str = "") -> Expect:
         return Expect(actor, self.name(path) + suffix, "data")
@@ -136,6 +138,22 @@ def sends(
         lambda _, token: (Step(r.agent, [*before, ["send", r.name(path), token.hex(), to]]),),
         r.hears("peer", path),
         (r.udp_at_peer(path, kind, address), *at_agent),
+    )
+
+
+def joins(r: RowMaker, path: str, actor: str, *, family: int, is_old: bool = False) -> Row:
+    """A membership in a group that the token chooses: the kernel reports it to the link, where the peer listens. The
+    socket was made beforehand, or is made each time."""
+    name, make = r.name(path), [["make", r.name(path), f"udp{family}"]]
+    group = frames.group_v4 if family == IPV4 else frames.group_v6
+    kind = frames.ETHERTYPE_IPV4 if family == IPV4 else frames.ETHERTYPE_IPV6
+    at_actor = (Step(actor, make),) if is_old else ()
+    return r.row(
+        path,
+        lambda _, token: (Step(actor, [*([] if is_old else make), ["join", name, str(group(token)), DEVICE]]),),
+        r.hears("peer", path),
+        (Step("peer", bound(name, "packet", [FAR_DEVICE, kind])), *at_actor),
+        lambda token: group(token).packed,
     )
 
 

@@ -24,6 +24,7 @@ MAKERS = (
     rows_link.xdp,
     rows_link.tun,
     rows_internet.inbound,
+    rows_internet.multicast,
     rows_elsewhere.unix,
 )
 """Each makes the rows of one kind for one agent."""

@@ -7,6 +7,7 @@ from watchdog.paths.play import Expect, Phase, Row, Step
 from watchdog.paths.row_maker import (
     AGENT_V4,
     DIAL_S,
+    IPV4,
     LOOPBACK_V4,
     PEER_V4,
     TAKE_S,
@@ -14,6 +15,7 @@ from watchdog.paths.row_maker import (
     bound,
     calls,
     established,
+    joins,
     listening,
     unix_link,
 )
@@ -76,6 +78,7 @@ def newcomer(r: RowMaker) -> list[Row]:
             Expect("peer", listener, "connected"),
             (Step(r.newcomer, listening(listener, "tcp4", at_newcomer)),),
         ),
+        joins(r, "E9e", r.newcomer, family=IPV4, is_old=True),
     ]
 
 

@@ -9,6 +9,8 @@ from watchdog.paths.actor import Script
 from watchdog.paths.play import Expect, Row, Step
 from watchdog.paths.row_maker import (
     AGENT_V4,
+    IPV4,
+    IPV6,
     LOOPBACK_V4,
     PEER_ICMP4,
     PEER_ICMP6,
@@ -19,6 +21,7 @@ from watchdog.paths.row_maker import (
     calls,
     datagram,
     established,
+    joins,
     listening,
     sends,
 )
@@ -145,6 +148,10 @@ def raw(r: RowMaker) -> list[Row]:
             Expect("peer", PEER_ICMP4, "data"),
         ),
     ]
+
+
+def multicast(r: RowMaker) -> list[Row]:
+    return [joins(r, "E15e", r.agent, family=IPV4), joins(r, "E15f", r.agent, family=IPV6)]
 
 
 def inbound(r: RowMaker) -> list[Row]:

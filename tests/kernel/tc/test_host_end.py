@@ -88,6 +88,43 @@ def test_what_goes_past_the_queueing_layer_and_what_left_the_cgroup(alone: Agent
     assert not alone.reaches_peer()
 
 
+MEMBERSHIPS = """
+LINK = struct.pack('=I', socket.if_nametoindex('va'))
+def changed(change, last):
+    four, six = bytes([239, 1, 1, last]) + bytes(4) + LINK, bytes([0xFF, 0x15, *bytes(13), last]) + LINK
+    members[0].setsockopt(0, {'join': 35, 'leave': 36}[change], four)
+    members[1].setsockopt(41, {'join': 20, 'leave': 21}[change], six)
+members = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
+"""
+REPORTED = """
+LINK = struct.pack('=I', socket.if_nametoindex('vb'))
+heard = [socket.socket(socket.AF_INET, socket.SOCK_RAW, 2), socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58)]
+heard[0].setsockopt(0, 35, socket.inet_aton('224.0.0.22') + bytes(4) + LINK)
+heard[1].setsockopt(41, 20, socket.inet_pton(socket.AF_INET6, 'ff02::16') + LINK)
+def reported(last):
+    return [came(*each) for each in zip(heard, (bytes([239, 1, 1, last]), bytes([0xFF, 0x15, *bytes(13), last])))]
+def came(sock, group):
+    sock.settimeout(0.6)
+    try:
+        while group not in sock.recv(999): pass
+    except TimeoutError: return False
+    return True
+"""
+
+
+def test_what_the_kernel_reports_of_its_memberships_arrives_nowhere(alone: Agent) -> None:
+    """The peer listens as a router does, which knows who is a member."""
+    alone.process.run(MEMBERSHIPS)
+    alone.peer.run(REPORTED)
+    for last, is_cut in ((1, False), (2, True), (3, False)):
+        if is_cut:
+            LAYER.attach(alone.target)
+        for change in ("join", "leave"):
+            alone.process.run(f"changed({change!r}, {last})")
+            assert alone.peer.run(f"reported({last})") == [not is_cut] * 2, (change, last)
+        LAYER.detach(alone.target)
+
+
 @pytest.mark.parametrize("far_on", [0x10000, 0x10000 - 1])
 def test_isolations_whose_numbers_agree_in_16_bits_count_apart(agent: Agent, far_on: int) -> None:
     """A program sees 16 bits of its filter's classid, and a host that runs for long has larger numbers."""
