@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -35,6 +36,8 @@ VARIABLES = {
 }
 """What keeps tests and drills from touching the real things, by setting."""
 
+GIVEN_OPEN = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+"""A configuration may come through a pipe that is open already."""
 SWITCH: Mapping[str, bool] = {"yes": True, "no": False}
 SELECTORS = config_check.SELECTORS
 MOST_COUNT = 1000
@@ -176,14 +179,26 @@ def find(given: Path | None = None) -> Path:
 def load(path: Path) -> Config:
     """Read and check the file; raises ConfigurationError with every problem found."""
     try:
+        if not _is_at_hand(path):
+            raise _unreadable(path, "it is no file")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(
-            f"cannot read the configuration {path}: {reason}",
-            hint="name one with --config, or write one: watchdog-mesh config example",
-        ) from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "it is not UTF-8 text") from error
     return parse(text, path, os.environ)
+
+
+def _is_at_hand(path: Path) -> bool:
+    """To open a FIFO would be to wait for ever; what this process was given open is its caller's to fill. A directory
+    says itself that it is one."""
+    mode = path.stat().st_mode
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or str(path).startswith(GIVEN_OPEN)
+
+
+def _unreadable(path: Path, reason: str) -> ConfigurationError:
+    hint = "name one with --config, or write one: watchdog-mesh config example"
+    return ConfigurationError(f"cannot read the configuration {path}: {reason}", hint=hint)
 
 
 def parse(text: str, path: Path, environment: Mapping[str, str]) -> Config:

@@ -399,11 +399,27 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "config example" in missing.value.hint
     with pytest.raises(ConfigurationError, match="Is a directory"):
         load(tmp_path)
+    pipe(tmp_path / "pipe")
+    for waits in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ConfigurationError, match=f"cannot read the configuration {waits}: it is no file"):
+            load(waits)
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="not UTF-8"):
         load(tmp_path / "binary")
     (tmp_path / "config.toml").write_text(EXAMPLE)
     assert load(tmp_path / "config.toml").interval == 30.0
+
+
+def test_a_configuration_may_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in config.VARIABLES.values():
+        monkeypatch.delenv(name, raising=False)
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "w") as file:
+        file.write(EXAMPLE)
+    try:
+        assert load(Path(f"/dev/fd/{read_end}")).interval == 30.0
+    finally:
+        os.close(read_end)
 
 
 # One file for several watchers
