@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 
 import pytest
 
@@ -96,7 +99,16 @@ def test_what_is_isolated_is_found_so(host: Host, agent: Cgroup) -> None:
     stays_nothing(agent)
 
 
-def test_its_tries_are_nobodys_drops_and_flows(host: Host, agent: Cgroup) -> None:
+@pytest.mark.parametrize("taken", [0, len(visitor.PORTS) // 2])
+def test_its_tries_are_nobodys_drops_and_flows(
+    host: Host, agent: Cgroup, request: pytest.FixtureRequest, taken: int
+) -> None:
+    """Also where somebody else has the ports of half of them."""
+    for port, family, kind in product(visitor.PORTS[:taken], (AF_INET, AF_INET6), (SOCK_STREAM, SOCK_DGRAM)):
+        holder = socket.socket(family, kind)
+        request.addfinalizer(holder.close)
+        with suppress(OSError):  # then it is taken as well
+            holder.bind(("127.0.0.1" if family == AF_INET else "::1", port))
     intent = host.isolate(agent).intent
     for _ in range(3):
         inside.look(intent, host.place, moment())

@@ -159,7 +159,7 @@ def test_every_socket_that_waits_has_a_port_of_its_own() -> None:
         for row in [*loopback_rows.rows_of(scene), *loopback_rows.rows_from_elsewhere(scene)]:
             steps = [*row.setup, *(row.fire(Phase(1, 0.1), b"t"))]
             scripts = [step if isinstance(step, Step) else step() for step in steps]
-            ports += [word[3] for step in scripts for word in step.script if word[0] == "bind_near"]
+            ports += [word[3][0] for step in scripts for word in step.script if word[0] == "bind_near"]
             assert all(
                 word[0] != "bind" or isinstance(word[2], str) or word[2][0] == "lo"
                 for s in scripts

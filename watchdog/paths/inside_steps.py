@@ -107,14 +107,15 @@ class Steps:
         if isinstance(address, str) and not address.startswith("@"):
             os.chmod(address, UNIX_MODE)  # noqa: PTH101 -- pathlib takes as long to import as all the rest
 
-    def bind_near(self, name: str, address: str, port: int) -> None:
-        """Bind to a port, or to any where that one is taken."""
-        try:
-            self.bind(name, [address, port])
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            self.bind(name, [address, 0])
+    def bind_near(self, name: str, address: str, ports: list[int]) -> None:
+        """Bind to the first of these ports that nobody has."""
+        for port in ports[:-1]:
+            try:
+                return self.bind(name, [address, port])
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+        return self.bind(name, [address, ports[-1]])
 
     def listen(self, name: str) -> None:
         """Listen."""

@@ -21,6 +21,7 @@ INSIDE, OUTSIDE = "inside", "outside"
 ADDRESSES = {4: "127.0.0.1", 6: "::1"}
 GROUPS = {4: "233.252.0.1", 6: "ff3e:40:2001:db8::1"}
 """For documentation (RFC 6676). None of them is joined: the kernel would report that on the link."""
+ANY_PORT = 0
 DEVICE = "lo"
 DEVICE_MAC = bytes(6)
 DIAL_S = 0.3
@@ -69,13 +70,14 @@ def rows_of(scene: Scene) -> list[Row]:
 
 
 def _bound(name: str, kind: str, family: int) -> Script:
-    return [["make", name, kind], ["bind_near", name, ADDRESSES[family], _port(name)]]
+    return [["make", name, kind], ["bind_near", name, ADDRESSES[family], _ports(name)]]
 
 
-def _port(name: str) -> int:
-    """Of a socket that waits: one row, one port."""
+def _ports(name: str) -> list[int]:
+    """Of a socket that waits: one row, one port; where another host's process has it, the next, and any at last."""
     row = name.removesuffix(".at")
-    return visitor.PORTS[_ROWS.index(row) if row in _ROWS else 0]
+    first = _ROWS.index(row) if row in _ROWS else 0
+    return [*visitor.PORTS[first:], *visitor.PORTS[:first], ANY_PORT]
 
 
 def _listening(name: str, kind: str, family: int) -> Script:
