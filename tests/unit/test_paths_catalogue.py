@@ -36,7 +36,8 @@ WORST = Facts(
     vsock=True,
     others=frozenset({"TIPC"}),
 )
-AT_HOME = Facts(may=frozenset(Need) - {Need.SYS_ADMIN}, holds=frozenset(Holding), abroad=frozenset(), own_netns=True)
+NO_RING = replace(WORST, holds=frozenset(Holding) - {Holding.RING})
+AT_HOME = replace(NO_RING, may=frozenset(Need) - {Need.SYS_ADMIN}, abroad=frozenset())
 HARMLESS_USER = Facts(
     may=frozenset(), given=frozenset(), holds=frozenset(), own_netns=False, vsock=False, others=frozenset()
 )
@@ -48,6 +49,8 @@ def holding(*holds: Holding) -> Facts:
     return Facts(may=frozenset(), holds=frozenset(holds))
 
 
+WORKS_ON = ", and io_uring carries out what it was asked for, frozen or not"
+
 layer_sets = st.sets(st.sampled_from(list(Layer)))
 
 
@@ -56,10 +59,12 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
     [
         ("E1a", {P}, WORST, COVERED, "by packets"),
         ("E1a", set(), WORST, NOT_COVERED, "only packets or host_end or lsm would stop it"),
-        ("E1a", {F}, WORST, NOT_COVERED, "only packets or host_end or lsm would stop it"),
-        ("E2a", {F}, WORST, COVERED, "by freeze"),
-        ("E5a", {P}, WORST, NOT_COVERED, "only tc or lsm or freeze would stop it"),
-        ("E5a", {P}, Facts(), NOT_COVERED, "only tc or lsm or freeze would stop it"),
+        ("E1a", {F}, NO_RING, NOT_COVERED, "only packets or host_end or lsm would stop it"),
+        ("E2a", {F}, NO_RING, COVERED, "by freeze"),
+        ("E2a", {P, F}, WORST, COVERED, "by packets"),
+        ("E5a", {P}, NO_RING, NOT_COVERED, "only tc or lsm or freeze would stop it"),
+        ("E5a", {P}, WORST, NOT_COVERED, "only tc or lsm would stop it"),
+        ("E5a", {P}, Facts(), NOT_COVERED, "only tc or lsm would stop it"),
         ("E5a", {P}, AT_HOME, NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
         ("E5a", {P}, HARMLESS_USER, NOT_APPLICABLE, "it lacks CAP_NET_RAW, and can be given none"),
         ("E5a", {P}, ORDINARY_USER, NOT_APPLICABLE, "it lacks CAP_NET_RAW, unless a setuid program gives it that"),
@@ -71,20 +76,20 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
             "it lacks CAP_NET_RAW, unless a setuid program gives it that",
         ),
         ("E5b", {P}, HARMLESS_USER, NOT_APPLICABLE, "it has no packet socket open"),
-        ("E5b", {P}, Facts(may=frozenset()), NOT_COVERED, "only tc or lsm or freeze would stop it"),
+        ("E5b", {P}, Facts(may=frozenset()), NOT_COVERED, "only tc or lsm would stop it"),
         ("E5b", {P}, AT_HOME, NOT_COVERED, "only tc or host_end or lsm or freeze would stop it"),
         ("E5b", {P}, Facts(may=frozenset(), holds=frozenset({Holding.PACKET})), NOT_COVERED, None),
         ("E6b", {T}, AT_HOME, NOT_COVERED, "only host_end or lsm or freeze or descriptors and tc would stop it"),
         ("E6b", {T, D}, WORST, COVERED, "by descriptors and tc"),
         ("E8b", {P, H}, AT_HOME, COVERED, "by host_end"),
-        ("E8b", {P, H}, WORST, NOT_COVERED, "only lsm or freeze would stop it"),
+        ("E8b", {P, H}, NO_RING, NOT_COVERED, "only lsm or freeze would stop it"),
         ("E9c", {P, K}, WORST, COVERED, "by cookies"),
         ("E9c", {P, H}, AT_HOME, COVERED, "by host_end"),
-        ("E9c", {P, H}, WORST, NOT_COVERED, "only cookies or lsm or freeze would stop it"),
+        ("E9c", {P, H}, NO_RING, NOT_COVERED, "only cookies or lsm or freeze would stop it"),
         ("E9e", {P, K, S}, AT_HOME, NOT_COVERED, "only host_end or lsm or freeze would stop it"),
         ("E9e", {P, K, S}, HARMLESS_USER, NOT_APPLICABLE, "it has no socket made in another cgroup open"),
         ("E10b", {P, H}, AT_HOME, NOT_COVERED, "only lsm or freeze would stop it"),
-        ("E10b", {P, K}, WORST, NOT_COVERED, "only lsm or freeze would stop it before the next scan finds it"),
+        ("E10b", {P, K}, NO_RING, NOT_COVERED, "only lsm or freeze would stop it before the next scan finds it"),
         ("E10b", {P, K}, holding(Holding.LISTENING), NOT_COVERED, None),
         (
             "E10b",
@@ -97,11 +102,16 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
         ("E16a", {P}, holding(Holding.LISTENING), NOT_APPLICABLE, None),
         ("E16f", {P}, holding(Holding.LISTENING), NOT_COVERED, "only lsm or freeze would stop it"),
         ("E16f", {P}, holding(Holding.UNIX), NOT_APPLICABLE, "it has no listening unix socket open"),
-        ("E12e", {P, H}, WORST, NOT_COVERED, "only freeze would stop it"),
+        ("E16a", {P, F}, holding(Holding.UNIX), COVERED, "by freeze"),
+        ("E16a", {P, F}, holding(Holding.UNIX, Holding.RING), NOT_COVERED, f"only lsm would stop it{WORKS_ON}"),
+        ("E16a", {P, L, F}, holding(Holding.UNIX, Holding.RING), COVERED, "by lsm"),
+        ("E16a", {P, F}, holding(Holding.RING), NOT_APPLICABLE, None),
+        ("E12e", {P, H}, NO_RING, NOT_COVERED, "only freeze would stop it"),
+        ("E12e", {P, H, F}, WORST, NOT_COVERED, f"nothing would stop it{WORKS_ON}"),
         ("E12a", {P}, Facts(vsock=False), NOT_APPLICABLE, "this host has no vsock transport"),
         ("E12a", {P}, Facts(vsock=None), NOT_COVERED, None),
         ("E12b", {P}, WORST, NOT_APPLICABLE, None),
-        ("E12h", {P}, WORST, NOT_COVERED, "only lsm or freeze would stop it"),
+        ("E12h", {P}, NO_RING, NOT_COVERED, "only lsm or freeze would stop it"),
         ("E12h", {P}, HARMLESS_USER, NOT_APPLICABLE, "this kernel has loaded none of another family"),
         ("E12h", {L}, WORST, COVERED, "by lsm"),
         ("E15b", {P}, WORST, NOT_COVERED, "only host_end would stop it"),

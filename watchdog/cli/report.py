@@ -16,11 +16,14 @@ from watchdog.kernel.layers.base import FROZEN
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.slots import Counters, Traffic
 from watchdog.numbers import counted
+from watchdog.paths import catalogue
 from watchdog.paths.facts import PEERS_AT_MOST, Looked
-from watchdog.paths.words import Coverage, Need, Verdict
+from watchdog.paths.words import Coverage, Facts, Need, Verdict
 
 ESCAPES = {Need.CGROUP_WRITE: "leave its cgroup", Need.SYS_ADMIN: "take programs off that hold it"}
 
+
+ONLY_FROZEN = "only --level frozen holds against that"
 
 ALLOWED_SHOWN = 10
 """Entries of an allow-list that people are shown."""
@@ -158,15 +161,14 @@ def uncovered_in_words(result: Result) -> list[str]:
         if looked.facts.others:
             lines.append(f"other socket families of this kernel: {', '.join(sorted(looked.facts.others))}")
         if looked.is_privileged and result.intent.why.level != FROZEN:
-            lines.append(_escapes(looked.facts.may))
+            lines.append(_escapes(looked.facts))
     return lines
 
 
-def _escapes(may: Collection[Need] | None) -> str:
-    can = " and ".join(what for need, what in ESCAPES.items() if may is None or need in may)
-    return (
-        f"it can {can} (a watcher sees it within 5 s, and does not prevent it); only --level frozen holds against that"
-    )
+def _escapes(facts: Facts) -> str:
+    can = " and ".join(what for need, what in ESCAPES.items() if facts.may is None or need in facts.may)
+    held = f"io_uring {catalogue.WORKS_ON}" if catalogue.outruns_freezing(facts) else ONLY_FROZEN
+    return f"it can {can} (a watcher sees it within 5 s, and does not prevent it); {held}"
 
 
 def paths_in_words(verdicts: Iterable[Verdict]) -> list[str]:

@@ -38,6 +38,8 @@ INTERNET = frozenset({socket.AF_INET, socket.AF_INET6})
 TUN_DEVICE = os.makedev(10, 200)
 
 _SOCKET, _RING = "socket:[", "anon_inode:[io_uring]"
+_MAPPED_RING, _MAPS_INODE = f"{_RING}\n".encode(), 4
+"""How a line of /proc/PID/maps ends, and which of its columns is the inode."""
 _NO_LONGER = {errno.EBADF, errno.ESRCH, errno.ENOENT}
 
 
@@ -78,6 +80,10 @@ class Scan:
     handles: dict[int, Handle] = field(default_factory=dict)
     """One of the places where each is open, by inode."""
     tuns: list[Handle] = field(default_factory=list)
+    rings: dict[int, int] = field(default_factory=dict)
+    """io_uring instances that descriptors show, by inode, and who has each."""
+    mapped_rings: dict[int, int] = field(default_factory=dict)
+    """The same of those that are mapped: one that is registered with itself needs no descriptor."""
     unseen: list[str] = field(default_factory=list)
     """What could not be looked at, a sentence each."""
 
@@ -104,6 +110,8 @@ def scan(targets: Sequence[Cgroup], known: Known | None = None) -> Scan:
             continue
         for thread in _tables(pid, found):
             _scan_table(pid, thread, known, found)
+            _scan_mappings(pid, thread, found)
+    found.unseen += _hidden_rings(found)
     for closed in known.keys() - found.sockets.keys():
         known.pop(closed, None)  # another thread may look, too
     return found
@@ -164,6 +172,24 @@ def _scan_table(pid: int, thread: int, known: Known, found: Scan) -> None:
             found.unseen.append(f"the descriptors of process {pid} cannot be looked at: {error.strerror}")
 
 
+def _scan_mappings(pid: int, thread: int, found: Scan) -> None:
+    """Made with IORING_SETUP_NO_MMAP, or unmapped again, an io_uring instance is not shown here either."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/maps", "rb") as maps:  # noqa: PTH123 -- every process
+            for line in maps:
+                if line.endswith(_MAPPED_RING):
+                    found.mapped_rings.setdefault(int(line.split()[_MAPS_INODE]), pid)
+    except OSError as error:
+        if error.errno not in _NO_LONGER:
+            found.unseen.append(f"the memory of process {pid} cannot be looked at: {error.strerror}")
+
+
+def _hidden_rings(found: Scan) -> list[str]:
+    """Before Linux 5.12 all instances have the same inode: one that a descriptor shows hides the others there."""
+    hidden = {pid for inode, pid in found.mapped_rings.items() if inode not in found.rings}
+    return [f"process {pid} has io_uring without a descriptor: its files are not known" for pid in sorted(hidden)]
+
+
 def _look_at(handle: Handle, path: str, process: int, known: Known, found: Scan) -> None:
     try:
         leads_to = os.readlink(path)  # noqa: PTH115 -- every descriptor of every process
@@ -172,8 +198,10 @@ def _look_at(handle: Handle, path: str, process: int, known: Known, found: Scan)
         elif leads_to.startswith("/"):
             if os.stat(path).st_rdev == TUN_DEVICE:  # noqa: PTH116 -- every descriptor of every process
                 found.tuns.append(handle)
-        elif leads_to == _RING and (registered := _registered(handle)):
-            found.unseen.append(f"process {handle.pid} has {registered} files registered with io_uring")
+        elif leads_to == _RING:
+            found.rings[os.stat(path).st_ino] = handle.pid  # noqa: PTH116 -- every descriptor of every process
+            if registered := _registered(handle):
+                found.unseen.append(f"process {handle.pid} has {registered} files registered with io_uring")
     except OSError as error:
         if error.errno not in _NO_LONGER:
             found.unseen.append(f"descriptor {handle.fd} of process {handle.pid} cannot be looked at: {error.strerror}")

@@ -41,7 +41,8 @@ def _path(path_id: str, title: str, direction: Direction, made: Made, stopped_by
 
 
 # Freezing is not claimed where the kernel goes on by itself: it sends what is buffered, completes handshakes, and takes
-# in data. tc is for what passes no other hook: the frames of packet sockets.
+# in data; and nowhere where the agent has io_uring (outruns_freezing). tc is for what passes no other hook: the frames
+# of packet sockets.
 CATALOGUE: tuple[TrafficPath, ...] = (
     _path("E1a", "TCP connection it made: sending", _OUT, _OLD, "packets host_end lsm"),
     _path("E1b", "TCP connection it made: receiving", _IN, _OLD, "packets host_end lsm"),
@@ -172,6 +173,8 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     ),
 )
 
+WORKS_ON = "carries out what it was asked for, frozen or not"
+
 _BY_ID = {path.id: path for path in CATALOGUE}
 
 
@@ -190,12 +193,20 @@ def verdict(path: TrafficPath, layers: Collection[Layer], facts: Facts) -> Verdi
     if holding:
         return Verdict(path.id, path.title, Coverage.COVERED, f"by {listed(set().union(*holding))}")
     until = " before the next scan finds it" if path.scanned in layers else ""
-    return Verdict(path.id, path.title, Coverage.NOT_COVERED, f"only {_in_words(stopped_by)} would stop it{until}")
+    works_on = f", and io_uring {WORKS_ON}" if Layer.FREEZE in layers and outruns_freezing(facts) else ""
+    why = f"{_in_words(stopped_by)} would stop it{until}{works_on}"
+    return Verdict(path.id, path.title, Coverage.NOT_COVERED, why)
 
 
 def verdicts(layers: Collection[Layer], facts: Facts) -> list[Verdict]:
     """The whole catalogue, in its order."""
     return [verdict(path, layers, facts) for path in CATALOGUE]
+
+
+def outruns_freezing(facts: Facts) -> bool:
+    """A frozen process that waits in the kernel still does the work of its io_uring, seen on Linux 6.18: a chain of
+    timeouts and sends asked for before goes on, and a chain can begin with a new socket."""
+    return facts.holds is None or Holding.RING in facts.holds
 
 
 def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
@@ -217,16 +228,23 @@ def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
 
 
 def _alternatives(path: TrafficPath, facts: Facts) -> frozenset[frozenset[Layer]]:
-    """What stops it for this agent. The host end is that of its own network namespace, and nothing that is in another
-    one passes there: what is open there, or is made by who can go there."""
+    """What stops it for this agent."""
+    useless = {Layer.HOST_END: _passes_host_end(path, facts), Layer.FREEZE: outruns_freezing(facts)}
+    return path.stopped_by - {frozenset({layer}) for layer, is_useless in useless.items() if is_useless}
+
+
+def _passes_host_end(path: TrafficPath, facts: Facts) -> bool:
+    """The host end is that of its own network namespace, and nothing that is in another one passes there: what is open
+    there, or is made by who can go there."""
     can_go = facts.may is None or Need.SYS_ADMIN in facts.may
     is_abroad = bool(path.holding) and (facts.abroad is None or not facts.abroad.isdisjoint(path.holding))
-    passes_by = is_abroad or (path.made is Made.AFTER and can_go)
-    return path.stopped_by - {frozenset({Layer.HOST_END})} if passes_by else path.stopped_by
+    return is_abroad or (path.made is Made.AFTER and can_go)
 
 
 def _in_words(alternatives: Collection[frozenset[Layer]]) -> str:
     """In the layers' order, the simplest first."""
+    if not alternatives:
+        return "nothing"
     order = list(Layer)
     ranked = sorted(alternatives, key=lambda alternative: (len(alternative), min(map(order.index, alternative))))
-    return " or ".join(listed(alternative) for alternative in ranked)
+    return f"only {' or '.join(listed(alternative) for alternative in ranked)}"

@@ -62,12 +62,17 @@ def look(targets: Collection[Cgroup], found: Scan) -> Looked:
     threads = [each for pid in visible for each in credentials.of_threads(pid)]
     listed, held = _unix_listed(found), _held(found)
     peers, addresses = _unix_peers(found, listed), _unix_addresses(found, listed)
-    connected = {Holding.UNIX: peers, Holding.LISTENING: addresses}
+    rings = {*found.rings, *found.mapped_rings}
+    unbound: dict[Holding, Collection[object]] = {
+        Holding.UNIX: peers,
+        Holding.LISTENING: addresses,
+        Holding.RING: rings,
+    }
     spaces = netns.of_processes(visible).keys() - netns.hosts_own().keys()
     facts = Facts(
         may=_may(threads, moves.doors(targets)) if pids == visible else None,
         given=_given(threads) if pids == visible else None,
-        holds=_open_ones({**held, **connected}) if not found.unseen else None,
+        holds=_open_ones({**held, **unbound}) if not found.unseen else None,
         abroad=_abroad(held, spaces) if spaces and not found.unseen else None,
         own_netns=_has_own(spaces, visible) if pids == visible else None,
         vsock=has_vsock(),

@@ -77,6 +77,8 @@ class Holding(StrEnum):
     UNIX = "unix connection to a process outside"
     LISTENING = "listening unix socket"
     """Also one with an address that takes datagrams from everybody."""
+    RING = "io_uring instance"
+    """Of no path of its own: the kernel carries out what it was asked for also while the agent is frozen."""
 
 
 @dataclass(frozen=True, slots=True)
