@@ -257,7 +257,44 @@ def test_sockets_that_io_uring_keeps_are_not_known(
     assert look(target).facts.holds is None
 
 
+@pytest.mark.parametrize(
+    "sending",
+    [
+        "near, far = socket.socketpair(); socket.send_fds(near, [b'x'], [made.fileno()])",
+        "far = socket.socket(UNIX); far.bind(''); far.listen(); near = socket.socket(UNIX)\n"
+        "near.connect(far.getsockname()); socket.send_fds(near, [b'x'], [made.fileno()]); near.close()",
+    ],
+)
+def test_what_waits_in_a_queue_of_its_own_is_not_known(
+    cgroup: Cgroup, scratch_cgroup: MakeCgroup, target_of: TargetOf, run_in_cgroup: RunInside, sending: str
+) -> None:
+    """A socket that it sent to itself is its own again whenever it likes."""
+    inside = agent(run_in_cgroup, scratch_cgroup("elsewhere"))
+    inside.run(f"made = socket.socket(INET, DGRAM)\n{sending}; made.close()")
+    inside.move(cgroup.path)
+    target = target_of(cgroup)
+    found = whose.look(target)
+    assert found.unseen == [f"process {inside.pid} has 1 descriptors waiting in a unix socket's queue"]
+    assert look(target).facts.holds is None
+    if "socketpair" in sending:
+        inside.run("made = socket.socket(fileno=socket.recv_fds(far, 1, 1)[1][0])")
+        assert look(target).facts.holds == frozenset({Holding.ELSEWHERE})
+
+
 # --- as the command tells it
+
+
+def test_a_packet_socket_in_a_queue_of_its_own_is_not_said_to_be_none(
+    host: Host, cgroup: Cgroup, run_in_cgroup: RunInside, new_netns: Callable[[], Netns]
+) -> None:
+    inside = agent(run_in_cgroup, cgroup, netns=new_netns())
+    inside.run("near, far = socket.socketpair(); made = socket.socket(PACKET, RAW, 0)")
+    inside.run("socket.send_fds(near, [b'x'], [made.fileno()]); made.close()")
+    harmless(inside)
+    answer = host.mesh("isolate", "--cgroup", str(cgroup.path), "--reason", "drill", "--json")
+    said = {each["path"]: each["coverage"] for each in answer.document["paths"]}
+    assert (answer.status, said["E5b"], said["E9c"]) == (PARTIAL, "not covered", "not covered")
+    assert f"process {inside.pid} has 1 descriptors waiting in a unix socket's queue" in str(answer.document["gaps"])
 
 
 def test_an_agent_that_begins_to_listen_is_cut_off_in_part(

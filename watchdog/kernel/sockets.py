@@ -209,9 +209,20 @@ def _look_at(handle: Handle, path: str, process: int, known: Known, found: Scan)
 
 def _registered(handle: Handle) -> int:
     """How many files an io_uring instance has by itself: sockets among them are shown by no descriptor."""
+    return _said(handle, "UserFiles:")
+
+
+def _in_flight(handle: Handle) -> int:
+    """How many descriptors wait in a unix socket's queue, or in those of who waits to be accepted. They are shown
+    nowhere else, and who sent them to itself can have them back at any time. Linux 5.10 and later."""
+    return _said(handle, "scm_fds:")
+
+
+def _said(handle: Handle, name: str) -> int:
+    """A number of /proc/PID/fdinfo; 0 where it does not say."""
     path = f"/proc/{handle.pid}/task/{handle.thread}/fdinfo/{handle.fd}"
     with open(path, encoding="ascii", errors="replace") as info:  # noqa: PTH123 -- every descriptor of every process
-        return next((int(line.split()[1]) for line in info if line.startswith("UserFiles:")), 0)
+        return next((int(line.split()[1]) for line in info if line.startswith(name)), 0)
 
 
 def _look_at_socket(inode: int, handle: Handle, process: int, known: Known, found: Scan) -> None:
@@ -224,6 +235,8 @@ def _look_at_socket(inode: int, handle: Handle, process: int, known: Known, foun
         finally:
             os.close(fd)
     found.sockets[inode], found.handles[inode] = known[inode], handle
+    if known[inode].family == socket.AF_UNIX and (waiting := _in_flight(handle)):
+        found.unseen.append(f"process {handle.pid} has {waiting} descriptors waiting in a unix socket's queue")
 
 
 def _seen(inode: int, fd: int) -> Socket:
