@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from tests.kernel.conftest import RunInside
 from tests.kernel.inside import Inside
 from tests.kernel.netns import Netns
 from watchdog.kernel.cgroups import Cgroup
 
 ROOT, USER = "root", "user"
-UNPRIVILEGED_UID = 61001
+UNPRIVILEGED_UID = 60600 + os.getpid() % 400
+"""Of this run alone: agents of another run would be processes of the same user, and could be traced."""
 
 HELPERS = """
 import ctypes

@@ -189,7 +189,15 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "allowed": {"ingress": nothing, "egress": nothing},
         "flows": None,
     }
-    idle = {"runs": False, "may": [], "given": [], "holds": [], "abroad": None, "own_network_namespace": False}
+    idle = {
+        "runs": False,
+        "may": [],
+        "given": [],
+        "holds": [],
+        "abroad": None,
+        "traces": False,
+        "own_network_namespace": False,
+    }
     idle |= {"unix_peers": [], "unix_addresses": []}
     idle |= {"vsock": facts.has_vsock(), "other_families": sorted(facts.other_families() or ())}
     held_by = {"layers": isolated["layers"], "paths": [], "agent": idle}

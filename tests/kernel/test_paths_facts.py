@@ -17,7 +17,7 @@ from tests.kernel.agents import ROOT, UNPRIVILEGED_UID, USER, agent, harmless
 from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
 from tests.kernel.isolation_bed import Host
 from tests.kernel.netns import Netns
-from watchdog.kernel import cgroups
+from watchdog.kernel import cgroups, credentials, tracing
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import whose
 from watchdog.kernel.layers.base import Target
@@ -257,6 +257,27 @@ def test_sockets_that_io_uring_keeps_are_not_known(
     assert look(target).facts.holds is None
 
 
+@pytest.mark.parametrize(("scope", "may"), [(0, True), (1, False), (2, False), (3, False)])
+def test_what_a_process_of_the_same_user_has_open_can_be_taken(
+    cgroup: Cgroup, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside, scope: int, may: bool
+) -> None:
+    inside = agent(run_in_cgroup, cgroup, USER)
+    own, threads = {inside.pid}, list(credentials.of_threads(inside.pid))
+    assert not tracing.may_trace_others(threads, own, scope)
+    mate = agent(run_in_cgroup, scratch_cgroup("mate"), USER)
+    set_dumpable = "LIBC.prctl(4, {}, 0, 0, 0)"
+    mate.run(set_dumpable.format(0))
+    assert not tracing.may_trace_others(threads, own, scope)
+    mate.run(set_dumpable.format(1))
+    assert tracing.may_trace_others(threads, own, scope) is may
+
+
+@pytest.mark.parametrize(("scope", "may"), [(0, True), (1, True), (2, True), (3, False)])
+def test_who_may_trace_everybody(cgroup: Cgroup, run_in_cgroup: RunInside, scope: int, may: bool) -> None:
+    inside = agent(run_in_cgroup, cgroup)
+    assert tracing.may_trace_others(list(credentials.of_threads(inside.pid)), {inside.pid}, scope) is may
+
+
 @pytest.mark.parametrize(
     "sending",
     [
@@ -282,6 +303,25 @@ def test_what_waits_in_a_queue_of_its_own_is_not_known(
 
 
 # --- as the command tells it
+
+
+def test_a_socket_that_can_be_taken_from_outside_is_said(
+    host: Host, cgroup: Cgroup, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside
+) -> None:
+    """As it is: where it may, it takes the socket of a process that knows nothing of it, and sends."""
+    inside, mate = (agent(run_in_cgroup, each, USER) for each in (cgroup, scratch_cgroup("mate")))
+    mate.run("LIBC.prctl(4, 1, 0, 0, 0)")
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(1.0)
+        fd = mate.run(f"out = socket.socket(INET, DGRAM); out.connect({peer.getsockname()}); out.fileno()")
+        answer = host.mesh("isolate", "--cgroup", str(cgroup.path), "--reason", "drill", "--json")
+        said = {each["path"]: each["coverage"] for each in answer.document["paths"]}
+        taken = inside.outcome(f"pid = os.pidfd_open({mate.pid}); taken = checked(LIBC.syscall(438, pid, {fd}, 0))")
+        if taken == "pass":
+            inside.run("os.write(taken, b'out')")
+            assert peer.recv(3) == b"out"
+        assert (taken, said["E10b"]) in {("pass", "not covered"), ("EPERM", "covered"), ("EPERM", "not applicable")}
 
 
 def test_a_packet_socket_in_a_queue_of_its_own_is_not_said_to_be_none(

@@ -45,6 +45,27 @@ def test_root_takes_what_others_are_given(
     assert (found.capabilities, found.given_by_programs) == (capabilities, given_by_programs)
 
 
+PTRACE = 1 << 19
+
+
+@pytest.mark.parametrize(
+    ("uid", "permitted", "other_uid", "others", "may"),
+    [
+        (1000, 0, 1000, 0, True),
+        (1000, 0, 1001, 0, False),
+        (1000, 0, 1000, RAW, False),
+        (1000, RAW, 1000, RAW, True),
+        (1000, SETUID, 1001, 0, True),
+        (1000, PTRACE, 1001, ALL, True),
+    ],
+)
+def test_who_may_trace_whom(uid: int, permitted: int, other_uid: int, others: int, may: bool) -> None:
+    def one(uid: int, permitted: int) -> Credentials:
+        return Credentials(frozenset({uid}), frozenset(), permitted, ALL, no_new_privs=True)
+
+    assert one(uid, permitted).may_trace(one(other_uid, others)) is may
+
+
 @pytest.mark.parametrize(
     ("mode", "owner", "group", "permitted", "may"),
     [

@@ -32,6 +32,7 @@ WORST = Facts(
     may=frozenset(Need),
     holds=frozenset(Holding),
     abroad=frozenset(Holding),
+    traces=True,
     own_netns=True,
     vsock=True,
     others=frozenset({"TIPC"}),
@@ -39,7 +40,13 @@ WORST = Facts(
 NO_RING = replace(WORST, holds=frozenset(Holding) - {Holding.RING})
 AT_HOME = replace(NO_RING, may=frozenset(Need) - {Need.SYS_ADMIN}, abroad=frozenset())
 HARMLESS_USER = Facts(
-    may=frozenset(), given=frozenset(), holds=frozenset(), own_netns=False, vsock=False, others=frozenset()
+    may=frozenset(),
+    given=frozenset(),
+    holds=frozenset(),
+    traces=False,
+    own_netns=False,
+    vsock=False,
+    others=frozenset(),
 )
 
 ORDINARY_USER = replace(HARMLESS_USER, given=frozenset(Need))
@@ -96,8 +103,12 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
             {P, K},
             HARMLESS_USER,
             NOT_APPLICABLE,
-            "it has no unix connection to a process outside and no listening unix socket open",
+            "it has no unix connection to a process outside and no listening unix socket open, "
+            "and may trace no process outside",
         ),
+        ("E10b", {P, K}, replace(HARMLESS_USER, traces=True), NOT_COVERED, None),
+        ("E10b", {P, K, L}, replace(HARMLESS_USER, traces=True), COVERED, "by lsm"),
+        ("E10d", {P, K}, replace(HARMLESS_USER, traces=True), NOT_APPLICABLE, None),
         ("E10d", {P}, holding(Holding.LISTENING), COVERED, "by packets"),
         ("E16a", {P}, holding(Holding.LISTENING), NOT_APPLICABLE, None),
         ("E16f", {P}, holding(Holding.LISTENING), NOT_COVERED, "only lsm or freeze would stop it"),

@@ -126,6 +126,7 @@ def _agent(looked: Looked) -> dict[str, Any]:
         "given": _sorted(facts.given),
         "holds": _sorted(facts.holds),
         "abroad": _sorted(facts.abroad),
+        "traces": facts.traces,
         "own_network_namespace": facts.own_netns,
         "vsock": facts.vsock,
         "other_families": _sorted(facts.others),

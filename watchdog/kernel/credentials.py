@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_IWGRP, S_IWOTH
 
-_CHOWN, _DAC_OVERRIDE, _FOWNER, _SETUID = 0, 1, 3, 7
+_CHOWN, _DAC_OVERRIDE, _FOWNER, _SETUID, _SYS_PTRACE = 0, 1, 3, 7, 19
 """<uapi/linux/capability.h>"""
 
 
@@ -37,6 +37,21 @@ class Credentials:
     def given_by_programs(self) -> int:
         """What a program with privileges of its own (setuid, or with capabilities) could have here."""
         return 0 if self.no_new_privs else self.bounding
+
+    @property
+    def may_be_anybody(self) -> bool:
+        """Whether it takes any uid when it likes."""
+        return self._has(_SETUID)
+
+    @property
+    def may_trace_all(self) -> bool:
+        """Whether it may trace whomever it sees."""
+        return bool(self.capabilities >> _SYS_PTRACE & 1)
+
+    def may_trace(self, other: Credentials) -> bool:
+        """Whether it may trace a process like that, as far as Yama lets it: the same user, with no more privileges."""
+        is_same_user = self.may_be_anybody or not self.uids.isdisjoint(other.uids)
+        return self.may_trace_all or (is_same_user and not other.permitted & ~self.capabilities)
 
     def may_write(self, file: os.stat_result) -> bool:
         """Whether it may write to a file, or may see to it that it may, as the file's owner can."""

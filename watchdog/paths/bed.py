@@ -43,11 +43,14 @@ _INSIDERS = ("", ".child", ".migrant", ".newcomer", ".abroad")
 _OUTSIDERS = ("mate", "peer", "native")
 
 FACTS = {
-    ROOT: Facts(may=frozenset(Need), holds=frozenset(Holding) - {Holding.RING}, abroad=frozenset(), own_netns=True),
+    ROOT: Facts(
+        may=frozenset(Need), holds=frozenset(Holding) - {Holding.RING}, abroad=frozenset(), traces=True, own_netns=True
+    ),
     USER: Facts(
         may=frozenset(),
         holds=frozenset({Holding.UNIX, Holding.LISTENING, Holding.ELSEWHERE}),
         abroad=frozenset(),
+        traces=True,
         own_netns=True,
     ),
 }

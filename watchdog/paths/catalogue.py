@@ -32,7 +32,7 @@ _ADMIN: dict[str, Any] = {"needs": Need.NET_ADMIN, "refused_with": frozenset({"E
 """EACCES: /dev/net/tun is root's alone where no udev rule has opened it to everybody."""
 _SYSTEM: dict[str, Any] = {"needs": Need.SYS_ADMIN, "refused_with": frozenset({"EPERM", "EACCES"})}
 _REACHED: dict[str, Any] = {"holding": (Holding.UNIX, Holding.LISTENING)}
-_PASSED_IN: dict[str, Any] = {**_REACHED, "scanned": Layer.COOKIES}
+_PASSED_IN: dict[str, Any] = {**_REACHED, "taken": True, "scanned": Layer.COOKIES}
 _LEAVE: dict[str, Any] = {"needs": Need.CGROUP_WRITE, "refused_with": frozenset({"EACCES"})}
 
 
@@ -107,9 +107,9 @@ CATALOGUE: tuple[TrafficPath, ...] = (
         "host_end lsm freeze",
         holding=(Holding.ELSEWHERE,),
     ),
-    _path("E10a", "TCP connection passed in", _OUT, _PASSED, "lsm freeze", **_PASSED_IN),
-    _path("E10b", "UDP socket passed in", _OUT, _PASSED, "lsm freeze", **_PASSED_IN),
-    _path("E10c", "listening TCP passed in", _IN, _PASSED, "lsm freeze", **_PASSED_IN),
+    _path("E10a", "TCP connection passed in, or taken", _OUT, _PASSED, "lsm freeze", **_PASSED_IN),
+    _path("E10b", "UDP socket passed in, or taken", _OUT, _PASSED, "lsm freeze", **_PASSED_IN),
+    _path("E10c", "listening TCP passed in, or taken", _IN, _PASSED, "lsm freeze", **_PASSED_IN),
     _path(
         "E10d",
         "UDP socket of its own, used by a process outside",
@@ -220,7 +220,10 @@ def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
         return "this kernel has loaded none of another family"
     if path.holding:
         none = facts.holds is not None and facts.holds.isdisjoint(path.holding)
-        return f"it has no {' and no '.join(path.holding)} open" if none else ""
+        if not none or (path.taken and facts.traces is not False):
+            return ""
+        nor = ", and may trace no process outside" if path.taken else ""
+        return f"it has no {' and no '.join(path.holding)} open{nor}"
     if path.needs is not None and facts.may is not None and path.needs not in facts.may:
         never = facts.given is not None and path.needs not in facts.given
         return f"it lacks {path.needs}, {'and can be given none' if never else 'unless a setuid program gives it that'}"

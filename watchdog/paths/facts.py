@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.errors import WatchdogError
-from watchdog.kernel import cgroups, credentials, diag, moves, netns, sockets
+from watchdog.kernel import cgroups, credentials, diag, moves, netns, sockets, tracing
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.credentials import Credentials
 from watchdog.kernel.netns import Netns
@@ -74,6 +74,7 @@ def look(targets: Collection[Cgroup], found: Scan) -> Looked:
         given=_given(threads) if pids == visible else None,
         holds=_open_ones({**held, **unbound}) if not found.unseen else None,
         abroad=_abroad(held, spaces) if spaces and not found.unseen else None,
+        traces=_traces(threads, targets) if pids == visible else None,
         own_netns=_has_own(spaces, visible) if pids == visible else None,
         vsock=has_vsock(),
         others=other_families(),
@@ -113,6 +114,12 @@ def _given(threads: Collection[Credentials]) -> frozenset[Need]:
     """Who is root there may leave its cgroup, whatever the bounding set is."""
     leave = {Need.CGROUP_WRITE for each in threads if not each.no_new_privs}
     return frozenset(need for each in threads for need in needs_met(each.given_by_programs)) | leave
+
+
+def _traces(threads: Collection[Credentials], targets: Collection[Cgroup]) -> bool:
+    """A visitor of ours in its cgroup is nobody outside."""
+    own = {pid for cgroup in targets for each in cgroups.tree(cgroup) for pid in cgroups.own_processes(each)}
+    return tracing.may_trace_others(threads, own)
 
 
 def _held(found: Scan) -> dict[Holding, list[Handle]]:

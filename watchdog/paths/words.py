@@ -96,6 +96,8 @@ class TrafficPath:
     """What the kernel answers a process that is not allowed, isolated or not."""
     holding: tuple[Holding, ...] = ()
     """One of these must be open already for this path to be there at all."""
+    taken: bool = False
+    """It is there as well where the agent may take what a process outside has open, unasked."""
     scanned: Layer | None = None
     """Which layer finds it when it looks again, and stops it then."""
     ended_by: frozenset[Layer] = frozenset()
@@ -119,6 +121,8 @@ class Facts:
     holds: frozenset[Holding] | None = None
     abroad: frozenset[Holding] | None = None
     """Of which of these something is in a network namespace that is not its own."""
+    traces: bool | None = None
+    """Whether it may trace a process outside, and so take what that has open (pidfd_getfd)."""
     own_netns: bool | None = None
     """Whether no process but its own lives in its network namespace."""
     vsock: bool | None = None
