@@ -199,7 +199,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "own_network_namespace": False,
     }
     idle |= {"unix_peers": [], "unix_addresses": []}
-    idle |= {"vsock": facts.has_vsock(), "other_families": sorted(facts.other_families() or ())}
+    idle |= {"vsock": facts.has_vsock(), "netlink": False, "other_families": sorted(facts.other_families() or ())}
     held_by = {"layers": isolated["layers"], "paths": [], "agent": idle}
     lost = {"packets_lost": 0, "first_packets_lost": 0}
     no_flows = {"flows": {"seen": 0, "known": 0, "packets_of_unknown": 0, **lost, "top": []}}

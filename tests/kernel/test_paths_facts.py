@@ -302,6 +302,45 @@ def test_what_waits_in_a_queue_of_its_own_is_not_known(
         assert look(target).facts.holds == frozenset({Holding.ELSEWHERE})
 
 
+@pytest.mark.parametrize(
+    ("who", "made", "reaches"),
+    [
+        (USER, "None", False),
+        (USER, "socket.socket(16, RAW, 2)", False),
+        (USER, "socket.socket(16, RAW, 0); made.bind((0, 0))", False),
+        (USER, "socket.socket(16, RAW, 2); made.bind((0, 0))", True),
+        ("CAP_NET_ADMIN", "None", False),
+        ("CAP_NET_ADMIN", "socket.socket(16, RAW, 0); made.bind((0, 0))", True),
+    ],
+)
+def test_whether_a_netlink_socket_takes_its_messages(
+    cgroup: Cgroup,
+    scratch_cgroup: MakeCgroup,
+    target_of: TargetOf,
+    run_in_cgroup: RunInside,
+    new_netns: Callable[[], Netns],
+    who: str,
+    made: str,
+    reaches: bool,
+) -> None:
+    space = new_netns()
+    inside = agent(run_in_cgroup, cgroup, netns=space)
+    with_admin = "struct.pack('Ii', 0x20080522, 0), struct.pack('6I', 0, 1 << 12, 0, 0, 0, 0)"
+    inside.run(f"LIBC.prctl(38, 1, 0, 0, 0); checked(LIBC.capset({with_admin}))") if who != USER else harmless(inside)
+    agent(run_in_cgroup, scratch_cgroup("mate"), netns=space).run(f"made = {made}")
+    assert look(target_of(cgroup)).facts.netlink is reaches
+
+
+def test_its_own_netlink_socket_takes_messages_of_others(
+    cgroup: Cgroup, target_of: TargetOf, run_in_cgroup: RunInside, new_netns: Callable[[], Netns]
+) -> None:
+    inside = harmless(agent(run_in_cgroup, cgroup, netns=new_netns()))
+    inside.run("made = socket.socket(16, RAW, 0); made.bind((0, 0))")
+    assert look(target_of(cgroup)).facts.netlink is False
+    inside.run("made = socket.socket(16, RAW, 2); made.bind((0, 0))")
+    assert look(target_of(cgroup)).facts.netlink is True
+
+
 # --- as the command tells it
 
 

@@ -35,6 +35,7 @@ WORST = Facts(
     traces=True,
     own_netns=True,
     vsock=True,
+    netlink=True,
     others=frozenset({"TIPC"}),
 )
 NO_RING = replace(WORST, holds=frozenset(Holding) - {Holding.RING})
@@ -46,6 +47,7 @@ HARMLESS_USER = Facts(
     traces=False,
     own_netns=False,
     vsock=False,
+    netlink=False,
     others=frozenset(),
 )
 
@@ -122,6 +124,14 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
         ("E12a", {P}, Facts(vsock=False), NOT_APPLICABLE, "this host has no vsock transport"),
         ("E12a", {P}, Facts(vsock=None), NOT_COVERED, None),
         ("E12b", {P}, WORST, NOT_APPLICABLE, None),
+        ("E12c", {P}, NO_RING, NOT_COVERED, "only lsm or freeze would stop it"),
+        (
+            "E12c",
+            {P},
+            HARMLESS_USER,
+            NOT_APPLICABLE,
+            "no process has a netlink socket there that takes messages of it",
+        ),
         ("E12h", {P}, NO_RING, NOT_COVERED, "only lsm or freeze would stop it"),
         ("E12h", {P}, HARMLESS_USER, NOT_APPLICABLE, "this kernel has loaded none of another family"),
         ("E12h", {L}, WORST, COVERED, "by lsm"),

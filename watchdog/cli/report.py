@@ -129,6 +129,7 @@ def _agent(looked: Looked) -> dict[str, Any]:
         "traces": facts.traces,
         "own_network_namespace": facts.own_netns,
         "vsock": facts.vsock,
+        "netlink": facts.netlink,
         "other_families": _sorted(facts.others),
         "unix_peers": list(looked.unix_peers),
         "unix_addresses": list(looked.unix_addresses),

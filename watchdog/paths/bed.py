@@ -44,7 +44,12 @@ _OUTSIDERS = ("mate", "peer", "native")
 
 FACTS = {
     ROOT: Facts(
-        may=frozenset(Need), holds=frozenset(Holding) - {Holding.RING}, abroad=frozenset(), traces=True, own_netns=True
+        may=frozenset(Need),
+        holds=frozenset(Holding) - {Holding.RING},
+        abroad=frozenset(),
+        traces=True,
+        own_netns=True,
+        netlink=True,
     ),
     USER: Facts(
         may=frozenset(),
@@ -52,6 +57,7 @@ FACTS = {
         abroad=frozenset(),
         traces=True,
         own_netns=True,
+        netlink=True,
     ),
 }
 """What is true of the two agents of a bed; whether there is vsock is the host's."""

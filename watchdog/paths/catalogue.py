@@ -132,11 +132,11 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     ),
     _path(
         "E12c",
-        "new netlink socket",
+        "netlink message to another process, by a new socket or an open one",
         _OUT,
         _NEW,
         "lsm freeze",
-        harmless="it talks to the kernel, not to anybody else",
+        needs_netlink=True,
     ),
     _path("E12d", "new AF_XDP socket: sending frames", _OUT, _NEW, "options host_end lsm freeze", **_RAW),
     _path("E12e", "AF_XDP socket: sending frames", _OUT, _OLD, "host_end freeze", holding=(Holding.XDP,), **_RAW),
@@ -216,6 +216,8 @@ def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
         return "it shares its network namespace: that answer is the host's"
     if path.needs_vsock and facts.vsock is False:
         return "this host has no vsock transport"
+    if path.needs_netlink and facts.netlink is False:
+        return "no process has a netlink socket there that takes messages of it"
     if path.needs_others and facts.others is not None and not facts.others:
         return "this kernel has loaded none of another family"
     if path.holding:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.errors import WatchdogError
-from watchdog.kernel import cgroups, credentials, diag, moves, netns, sockets, tracing
+from watchdog.kernel import cgroups, credentials, diag, moves, netlink, netns, sockets, tracing
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.credentials import Credentials
 from watchdog.kernel.netns import Netns
@@ -31,8 +31,8 @@ PEERS_AT_MOST = 5
 """How many connections are named."""
 
 PROTOCOLS = Path("/proc/net/protocols")
-_WITH_A_PATH = "TCP UDP UDP-Lite UDPLITE PING RAW MPTCP SCTP DCCP L2TP/IP UNIX UNIX-STREAM PACKET XDP AF_VSOCK"
-_HARMLESS = "NETLINK ALG KEY"
+_WITH_A_PATH = "TCP UDP UDP-Lite UDPLITE PING RAW MPTCP SCTP DCCP L2TP/IP UNIX UNIX-STREAM PACKET XDP NETLINK AF_VSOCK"
+_HARMLESS = "ALG KEY"
 """They talk to the kernel, and to nobody else."""
 KNOWN_PROTOCOLS = frozenset(f"{_WITH_A_PATH} {_HARMLESS}".split())
 
@@ -69,14 +69,16 @@ def look(targets: Collection[Cgroup], found: Scan) -> Looked:
         Holding.RING: rings,
     }
     spaces = netns.of_processes(visible).keys() - netns.hosts_own().keys()
+    may = _may(threads, moves.doors(targets)) if pids == visible else None
     facts = Facts(
-        may=_may(threads, moves.doors(targets)) if pids == visible else None,
+        may=may,
         given=_given(threads) if pids == visible else None,
         holds=_open_ones({**held, **unbound}) if not found.unseen else None,
         abroad=_abroad(held, spaces) if spaces and not found.unseen else None,
         traces=_traces(threads, targets) if pids == visible else None,
         own_netns=_has_own(spaces, visible) if pids == visible else None,
         vsock=has_vsock(),
+        netlink=_reaches_netlink(found, visible, may) if not found.unseen else None,
         others=other_families(),
     )
     return Looked(facts, bool(pids), tuple(sorted(peers)), tuple(sorted(addresses)))
@@ -120,6 +122,21 @@ def _traces(threads: Collection[Credentials], targets: Collection[Cgroup]) -> bo
     """A visitor of ours in its cgroup is nobody outside."""
     own = {pid for cgroup in targets for each in cgroups.tree(cgroup) for pid in cgroups.own_processes(each)}
     return tracing.may_trace_others(threads, own)
+
+
+def _reaches_netlink(found: Scan, pids: Collection[int], may: frozenset[Need] | None) -> bool | None:
+    """Whether a netlink socket takes messages of it, where it is; None where that is not known. Its own one for
+    messages between processes counts: others may send to it, or have it, too."""
+    spaces = netns.of_processes(pids)
+    held = [found.handles[each.inode] for each in found.of_family(socket.AF_NETLINK)]
+    if may is None or Need.SYS_ADMIN in may or not {*map(_netns_of, held)} <= spaces.keys():
+        return True
+    with suppress(OSError, WatchdogError):
+        listed = [each for place in spaces.values() for each in netlink.listed_in(place)]
+        others = [each for each in listed if each.inode not in found.sockets]
+        between = any(each.protocol == netlink.USERSOCK for each in listed)
+        return between or (Need.NET_ADMIN in may and bool(others))
+    return None
 
 
 def _held(found: Scan) -> dict[Holding, list[Handle]]:

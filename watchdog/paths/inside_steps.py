@@ -27,7 +27,7 @@ KINDS = {
     "packet": (socket.AF_PACKET, socket.SOCK_RAW, 0),
     "xdp": (AF_XDP, socket.SOCK_RAW, 0),
     "vsock": (socket.AF_VSOCK, socket.SOCK_STREAM, 0),
-    "netlink": (socket.AF_NETLINK, socket.SOCK_RAW, 0),
+    "usersock": (socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_USERSOCK),
     "unix_stream": (socket.AF_UNIX, socket.SOCK_STREAM, 0),
     "unix_dgram": (socket.AF_UNIX, socket.SOCK_DGRAM, 0),
 }

@@ -61,10 +61,16 @@ def families(r: RowMaker) -> list[Row]:
     def only(path: str, *script: list[Any]) -> Row:
         return r.row(path, lambda _, __: (Step(r.agent, script),), None)
 
+    message, to = r.name("E12c"), [r.port("E12c"), 0]
     return [
         only("E12a", ["make", r.name("E12a"), "vsock"]),
         only("E12b", ["make", r.name("E12b"), "xdp"]),
-        only("E12c", ["make", r.name("E12c"), "netlink"]),
+        r.row(
+            "E12c",
+            lambda _, token: (Step(r.agent, [["make", message, "usersock"], ["send", message, token.hex(), to]]),),
+            r.hears("mate", "E12c"),
+            (Step("mate", bound(message, "usersock", to)),),
+        ),
         only("E12h", ["make_other", r.name("E12h")]),
         only("E14", ["ask_bpf"]),
     ]

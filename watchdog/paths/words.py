@@ -107,6 +107,8 @@ class TrafficPath:
     harmless: str = ""
     """Why nothing is carried by it, where nothing is."""
     needs_vsock: bool = False
+    needs_netlink: bool = False
+    """It is there where a process has a netlink socket that takes messages of the agent."""
     needs_others: bool = False
     """It is there where the kernel has other socket families than those with a path of their own."""
 
@@ -127,6 +129,8 @@ class Facts:
     """Whether no process but its own lives in its network namespace."""
     vsock: bool | None = None
     """Whether this host has a vsock transport (a hypervisor's, or the loopback one)."""
+    netlink: bool | None = None
+    """Whether a process has a netlink socket that takes messages of it."""
     others: frozenset[str] | None = None
     """Protocols of other socket families that the kernel has: "TIPC"."""
 
