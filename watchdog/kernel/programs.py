@@ -153,10 +153,13 @@ OPTIONS = ProgramSet(
     maps=("wd_options",),
 )
 
+TAP_MAJORS_MAP = "wd_tap_majors"
+"""Which majors are those of taps. kernel/taps.py writes it."""
+
 DEVICES = ProgramSet(
     source="devices.c",
     programs=(CgroupProgram("wd_device", ProgramType.CGROUP_DEVICE, Hook.DEVICE),),
-    maps=("wd_devices",),
+    maps=("wd_devices", TAP_MAJORS_MAP),
 )
 
 TC_EGRESS = ProgramSet(

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 
-from watchdog.kernel import cgroups, pidfd
+from watchdog.kernel import cgroups, pidfd, taps
 from watchdog.kernel.cgroups import Cgroup
 
 LEVEL = 0x77640001
@@ -34,8 +34,6 @@ SIOCGSKNS = 0x894C
 
 AF_XDP = 44
 INTERNET = frozenset({socket.AF_INET, socket.AF_INET6})
-
-TUN_DEVICE = os.makedev(10, 200)
 
 _SOCKET, _RING = "socket:[", "anon_inode:[io_uring]"
 _MAPPED_RING, _MAPS_INODE = f"{_RING}\n".encode(), 4
@@ -80,6 +78,8 @@ class Scan:
     handles: dict[int, Handle] = field(default_factory=dict)
     """One of the places where each is open, by inode."""
     tuns: list[Handle] = field(default_factory=list)
+    """TUN descriptors, and those of taps."""
+    tap_majors: frozenset[int] = field(default_factory=taps.majors)
     rings: dict[int, int] = field(default_factory=dict)
     """io_uring instances that descriptors show, by inode, and who has each."""
     mapped_rings: dict[int, int] = field(default_factory=dict)
@@ -196,7 +196,7 @@ def _look_at(handle: Handle, path: str, process: int, known: Known, found: Scan)
         if leads_to.startswith(_SOCKET):
             _look_at_socket(int(leads_to[len(_SOCKET) : -1]), handle, process, known, found)
         elif leads_to.startswith("/"):
-            if os.stat(path).st_rdev == TUN_DEVICE:  # noqa: PTH116 -- every descriptor of every process
+            if taps.is_one(os.stat(path), found.tap_majors):  # noqa: PTH116 -- every descriptor of every process
                 found.tuns.append(handle)
         elif leads_to == _RING:
             found.rings[os.stat(path).st_ino] = handle.pid  # noqa: PTH116 -- every descriptor of every process

@@ -140,10 +140,12 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     ),
     _path("E12d", "new AF_XDP socket: sending frames", _OUT, _NEW, "options host_end lsm freeze", **_RAW),
     _path("E12e", "AF_XDP socket: sending frames", _OUT, _OLD, "host_end freeze", holding=(Holding.XDP,), **_RAW),
-    _path("E12f", "new TUN descriptor: packets to be forwarded", _OUT, _NEW, "devices host_end freeze", **_ADMIN),
+    _path(
+        "E12f", "new TUN or tap descriptor: packets to be forwarded", _OUT, _NEW, "devices host_end freeze", **_ADMIN
+    ),
     _path(
         "E12g",
-        "TUN descriptor: packets to be forwarded",
+        "TUN or tap descriptor: packets to be forwarded, frames",
         _OUT,
         _OLD,
         "host_end freeze",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from watchdog.kernel import cgroups, netns, packet_sockets
+from watchdog.kernel import cgroups, netns, packet_sockets, taps
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.netns import Netns
 
@@ -21,7 +21,8 @@ class Reach:
     cookies: frozenset[int]
     """Of the packet sockets it holds, whoever made them."""
     sends_frames: bool
-    """Whether a process has a packet socket or may open one."""
+    """Whether a process has a packet socket or may open one, or has a tap: opened in the cgroup, it sends frames
+    that the filters know."""
     unseen: bool
     """Whether there are processes in a PID namespace that cannot be seen from here."""
 
@@ -42,6 +43,6 @@ def reach_of(targets: Iterable[Cgroup]) -> Reach:
         pids=pids,
         spaces=spaces | {each.place.inode: each.place for each in open_ones},
         cookies=frozenset(each.cookie for each in open_ones if each.cookie),
-        sends_frames=pids != listed or bool(open_ones) or packet_sockets.may_be_opened(pids),
+        sends_frames=pids != listed or bool(open_ones) or packet_sockets.may_be_opened(pids) or taps.are_held(pids),
         unseen=pids != listed,
     )

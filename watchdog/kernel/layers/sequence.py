@@ -18,6 +18,7 @@ from watchdog.kernel.layers.base import Layer, Target
 from watchdog.kernel.layers.calls import Calls
 from watchdog.kernel.layers.cookies import Cookies
 from watchdog.kernel.layers.descriptors import Descriptors
+from watchdog.kernel.layers.devices import Devices
 from watchdog.kernel.layers.freeze import Freeze
 from watchdog.kernel.layers.hooked import Hooked
 from watchdog.kernel.layers.host_end import HostEnd
@@ -34,7 +35,7 @@ LAYERS: tuple[Layer, ...] = (
     DESCRIPTORS,
     Hooked("unix", programs.UNIX),
     Hooked("options", programs.OPTIONS),
-    Hooked("devices", programs.DEVICES),
+    Devices(),
     Tc(),
     HostEnd(),
     Lsm(),

@@ -92,7 +92,7 @@ def cover_new_links(target: Target) -> list[str]:
 def _why_not(reach: Reach) -> str:
     if not reach.pids and not reach.unseen:
         return "nothing of it runs"
-    return "" if reach.sends_frames else "it has no packet socket open, and lacks CAP_NET_RAW to open one"
+    return "" if reach.sends_frames else "it has no packet socket and no tap open, and lacks CAP_NET_RAW"
 
 
 def _allowed(target: Target, reach: Reach) -> list[Netns]:
