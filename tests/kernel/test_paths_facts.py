@@ -363,6 +363,32 @@ def test_a_socket_that_can_be_taken_from_outside_is_said(
         assert (taken, said["E10b"]) in {("pass", "not covered"), ("EPERM", "covered"), ("EPERM", "not applicable")}
 
 
+def test_filters_do_not_hold_who_may_take_them_off(
+    host: Host, cgroup: Cgroup, run_in_cgroup: RunInside, new_netns: Callable[[], Netns]
+) -> None:
+    """CAP_NET_ADMIN and CAP_NET_RAW alone."""
+    inside = agent(run_in_cgroup, cgroup, netns=new_netns())
+    inside.run("frames = socket.socket(PACKET, RAW, 0); import subprocess")
+    capabilities = "1 << 12 | 1 << 13"
+    inside.run(
+        f"os.setgroups([]); LIBC.prctl(8, 1, 0, 0, 0); os.setresuid(*[{UNPRIVILEGED_UID}] * 3)\n"
+        f"LIBC.prctl(38, 1, 0, 0, 0); wanted = struct.pack('6I', *[{capabilities}] * 3, 0, 0, 0)\n"
+        "checked(LIBC.capset(struct.pack('Ii', 0x20080522, 0), wanted)); LIBC.prctl(47, 2, 12, 0, 0)"
+    )
+    answer = host.mesh("isolate", "--cgroup", str(cgroup.path), "--reason", "drill", "--json")
+    said = {each["path"]: each["coverage"] for each in answer.document["paths"]}
+    assert (answer.status, said["E5b"], said["E14"], said["E14b"]) == (
+        PARTIAL,
+        "covered",
+        "not applicable",
+        "not covered",
+    )
+    inside.run("subprocess.run(['tc', 'qdisc', 'del', 'dev', 'lo', 'clsact'], check=True)")
+    after = host.mesh("verify", "--cgroup", str(cgroup.path))
+    assert after.status == PARTIAL
+    assert "it can take filters off its links" in after.out
+
+
 def test_a_packet_socket_in_a_queue_of_its_own_is_not_said_to_be_none(
     host: Host, cgroup: Cgroup, run_in_cgroup: RunInside, new_netns: Callable[[], Netns]
 ) -> None:

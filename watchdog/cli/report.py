@@ -20,7 +20,11 @@ from watchdog.paths import catalogue
 from watchdog.paths.facts import PEERS_AT_MOST, Looked
 from watchdog.paths.words import Coverage, Facts, Need, Verdict
 
-ESCAPES = {Need.CGROUP_WRITE: "leave its cgroup", Need.SYS_ADMIN: "take programs off that hold it"}
+ESCAPES = {
+    Need.CGROUP_WRITE: "leave its cgroup",
+    Need.SYS_ADMIN: "take programs off that hold it",
+    Need.NET_ADMIN: "take filters off its links",
+}
 
 
 ONLY_FROZEN = "only --level frozen holds against that"

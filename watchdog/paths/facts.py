@@ -51,8 +51,8 @@ class Looked:
 
     @property
     def is_privileged(self) -> bool:
-        """Whether it may do what only freezing stops: leave its cgroup, or take programs off."""
-        return self.facts.may is None or bool(self.facts.may & {Need.CGROUP_WRITE, Need.SYS_ADMIN})
+        """Whether it may do what only freezing stops: leave its cgroup, or take programs or filters off."""
+        return self.facts.may is None or bool(self.facts.may & {Need.CGROUP_WRITE, Need.SYS_ADMIN, Need.NET_ADMIN})
 
 
 def look(targets: Collection[Cgroup], found: Scan) -> Looked:

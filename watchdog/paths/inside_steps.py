@@ -58,6 +58,11 @@ PR_SET_KEEPCAPS = 8
 BPF_PROG_GET_NEXT_ID = 11
 BPF_SYSCALLS = {"x86_64": 321, "aarch64": 280, "ppc64le": 361, "s390x": 351, "riscv64": 280}
 
+NLMSG, TCMSG = struct.Struct("=IHHII"), struct.Struct("=B3xi12x")
+"""struct nlmsghdr: length, type, flags, sequence, port; struct tcmsg: family, link, and what we do not say."""
+RTM_DELQDISC, REQUEST_ACK, NO_LINK = 37, 0x5, 0x7FFFFFFF
+ANSWER_BYTES, ANSWER_TIMEOUT_S = 4096, 1.0
+
 BACKLOG = 64
 UNIX_MODE = 0o777
 """Who may reach a socket is decided by the folder it is in."""
@@ -248,6 +253,15 @@ class Steps:
             raise OSError(errno.ENOSYS, "the number of bpf(2) is not known for this machine")
         request = ctypes.create_string_buffer(struct.pack("=III", 0, 0, 0))
         _checked(_libc().syscall(number, BPF_PROG_GET_NEXT_ID, request, len(request)))
+
+    def ask_links(self) -> None:
+        """Ask that the queueing of a link that is not there be taken off: who may do that may take filters off, too."""
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
+            asking.settimeout(ANSWER_TIMEOUT_S)
+            asking.send(NLMSG.pack(NLMSG.size + TCMSG.size, RTM_DELQDISC, REQUEST_ACK, 1, 0) + TCMSG.pack(0, NO_LINK))
+            (code,) = struct.unpack_from("=i", asking.recv(ANSWER_BYTES), NLMSG.size)
+        if -code != errno.ENODEV:
+            raise OSError(-code, os.strerror(-code))
 
     def new_netns(self) -> None:
         """Go into a network namespace of its own."""

@@ -73,6 +73,7 @@ def families(r: RowMaker) -> list[Row]:
         ),
         only("E12h", ["make_other", r.name("E12h")]),
         only("E14", ["ask_bpf"]),
+        only("E14b", ["ask_links"]),
     ]
 
 
