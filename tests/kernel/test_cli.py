@@ -196,6 +196,7 @@ def test_isolate_verify_release_as_documents(host: Host, agent: Cgroup) -> None:
         "holds": [],
         "abroad": None,
         "traces": False,
+        "spliced": False,
         "own_network_namespace": False,
     }
     idle |= {"unix_peers": [], "unix_addresses": []}

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel import foreign
 from tests.kernel.agents import ROOT, UNPRIVILEGED_UID, USER, agent, harmless
 from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
 from tests.kernel.isolation_bed import Host
 from tests.kernel.netns import Netns
-from watchdog.kernel import cgroups, credentials, tracing
+from watchdog.kernel import cgroups, credentials, splicing, tracing
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import whose
 from watchdog.kernel.layers.base import Target
+from watchdog.kernel.programs import Hook, ProgramType
 from watchdog.paths import facts
 from watchdog.paths.facts import Looked
 from watchdog.paths.words import Holding, Need
@@ -276,6 +278,24 @@ def test_what_a_process_of_the_same_user_has_open_can_be_taken(
 def test_who_may_trace_everybody(cgroup: Cgroup, run_in_cgroup: RunInside, scope: int, may: bool) -> None:
     inside = agent(run_in_cgroup, cgroup)
     assert tracing.may_trace_others(list(credentials.of_threads(inside.pid)), {inside.pid}, scope) is may
+
+
+@pytest.mark.parametrize("kind", [ProgramType.SK_MSG, ProgramType.SK_SKB])
+def test_another_tools_program_that_passes_data_from_socket_to_socket(
+    host: Host, cgroup: Cgroup, run_in_cgroup: RunInside, kind: ProgramType
+) -> None:
+    agent(run_in_cgroup, cgroup, USER)
+    target = ("--cgroup", str(cgroup.path))
+    host.mesh("isolate", *target, "--reason", "drill")
+    if splicing.is_loaded():
+        pytest.skip("this host has such a program")
+    fd = foreign.load("somebodys", kind=kind, hook=Hook.INGRESS)
+    try:
+        document = host.mesh("verify", *target, "--json").document
+        said = {each["path"]: each["coverage"] for each in document["paths"]}
+        assert (said["E1e"], said["E2c"], document["agent"]["spliced"]) == ("not covered", "covered", True)
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize(

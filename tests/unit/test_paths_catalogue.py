@@ -33,18 +33,20 @@ WORST = Facts(
     holds=frozenset(Holding),
     abroad=frozenset(Holding),
     traces=True,
+    spliced=True,
     own_netns=True,
     vsock=True,
     netlink=True,
     others=frozenset({"TIPC"}),
 )
-NO_RING = replace(WORST, holds=frozenset(Holding) - {Holding.RING})
+NO_RING = replace(WORST, holds=frozenset(Holding) - {Holding.RING}, spliced=False)
 AT_HOME = replace(NO_RING, may=frozenset(Need) - {Need.SYS_ADMIN}, abroad=frozenset())
 HARMLESS_USER = Facts(
     may=frozenset(),
     given=frozenset(),
     holds=frozenset(),
     traces=False,
+    spliced=False,
     own_netns=False,
     vsock=False,
     netlink=False,
@@ -60,14 +62,21 @@ def holding(*holds: Holding) -> Facts:
 
 WORKS_ON = ", and io_uring carries out what it was asked for, frozen or not"
 
+SPLICED = ", as a program of another tool (sk_msg, sk_skb) may pass its data from socket to socket"
+
 layer_sets = st.sets(st.sampled_from(list(Layer)))
 
 
 @pytest.mark.parametrize(
     ("path", "layers", "facts", "coverage", "why"),
     [
-        ("E1a", {P}, WORST, COVERED, "by packets"),
-        ("E1a", set(), WORST, NOT_COVERED, "only packets or host_end or lsm would stop it"),
+        ("E1a", {P}, NO_RING, COVERED, "by packets"),
+        ("E1a", set(), NO_RING, NOT_COVERED, "only packets or host_end or lsm would stop it"),
+        ("E1e", {P}, HARMLESS_USER, COVERED, "by packets"),
+        ("E1e", {P, H}, replace(HARMLESS_USER, spliced=True), NOT_COVERED, f"only lsm would stop it{SPLICED}"),
+        ("E1e", {P, L}, replace(HARMLESS_USER, spliced=True), COVERED, "by lsm"),
+        ("E2c", {P}, replace(HARMLESS_USER, spliced=True), COVERED, "by packets"),
+        ("E9a", {P, K}, WORST, NOT_COVERED, f"only lsm would stop it{SPLICED}"),
         ("E1a", {F}, NO_RING, NOT_COVERED, "only packets or host_end or lsm would stop it"),
         ("E2a", {F}, NO_RING, COVERED, "by freeze"),
         ("E2a", {P, F}, WORST, COVERED, "by packets"),

@@ -29,7 +29,7 @@ from watchdog.kernel.locks import LockBusy, locked
 from watchdog.kernel.visitor_traffic import LOOPBACK
 from watchdog.paths import catalogue, probe
 from watchdog.paths.probe import Finding, Outcome
-from watchdog.paths.words import Coverage, Facts, Layer
+from watchdog.paths.words import Coverage, Facts, Holding, Layer
 
 EVERY_S = 60.0
 DEADLINE_S = 3.0
@@ -39,6 +39,9 @@ FROZEN_NOW = "it is frozen: nothing in it runs"
 
 BLIND = frozenset({Layer.HOST_END, Layer.FREEZE})
 """Layers that stop nothing of what is tried: loopback passes no veth, and nothing tries in a frozen cgroup."""
+
+OF_OURS = Facts(holds=frozenset(Holding) - {Holding.RING}, spliced=False)
+"""What is true of who tries: it has no io_uring, and its sockets are nobody else's affair. For the rest, the worst."""
 
 OVER_IP = frozenset({"E2c", "E3f"})
 
@@ -152,7 +155,7 @@ def open_of(found: Iterable[Finding], layers: Collection[Layer], allow: Iterable
         each
         for each in found
         if each.outcome is Outcome.GOT_THROUGH
-        and catalogue.verdict(catalogue.find(each.path), layers, Facts()).coverage is Coverage.COVERED
+        and catalogue.verdict(catalogue.find(each.path), layers, OF_OURS).coverage is Coverage.COVERED
         and _family(each) not in reached
     ]
 

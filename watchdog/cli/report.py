@@ -131,6 +131,7 @@ def _agent(looked: Looked) -> dict[str, Any]:
         "holds": _sorted(facts.holds),
         "abroad": _sorted(facts.abroad),
         "traces": facts.traces,
+        "spliced": facts.spliced,
         "own_network_namespace": facts.own_netns,
         "vsock": facts.vsock,
         "netlink": facts.netlink,

@@ -51,7 +51,9 @@ class ProgramType(IntEnum):
     SCHED_CLS = 3
     CGROUP_SKB = 8
     CGROUP_SOCK = 9
+    SK_SKB = 14
     CGROUP_DEVICE = 15
+    SK_MSG = 16
     CGROUP_SOCK_ADDR = 18
     CGROUP_SOCKOPT = 25
     LSM = 29

@@ -27,6 +27,7 @@ from watchdog.paths.words import (
 _OUT, _IN = Direction.OUT, Direction.IN
 _OLD, _NEW, _MOVED, _PASSED = Made.BEFORE, Made.AFTER, Made.ELSEWHERE, Made.PASSED
 
+_SPLICED: dict[str, Any] = {"spliced": True}
 _RAW: dict[str, Any] = {"needs": Need.NET_RAW, "refused_with": frozenset({"EPERM"})}
 _ADMIN: dict[str, Any] = {"needs": Need.NET_ADMIN, "refused_with": frozenset({"EPERM", "EACCES"})}
 """EACCES: /dev/net/tun is root's alone where no udev rule has opened it to everybody."""
@@ -44,13 +45,13 @@ def _path(path_id: str, title: str, direction: Direction, made: Made, stopped_by
 # in data; and nowhere where the agent has io_uring (outruns_freezing). tc is for what passes no other hook: the frames
 # of packet sockets.
 CATALOGUE: tuple[TrafficPath, ...] = (
-    _path("E1a", "TCP connection it made: sending", _OUT, _OLD, "packets host_end lsm"),
-    _path("E1b", "TCP connection it made: receiving", _IN, _OLD, "packets host_end lsm"),
-    _path("E1c", "TCP connection it accepted: sending", _OUT, _OLD, "packets host_end lsm"),
-    _path("E1d", "TCP connection it accepted: receiving", _IN, _OLD, "packets host_end lsm"),
-    _path("E1e", "TCP connection over loopback: sending", _OUT, _OLD, "packets lsm"),
-    _path("E1f", "TCP connection over loopback: receiving", _IN, _OLD, "packets lsm"),
-    _path("E1g", "TCP connection over loopback within itself", _OUT, _OLD, "packets lsm"),
+    _path("E1a", "TCP connection it made: sending", _OUT, _OLD, "packets host_end lsm", **_SPLICED),
+    _path("E1b", "TCP connection it made: receiving", _IN, _OLD, "packets host_end lsm", **_SPLICED),
+    _path("E1c", "TCP connection it accepted: sending", _OUT, _OLD, "packets host_end lsm", **_SPLICED),
+    _path("E1d", "TCP connection it accepted: receiving", _IN, _OLD, "packets host_end lsm", **_SPLICED),
+    _path("E1e", "TCP connection over loopback: sending", _OUT, _OLD, "packets lsm", **_SPLICED),
+    _path("E1f", "TCP connection over loopback: receiving", _IN, _OLD, "packets lsm", **_SPLICED),
+    _path("E1g", "TCP connection over loopback within itself", _OUT, _OLD, "packets lsm", **_SPLICED),
     _path("E2a", "new TCP connection, IPv4", _OUT, _NEW, "packets calls host_end lsm freeze"),
     _path("E2b", "new TCP connection, IPv6", _OUT, _NEW, "packets calls host_end lsm freeze"),
     _path("E2c", "new TCP connection over loopback", _OUT, _NEW, "packets calls lsm freeze"),
@@ -62,7 +63,7 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     _path("E3d2", "unconnected UDP socket, IPv6", _OUT, _OLD, "packets calls host_end lsm freeze"),
     _path("E3e", "new connected UDP socket", _OUT, _NEW, "packets calls host_end lsm freeze"),
     _path("E3f", "new UDP socket over loopback", _OUT, _NEW, "packets calls lsm freeze"),
-    _path("E3g", "UDP socket: receiving", _IN, _OLD, "packets host_end lsm"),
+    _path("E3g", "UDP socket: receiving", _IN, _OLD, "packets host_end lsm", **_SPLICED),
     _path("E3h", "new bound port, reached from outside", _IN, _NEW, "packets calls host_end lsm freeze"),
     _path("E4a", "new raw socket: ICMP", _OUT, _NEW, "packets host_end lsm freeze", **_RAW),
     _path("E4b", "raw socket: ICMP", _OUT, _OLD, "packets host_end lsm freeze", holding=(Holding.RAW,), **_RAW),
@@ -95,8 +96,24 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     ),
     _path("E8b", "process that moved out: new UDP socket", _OUT, _NEW, "host_end lsm freeze", **_LEAVE),
     _path("E8c", "process that moved out: new TCP connection", _OUT, _NEW, "host_end lsm freeze", **_LEAVE),
-    _path("E9a", "TCP from elsewhere: sending", _OUT, _MOVED, "cookies host_end lsm", holding=(Holding.ELSEWHERE,)),
-    _path("E9b", "TCP from elsewhere: receiving", _IN, _MOVED, "cookies host_end lsm", holding=(Holding.ELSEWHERE,)),
+    _path(
+        "E9a",
+        "TCP from elsewhere: sending",
+        _OUT,
+        _MOVED,
+        "cookies host_end lsm",
+        holding=(Holding.ELSEWHERE,),
+        **_SPLICED,
+    ),
+    _path(
+        "E9b",
+        "TCP from elsewhere: receiving",
+        _IN,
+        _MOVED,
+        "cookies host_end lsm",
+        holding=(Holding.ELSEWHERE,),
+        **_SPLICED,
+    ),
     _path("E9c", "UDP from elsewhere", _OUT, _MOVED, "cookies host_end lsm freeze", holding=(Holding.ELSEWHERE,)),
     _path("E9d", "listening TCP from elsewhere", _IN, _MOVED, "cookies host_end", holding=(Holding.ELSEWHERE,)),
     _path(
@@ -176,6 +193,9 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     ),
 )
 
+SPLICED = "as a program of another tool (sk_msg, sk_skb) may pass its data from socket to socket"
+LOOKS_AT_PACKETS = frozenset({Layer.PACKETS, Layer.COOKIES, Layer.HOST_END})
+
 WORKS_ON = "carries out what it was asked for, frozen or not"
 
 _BY_ID = {path.id: path for path in CATALOGUE}
@@ -197,7 +217,8 @@ def verdict(path: TrafficPath, layers: Collection[Layer], facts: Facts) -> Verdi
         return Verdict(path.id, path.title, Coverage.COVERED, f"by {listed(set().union(*holding))}")
     until = " before the next scan finds it" if path.scanned in layers else ""
     works_on = f", and io_uring {WORKS_ON}" if Layer.FREEZE in layers and outruns_freezing(facts) else ""
-    why = f"{_in_words(stopped_by)} would stop it{until}{works_on}"
+    spliced = f", {SPLICED}" if _is_spliced(path, facts) else ""
+    why = f"{_in_words(stopped_by)} would stop it{until}{works_on}{spliced}"
     return Verdict(path.id, path.title, Coverage.NOT_COVERED, why)
 
 
@@ -237,8 +258,15 @@ def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
 
 def _alternatives(path: TrafficPath, facts: Facts) -> frozenset[frozenset[Layer]]:
     """What stops it for this agent."""
-    useless = {Layer.HOST_END: _passes_host_end(path, facts), Layer.FREEZE: outruns_freezing(facts)}
-    return path.stopped_by - {frozenset({layer}) for layer, is_useless in useless.items() if is_useless}
+    useless = {Layer.FREEZE} if outruns_freezing(facts) else set()
+    useless |= {Layer.HOST_END} if _passes_host_end(path, facts) else set()
+    useless |= LOOKS_AT_PACKETS if _is_spliced(path, facts) else set()
+    return path.stopped_by - {frozenset({layer}) for layer in useless}
+
+
+def _is_spliced(path: TrafficPath, facts: Facts) -> bool:
+    """What goes from socket to socket by another tool's sockmap is no packet, and passes all that looks at packets."""
+    return path.spliced and facts.spliced is not False
 
 
 def _passes_host_end(path: TrafficPath, facts: Facts) -> bool:

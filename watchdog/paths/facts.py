@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.errors import WatchdogError
-from watchdog.kernel import cgroups, credentials, diag, moves, netlink, netns, sockets, tracing
+from watchdog.kernel import cgroups, credentials, diag, moves, netlink, netns, sockets, splicing, tracing
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.credentials import Credentials
 from watchdog.kernel.netns import Netns
@@ -77,6 +77,7 @@ def look(targets: Collection[Cgroup], found: Scan) -> Looked:
         abroad=_abroad(held, spaces) if spaces and not found.unseen else None,
         traces=_traces(threads, targets) if pids == visible else None,
         own_netns=_has_own(spaces, visible) if pids == visible else None,
+        spliced=_has_splicing(),
         vsock=has_vsock(),
         netlink=_reaches_netlink(found, visible, may) if not found.unseen else None,
         others=other_families(),
@@ -136,6 +137,12 @@ def _reaches_netlink(found: Scan, pids: Collection[int], may: frozenset[Need] | 
         others = [each for each in listed if each.inode not in found.sockets]
         between = any(each.protocol == netlink.USERSOCK for each in listed)
         return between or (Need.NET_ADMIN in may and bool(others))
+    return None
+
+
+def _has_splicing() -> bool | None:
+    with suppress(WatchdogError):
+        return splicing.is_loaded()
     return None
 
 

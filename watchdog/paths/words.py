@@ -99,6 +99,8 @@ class TrafficPath:
     """One of these must be open already for this path to be there at all."""
     taken: bool = False
     """It is there as well where the agent may take what a process outside has open, unasked."""
+    spliced: bool = False
+    """Another tool's program may take its data from one socket to another, past all packets."""
     scanned: Layer | None = None
     """Which layer finds it when it looks again, and stops it then."""
     ended_by: frozenset[Layer] = frozenset()
@@ -126,6 +128,8 @@ class Facts:
     """Of which of these something is in a network namespace that is not its own."""
     traces: bool | None = None
     """Whether it may trace a process outside, and so take what that has open (pidfd_getfd)."""
+    spliced: bool | None = None
+    """Whether this kernel has programs of other tools that pass data from socket to socket (sk_msg, sk_skb)."""
     own_netns: bool | None = None
     """Whether no process but its own lives in its network namespace."""
     vsock: bool | None = None
