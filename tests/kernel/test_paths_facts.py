@@ -174,6 +174,32 @@ def test_a_unix_connection_to_a_process_outside_is_named(
     assert found.unix_peers in {(f"@wd-test-{inside.pid}",), ("",)}
 
 
+def test_the_journal_is_known_by_its_file_and_not_by_its_name(
+    cgroup: Cgroup, scratch_cgroup: MakeCgroup, target_of: TargetOf, run_in_cgroup: RunInside, tmp_path: Path
+) -> None:
+    """In a mount namespace of its own anybody has a file of that name."""
+    inside, impostor = agent(run_in_cgroup, cgroup), agent(run_in_cgroup, scratch_cgroup("impostor"))
+    journal = tmp_path / "stdout"
+    impostor.run(
+        "checked(LIBC.unshare(0x20000)); import subprocess; name = " + repr(str(journal)) + "\n"
+        "subprocess.run(['mount', '--make-rprivate', '/'], check=True)\n"
+        f"subprocess.run(['mount', '-t', 'tmpfs', 'none', {str(tmp_path)!r}], check=True)\n"
+        "server = socket.socket(UNIX); server.bind(name); server.listen()"
+    )
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(journal))
+        server.listen()
+        inside.run(f"out = socket.socket(UNIX); out.connect({str(journal)!r})")
+        accepted = server.accept()[0]
+        target = target_of(cgroup)
+        assert facts.look(target.cgroups, whose.look(target), [journal]).unix_peers == ()
+        assert look(target).unix_peers == (str(journal),)
+        inside.run(f"out = socket.socket(UNIX); out.connect('/proc/{impostor.pid}/root{journal}')")
+        impostor.run("accepted = server.accept()[0]")
+        accepted.close()
+        assert facts.look(target.cgroups, whose.look(target), [journal]).unix_peers == (str(journal),)
+
+
 @pytest.mark.parametrize(
     ("made", "is_reachable"),
     [

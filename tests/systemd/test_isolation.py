@@ -132,6 +132,15 @@ def test_every_name_of_a_unit_means_it(host: Mission) -> None:
         host.bed.run(["rm", "/run/systemd/system/protector.service"])
 
 
+def test_the_journal_is_no_process_outside(host: Mission) -> None:
+    """Its output goes there over a unix connection."""
+    told = host.document("isolate", "--unit", UNIT, *WHY)
+    assert "unix connection to a process outside" not in told["agent"]["holds"]
+    assert told["agent"]["unix_peers"] == []
+    pid = host.bed.show(UNIT, "MainPID")
+    assert "socket:" in host.bed.run(["readlink", f"/proc/{pid}/fd/1"]).stdout
+
+
 def test_a_slice_that_holds_the_caller_is_refused(host: Mission) -> None:
     done = host.mesh("isolate", "--unit", "system.slice", *WHY)
     assert done.returncode == REFUSED

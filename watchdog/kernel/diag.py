@@ -6,11 +6,13 @@ known. Layouts are <linux/inet_diag.h> and <linux/unix_diag.h>.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from watchdog.kernel import netns
 from watchdog.kernel.netns import Netns
@@ -41,8 +43,11 @@ UNIX_REQUEST = struct.Struct("=BBHIIIII")
 """struct unix_diag_req: family, protocol, pad, states, inode, what to show, cookie (twice)."""
 UNIX_ANSWER = struct.Struct("=BBBBIII")
 """struct unix_diag_msg: family, type, state, pad, inode, cookie (twice)."""
-UDIAG_SHOW_NAME, UDIAG_SHOW_PEER = 0x01, 0x04
-UNIX_DIAG_NAME, UNIX_DIAG_PEER = 0, 2
+UDIAG_SHOW_NAME, UDIAG_SHOW_VFS, UDIAG_SHOW_PEER = 0x01, 0x02, 0x04
+UNIX_DIAG_NAME, UNIX_DIAG_VFS, UNIX_DIAG_PEER = 0, 1, 2
+UNIX_FILE = struct.Struct("=II")
+"""struct unix_diag_vfs: inode, device, as the kernel numbers devices."""
+MINOR_BITS = 20
 
 LISTEN = 10
 """TCP_LISTEN, for unix sockets too."""
@@ -74,6 +79,8 @@ class UnixSocket:
     peer: int | None
     """The inode of the socket it is connected to, 0 where that waits to be accepted; None for none."""
     listens: bool
+    file: bytes = b""
+    """What it is bound to, whatever that is called (`file_at`); of an accepted one, what was connected to."""
 
     @property
     def is_reachable(self) -> bool:
@@ -88,9 +95,16 @@ def internet_sockets(place: Netns) -> list[Listed]:
 
 def unix_sockets(place: Netns) -> dict[int, UnixSocket]:
     """Every unix socket of a namespace, by inode; none where this kernel does not tell (no unix_diag)."""
-    show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER
+    show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER
     request = UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, ALL_STATES, 0, show, 0, 0)
     return netns.inside(place, lambda: {each.inode: each for each in map(_unix, _dump(request))})
+
+
+def file_at(path: Path) -> bytes:
+    """A socket's file as `UnixSocket.file` has it; OSError where there is none."""
+    found = path.stat()
+    device = os.major(found.st_dev) << MINOR_BITS | os.minor(found.st_dev)
+    return UNIX_FILE.pack(found.st_ino & 0xFFFFFFFF, device)
 
 
 def _inet_requests() -> Iterator[bytes]:
@@ -112,7 +126,7 @@ def _unix(body: bytes) -> UnixSocket:
     name = found.get(UNIX_DIAG_NAME, b"").decode(errors="replace")
     name = f"@{name[1:]}" if name.startswith("\0") else name.rstrip("\0")
     peer = int.from_bytes(found[UNIX_DIAG_PEER], sys.byteorder) if UNIX_DIAG_PEER in found else None
-    return UnixSocket(inode, kind, name, peer, state == LISTEN)
+    return UnixSocket(inode, kind, name, peer, state == LISTEN, found.get(UNIX_DIAG_VFS, b""))
 
 
 def _dump(request: bytes) -> Iterator[bytes]:

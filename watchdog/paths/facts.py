@@ -24,8 +24,9 @@ VSOCK_LOOPBACK = Path("/sys/module/vsock_loopback")
 GET_LOCAL_CID, NO_CID = 0x7B9, 0xFFFFFFFF
 """IOCTL_VM_SOCKETS_GET_LOCAL_CID and VMADDR_CID_ANY, <linux/vm_sockets.h>."""
 
-JOURNAL = frozenset(f"/run/systemd/journal/{name}" for name in ("stdout", "dev-log", "socket"))
-"""Where every unit's output goes. What is written there reaches the log and nobody else."""
+JOURNAL = tuple(Path(f"/run/systemd/journal/{name}") for name in ("stdout", "dev-log", "socket"))
+"""Where every unit's output goes. What is written there reaches the log and nobody else. Known by its files, which only
+root can make there: in a mount namespace of its own anybody has something of that name."""
 
 PEERS_AT_MOST = 5
 """How many connections are named."""
@@ -55,13 +56,13 @@ class Looked:
         return self.facts.may is None or bool(self.facts.may & {Need.CGROUP_WRITE, Need.SYS_ADMIN, Need.NET_ADMIN})
 
 
-def look(targets: Collection[Cgroup], found: Scan) -> Looked:
+def look(targets: Collection[Cgroup], found: Scan, journal: Collection[Path] = JOURNAL) -> Looked:
     """Look at the processes in the cgroups and below; `found` is what they have open (sockets.scan)."""
     pids = {pid for cgroup in targets for pid in cgroups.processes(cgroup)}
     visible = pids - {cgroups.OTHER_NAMESPACE}
     threads = [each for pid in visible for each in credentials.of_threads(pid)]
     listed, held = _unix_listed(found), _held(found)
-    peers, addresses = _unix_peers(found, listed), _unix_addresses(found, listed)
+    peers, addresses = _unix_peers(found, listed, _files(journal)), _unix_addresses(found, listed)
     rings = {*found.rings, *found.mapped_rings}
     unbound: dict[Holding, Collection[object]] = {
         Holding.UNIX: peers,
@@ -191,13 +192,21 @@ def _unix_listed(found: Scan) -> dict[int, diag.UnixSocket]:
     return listed
 
 
-def _unix_peers(found: Scan, listed: Mapping[int, diag.UnixSocket]) -> set[str]:
+def _files(paths: Iterable[Path]) -> set[bytes]:
+    found = set()
+    for path in paths:
+        with suppress(OSError):
+            found.add(diag.file_at(path))
+    return found
+
+
+def _unix_peers(found: Scan, listed: Mapping[int, diag.UnixSocket], journal: Collection[bytes]) -> set[str]:
     """The names of what is at the other end of its unix connections, where that is not itself or the journal."""
     held = {each.inode for each in found.of_family(socket.AF_UNIX)}
     peers = {peer for inode in held if inode in listed and (peer := listed[inode].peer) is not None}
-    names = {listed[peer].name if peer in listed else "" for peer in peers - held}
-    unknown = {""} if held - listed.keys() else set()
-    return (names | unknown) - JOURNAL
+    outside = [listed.get(peer) for peer in peers - held]
+    names = {"" if each is None else each.name for each in outside if each is None or each.file not in journal}
+    return names | ({""} if held - listed.keys() else set())
 
 
 def _unix_addresses(found: Scan, listed: Mapping[int, diag.UnixSocket]) -> set[str]:
