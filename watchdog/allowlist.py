@@ -115,9 +115,25 @@ def _split(what: str) -> tuple[str, str]:
             raise ValueError(f"brackets are for IPv6; {WANTED}")
         return match["network"], match["rest"]
     if what.count(":") > 1:  # IPv6 without a port: with one it has brackets
+        _must_not_mean_a_port(what)
         return what, ""
     network, colon, rest = what.partition(":")
     return network, colon + rest
+
+
+def _must_not_mean_a_port(text: str) -> None:
+    """2001:db8::1:443 is an address, and hardly what was meant."""
+    before, _, last = text.rpartition(":")
+    if last.isdecimal() and _is_address(before):
+        raise ValueError(f"is {last} a port? Want [{before}]:{last} then, or {text}/128 for the address")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _network(text: str) -> Network:

@@ -63,6 +63,7 @@ def test_for_a_time(text: str, span_s: float) -> None:
         ("2001:db8::/129", "/129 is no prefix; want /1 to /128"),
         ("192.0.2.0/", "/ is no prefix"),
         ("192.0.2.0/tcp", "/tcp is no prefix; want /1 to /32, and a port as :443"),
+        ("2001:db8::1:443", "is 443 a port? Want [2001:db8::1]:443 then, or 2001:db8::1:443/128 for the address"),
         ("192.0.2", "'192.0.2' is no address"),
         ("192.0.2.1:0", "'0' is no port; want 1 to 65535, or *"),
         ("192.0.2.1:65536", "'65536' is no port"),
