@@ -257,11 +257,13 @@ def _why_not_applicable(path: TrafficPath, facts: Facts) -> str:
 
 
 def _alternatives(path: TrafficPath, facts: Facts) -> frozenset[frozenset[Layer]]:
-    """What stops it for this agent."""
+    """What stops it for this agent. The filters on links know packet sockets that were made elsewhere by their cookies,
+    and none that could not be looked at."""
     useless = {Layer.FREEZE} if outruns_freezing(facts) else set()
     useless |= {Layer.HOST_END} if _passes_host_end(path, facts) else set()
     useless |= LOOKS_AT_PACKETS if _is_spliced(path, facts) else set()
-    return path.stopped_by - {frozenset({layer}) for layer in useless}
+    useless |= {Layer.TC} if path.holding and facts.holds is None else set()
+    return frozenset(each for each in path.stopped_by if useless.isdisjoint(each))
 
 
 def _is_spliced(path: TrafficPath, facts: Facts) -> bool:
