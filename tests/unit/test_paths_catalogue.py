@@ -143,7 +143,9 @@ layer_sets = st.sets(st.sampled_from(list(Layer)))
         ("E12a", {P}, Facts(vsock=False), NOT_APPLICABLE, "this host has no vsock transport"),
         ("E12a", {P}, Facts(vsock=None), NOT_COVERED, None),
         ("E12b", {P}, WORST, NOT_APPLICABLE, None),
-        ("E14b", {P, T}, AT_HOME, NOT_COVERED, "only lsm or freeze would stop it"),
+        ("E14b", {P, T}, AT_HOME, NOT_COVERED, "only host_end or lsm or freeze would stop it"),
+        ("E14b", {P, T, H}, AT_HOME, COVERED, "by host_end"),
+        ("E14b", {P, T, H}, NO_RING, NOT_COVERED, "only lsm or freeze would stop it"),
         ("E14b", {P, T}, replace(AT_HOME, may=frozenset({Need.NET_RAW})), NOT_APPLICABLE, None),
         ("E12c", {P}, NO_RING, NOT_COVERED, "only lsm or freeze would stop it"),
         (

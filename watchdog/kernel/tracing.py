@@ -17,6 +17,7 @@ SAME_USER, CAPABLE, NOBODY = 0, 2, 3
 
 def may_trace_others(threads: Collection[Credentials], own: Collection[int], scope: int | None = None) -> bool:
     """Whether any of these threads may trace a process that is none of its own."""
+    threads = frozenset(threads)
     scope = _scope() if scope is None else scope
     if scope >= NOBODY:
         return False

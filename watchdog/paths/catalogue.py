@@ -171,7 +171,7 @@ CATALOGUE: tuple[TrafficPath, ...] = (
     ),
     _path("E12h", "socket of another family", _OUT, _NEW, "lsm freeze", needs_others=True),
     _path("E14", "BPF: taking our programs off", _OUT, _NEW, "lsm freeze", **_SYSTEM),
-    _path("E14b", "rtnetlink: taking our filters off links", _OUT, _NEW, "lsm freeze", **_ADMIN),
+    _path("E14b", "rtnetlink: taking our filters off links", _OUT, _NEW, "host_end lsm freeze", **_ADMIN),
     _path("E15a", "TCP connection to its listening port", _IN, _OLD, "packets host_end"),
     _path("E15b", "closed port: the kernel's refusal", _OUT, Made.KERNEL, "host_end", kernel_answers=True),
     _path("E15c", "ping: the kernel's answer", _OUT, Made.KERNEL, "host_end", kernel_answers=True),
