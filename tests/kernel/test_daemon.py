@@ -70,7 +70,7 @@ def over() -> Until:
 def test_an_isolation_whose_time_is_over_is_told_as_a_release_is(host: Host, agent: Cgroup, daemon: Daemon) -> None:
     intent = host.isolate(agent, why=replace(WHY, until=over())).intent
     daemon.keeper.sweep()
-    assert told(host) == [(f"intent/{intent.id}/RESOLVED", "RESOLVED", "INC-7")]
+    assert told(host) == [(f"intent/{intent.id}/{state}", state, "INC-7") for state in ("FIRING", "RESOLVED")]
     assert [each["kind"] for each in host.place.journal.trail(newest=1)] == ["repair"]
 
 
@@ -89,7 +89,7 @@ def test_an_isolation_that_ended_by_itself_is_tried_from_inside(
     reasons = [each["reason"] for each in bodies if "tried from inside these are stopped still" in each["reason"]]
     assert len(reasons) == stopped
     daemon.inspector.turn()
-    assert len(told(host)) == 1 + stopped
+    assert len(told(host)) == 2 + stopped
 
 
 def start_and_stop(host: Host, pins: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from watchdog.kernel.programs import GATE, Hook
 pytestmark = pytest.mark.kernel
 
 WAIT_S = 20.0
+COMMENT = b"# what follows is yet to come\n"
 HELD = ["wd_hold", "wd_hold"]
 """Inward and outward, and nothing else is attached."""
 PEERS = """
@@ -267,38 +269,38 @@ def start(host: Host, agent: Cgroup) -> Start:
 
 @contextmanager
 def _waiting(host: Host, text: str, note: Callable[[Config, Path, str], None], *words: str) -> Iterator[Waiting]:
-    host.config.unlink(missing_ok=True)
-    os.mkfifo(host.config)
+    read, write = os.pipe()
+    host.config = Path(f"/dev/fd/{read}")
+    os.write(write, COMMENT)
     note(parse(text, host.config, host.environment), host.config, early.identity_of(str(host.config)))
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, "-m", "watchdog", *words],
-        env=host.environment,
-        cwd=host.folder,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-    ) as process:
+    with (
+        suppress(BrokenPipeError),
+        os.fdopen(write, "w", encoding="utf-8") as config,
+        os.fdopen(read, "rb"),
+        subprocess.Popen(
+            [sys.executable, "-m", "watchdog", *words],
+            env=host.environment,
+            cwd=host.folder,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            pass_fds=[read],
+        ) as process,
+    ):
         try:
-            with _opened_by_a_reader(host.config) as config:
-                yield Waiting(process, config, text)
+            _wait_for_a_reader(read)
+            yield Waiting(process, config, text)
         finally:
             process.kill()
 
 
-@contextmanager
-def _opened_by_a_reader(path: Path) -> Iterator[TextIO]:
+def _wait_for_a_reader(fd: int) -> None:
+    """Until what is in the pipe has been read."""
     deadline_s = time.monotonic() + WAIT_S
-    while True:
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-            break
-        except OSError as error:
-            if error.errno != errno.ENXIO or time.monotonic() > deadline_s:  # nobody reads it
-                raise
+    while int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder):
+        assert time.monotonic() < deadline_s, "nobody reads it"
         time.sleep(0.005)
-    with suppress(BrokenPipeError), os.fdopen(fd, "w", encoding="utf-8") as file:
-        yield file
 
 
 REASON = ("--reason", "x")
@@ -367,7 +369,7 @@ def test_a_hold_whose_process_does_not_end_is_named_by_verify_and_release(
     """As one that was stopped by Ctrl-Z, or whose disk hangs."""
     with start("isolate", "shield", *REASON) as command:
         target, pid = ("--cgroup", str(agent.path)), command.process.pid
-        host.config.unlink()
+        host.config = host.folder / "none.toml"
         verified, released = host.mesh("verify", *target), host.mesh("release", *target, *REASON)
         assert (verified.status, released.status) == (1, 1)
         assert "is not isolated" in verified.out
