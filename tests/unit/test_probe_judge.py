@@ -1,4 +1,4 @@
-"""What a 200 says: as a table in the operator's terms, and for anything at all."""
+"""What an answer says: as a table in the operator's terms, and for anything at all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from watchdog.heartbeat import Pulse, signature
 from watchdog.probe import Expected, Progress, Verdict, judge
+from watchdog.probe.judge import judge_refused
 
 KEY = b"a key that both sides share"
 NONCE = "f00d"
@@ -136,6 +137,30 @@ def test_numbers_are_signed_as_they_are_written() -> None:
     mac = signature(KEY, nonce=NONCE, agent="shield", instance="one", seq="7", loop_age_s="25e-2")
     answer = body(nonce=NONCE, hmac=mac).replace(b"0.25", b"25e-2")
     assert judge(None, answer, KEYED).verified
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "detail", "impostor"),
+    [
+        (b"", PLAIN, "HTTP 503", False),
+        (b"<h1>Service Unavailable</h1>", REQUIRED, "HTTP 503", False),
+        (b"<h1>Service Unavailable</h1>", KEYED, "HTTP 503", False),
+        (body(), PLAIN, "HTTP 503", False),
+        (signed(), KEYED, "HTTP 503", False),
+        (body(seq=-1), REQUIRED, "HTTP 503: its heartbeat cannot be read: seq is -1", False),
+        (body(loop_age_s=99), PLAIN, "HTTP 503: hung: its loop is 99.0 s old", False),
+        (signed(loop_age_s=99), KEYED, "HTTP 503: hung: its loop is 99.0 s old", False),
+        (body(agent="sidecar"), PLAIN, "HTTP 503: answered as 'sidecar', not as 'shield'", True),
+        (body(agent="sidecar", loop_age_s=99), PLAIN, "HTTP 503: answered as 'sidecar', not as 'shield'", True),
+        (body(loop_age_s=99), KEYED, "HTTP 503: its answer is not signed", True),
+        (signed(b"another key"), KEYED, "HTTP 503: its signature is wrong", True),
+        (signed(nonce="0ld"), KEYED, "HTTP 503: its answer is signed for another request", True),
+    ],
+)
+def test_any_other_answer_is_a_miss_and_may_be_somebody_else_s(
+    answer: bytes, expected: Expected, detail: str, impostor: bool
+) -> None:
+    assert judge_refused(answer, expected, "HTTP 503") == Verdict(False, detail, impostor=impostor)
 
 
 def json_values() -> st.SearchStrategy[Any]:

@@ -93,6 +93,16 @@ def test_the_owner_is_asked_for_the_address_that_was_heard() -> None:
     assert asked[2:] == [None], "nobody was heard"
 
 
+@pytest.mark.parametrize("status", [b"302 Found", b"404 Not Found", b"503 Service Unavailable"])
+def test_a_stranger_is_one_with_every_status(status: bytes) -> None:
+    """Taken for a plain miss, its 503 had the innocent agent restarted three times and isolated."""
+    stranger = hostile.says(Pulse("sidecar").answer(None).body, status, b"Location: http://127.0.0.1:1/")
+    with hostile.peer(hostile.answering(stranger)) as peer, Prober(1) as prober:
+        beat = prober.probe(Target("shield", peer.url, TIMEOUT_S))
+    assert (beat.healthy, beat.impostor) == (False, True)
+    assert beat.detail.endswith("answered as 'sidecar', not as 'shield'")
+
+
 def test_a_squatter_without_the_key() -> None:
     with serve(Pulse("shield")) as squatter, Prober(1) as prober:
         beat = prober.probe(Target("shield", f"http://127.0.0.1:{squatter.port}/", TIMEOUT_S, key=b"k" * 16))

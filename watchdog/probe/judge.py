@@ -1,4 +1,4 @@
-"""What a body answered with 200 says: the right peer, really alive, or something else. Pure; nothing raises."""
+"""What an answer's body says: the right peer, really alive, or something else. Pure; nothing raises."""
 
 from __future__ import annotations
 
@@ -83,6 +83,21 @@ def judge(previous: Progress | None, body: bytes, expected: Expected) -> Verdict
     else:
         verdict = _judge_progress(previous, claim, expected)
     return replace(verdict, progress=verdict.progress or previous)
+
+
+def judge_refused(body: bytes, expected: Expected, refusal: str) -> Verdict:
+    """Judge the body of another answer than a 200, which is a miss whatever it says.
+
+    One that names another agent, or lies as one of a 200 may, is an impostor's here too. One that says nothing shows
+    nothing: a peer that is ill answers with whatever its server has. A hung agent's own words are added to `refusal`.
+    """
+    claim = _read_claim(body)
+    if claim is None:
+        return Verdict(False, refusal)
+    if lie := _lie(claim, expected):
+        return Verdict(False, f"{refusal}: {lie}", impostor=True)
+    own = _judge_progress(None, claim, expected)
+    return Verdict(False, f"{refusal}: {own.detail}" if own.verified and not own.healthy else refusal)
 
 
 def _plain(expected: Expected, lacking: str) -> Verdict:

@@ -12,7 +12,7 @@ from watchdog.errors import ConfigurationError
 from watchdog.heartbeat import NONCE_HEADER
 from watchdog.model import Heartbeat
 from watchdog.probe.exchange import Exchange, Late, Missed, begin
-from watchdog.probe.judge import Expected, Progress, Verdict, judge
+from watchdog.probe.judge import Expected, Progress, Verdict, judge, judge_refused
 from watchdog.probe.resolver import Lookup, Resolver
 from watchdog.probe.target import OwnerCheck, Ownership, Target
 from watchdog.probe.words import shown
@@ -77,9 +77,7 @@ class Prober:
             nonce=nonce,
             require_identity=target.require_identity,
         )
-        answered = reply.status == HTTPStatus.OK
-        verdict = self._judge(target, reply, expected) if answered else Verdict(False, _refusal(reply, expected))
-        verdict = self._check_owner(target, exchange, verdict)
+        verdict = self._check_owner(target, exchange, self._judge(target, reply, expected))
         return Heartbeat(
             target.name,
             healthy=verdict.healthy,
@@ -124,6 +122,8 @@ class Prober:
         return self._transport.fetch(self._adapter, request, files)
 
     def _judge(self, target: Target, reply: Reply, expected: Expected) -> Verdict:
+        if reply.status != HTTPStatus.OK:
+            return judge_refused(reply.body, expected, _refusal(reply))
         with self._lock:
             verdict = judge(self._progress.get(target), reply.body, expected)
             self._progress[target] = verdict.progress
@@ -139,11 +139,9 @@ class Prober:
         return Verdict(False, owner.detail or "its port is owned by somebody else", impostor=True)
 
 
-def _refusal(reply: Reply, expected: Expected) -> str:
-    """An answer other than 200 in words; a hung agent's own 503 says how long it hangs."""
+def _refusal(reply: Reply) -> str:
+    """An answer other than 200 in words."""
     location = reply.headers.get("Location")
     if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST and location:
         return f"HTTP {reply.status}: answered a redirect to {shown(location)}"
-    verdict = judge(None, reply.body, expected)
-    told = f": {verdict.detail}" if verdict.verified and not verdict.healthy else ""
-    return f"HTTP {reply.status}{told}"
+    return f"HTTP {reply.status}"
