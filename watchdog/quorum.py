@@ -33,8 +33,8 @@ LATE_SHARE = 0.5
 
 
 def who_hears(peer: str, members: Iterable[Member]) -> set[str]:
-    """Watchers that trust themselves and do not miss the peer."""
-    return {each.watcher for each in members if not each.self_doubt and peer not in each.missing}
+    """Watchers that trust themselves and hear the peer. One that cannot ask it, or does not watch it, has no word."""
+    return {each.watcher for each in members if not each.self_doubt and peer in each.heard}
 
 
 def who_misses(peer: str, members: Iterable[Member]) -> set[str]:
@@ -48,21 +48,21 @@ def may_hear_nobody(gone: int, unknown: int, peers: int) -> bool:
 
 
 def who_contradicts(gone: Collection[str], members: Iterable[Member]) -> set[str]:
-    """Watchers that trust themselves, if none of them misses any of those that are gone."""
+    """Watchers that trust themselves and hear some of those that are gone, if no such watcher misses any of them."""
     trusting = [each for each in members if not each.self_doubt]
     missed = any(each.missing.intersection(gone) for each in trusting)
-    return set() if missed else {each.watcher for each in trusting}
+    return set() if missed else {each.watcher for each in trusting if each.heard.intersection(gone)}
 
 
 def is_agreed(gone: Collection[str], heard: Collection[str], members: Collection[Member]) -> bool:
-    """Every other watcher that is there misses all that are gone, its own agent too, whether it doubts itself or not.
+    """No other watcher that is there hears one of the gone, its own agent too, whether it doubts itself or not.
 
-    Where links are cut between agents that are well, each watcher still hears its own. One of them at least is right
-    about everybody that is `heard`: one that misses those as well may hear nobody at all.
+    Where links are cut between agents that are well, each watcher still hears its own. One of the others at least
+    misses all of the gone, and is right about everybody that is `heard`: one that misses those as well may hear nobody.
+    One that knows nothing of who is gone is no witness, and no contradiction either.
     """
-    missing = [each.missing for each in members]
-    right = any(each.isdisjoint(heard) for each in missing)
-    return bool(gone and heard and right) and all(each.issuperset(gone) for each in missing)
+    right = any(each.missing.issuperset(gone) and each.missing.isdisjoint(heard) for each in members)
+    return bool(gone and heard and right) and all(each.heard.isdisjoint(gone) for each in members)
 
 
 def against_another_restart(peer: str, watcher: str, voters: Collection[str], members: Collection[Member]) -> str:

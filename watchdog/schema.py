@@ -130,6 +130,10 @@ ALTER TABLE peer ADD COLUMN released_token INTEGER NOT NULL DEFAULT 0;
 -- seconds that a voter's word counts; 0: an order of before this step that rests on votes is not begun after it
 ALTER TABLE orders ADD COLUMN fresh_s REAL NOT NULL DEFAULT 0;
 """,
+    """
+-- JSON: how often in a row it missed each peer, 0 for one that it heard; `missing` is not used any more
+ALTER TABLE watcher ADD COLUMN misses TEXT NOT NULL DEFAULT '{}';
+""",
 )
 VERSION = len(STEPS)
 

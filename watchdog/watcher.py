@@ -238,7 +238,7 @@ class Watcher:
                 self._tell_doubt(at)
                 self._tell_storm(at)
                 self._tell_unasked(at)
-                self._coordinator.attend(self.name, self.doubt.reason, at, self._missing(tick))
+                self._coordinator.attend(self.name, self.doubt.reason, at, self._misses(tick))
         orders = self._carry_out_held(tick, at)
         if tick.unflushed and not tick.trouble:
             with self._remembering():
@@ -356,13 +356,15 @@ class Watcher:
         )
         self._standings.save(peer, Saved(watched.standing, watched.last_seen))
 
-    def _missing(self, tick: Tick) -> set[str]:
-        """Whom this watcher did not hear last, its own agent among them."""
-        missing = {self.name} if tick.own_endpoint else set()
-        return missing | {
-            name
+    def _misses(self, tick: Tick) -> dict[str, int]:
+        """What this watcher says of those it heard or missed. Its own agent is missed where its endpoint was, in vain.
+
+        Whom it cannot ask, and did not since it began, it says nothing of: what it knew before is not repeated as news.
+        """
+        return {self.name: 1 if tick.own_endpoint else 0} | {
+            name: watched.standing.missed_count
             for name, watched in self.peers.items()
-            if watched.standing.missed_count and watched.standing.status is not Status.ISOLATED
+            if watched.beat and not watched.unasked and watched.standing.status is not Status.ISOLATED
         }
 
     def _others(self, peers: Collection[str], at: Moment) -> list[Member]:

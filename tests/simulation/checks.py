@@ -234,9 +234,10 @@ class Checks:
         at = self.host.at()
         since_s = at.s - FRESH_TICKS * self.host.policy.interval_s
         rows = self.host.journal.read(
-            f"SELECT name, missing FROM watcher WHERE boot = ? AND seen_s >= ? {condition}", (at.boot, since_s)
+            f"SELECT name, misses FROM watcher WHERE boot = ? AND seen_s >= ? {condition}", (at.boot, since_s)
         )
-        return {row["name"]: set(json.loads(row["missing"])) for row in rows if row["name"] != but}
+        said = {row["name"]: json.loads(row["misses"]) for row in rows if row["name"] != but}
+        return {name: {peer for peer, count in misses.items() if count} for name, misses in said.items()}
 
     def on_begin(self, watcher: Watcher, order: Order, at: Moment) -> None:
         """An order is about to be carried out."""

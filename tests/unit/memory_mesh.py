@@ -7,7 +7,7 @@ clock, and which boot each of its hosts is on. With it the suite shows that the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from watchdog.clock import Moment
 from watchdog.errors import WatchdogError
 from watchdog.ladder import OrderState, PeerRecord
-from watchdog.mesh.coordinator import Closed, Denied, Member, Order, OrderRequest, Silence, Suspicion
+from watchdog.mesh.coordinator import NOTHING_KNOWN, Closed, Denied, Member, Order, OrderRequest, Silence, Suspicion
 from watchdog.model import Action, Severity
 
 EPOCH = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -66,7 +66,7 @@ class Store:
     peers: dict[str, Peer] = field(default_factory=dict)
     orders: list[Given] = field(default_factory=list)
     suspicions: dict[tuple[str, str], tuple[Said, int]] = field(default_factory=dict)
-    members: dict[str, tuple[Said, str, frozenset[str]]] = field(default_factory=dict)
+    members: dict[str, tuple[Said, str, dict[str, int]]] = field(default_factory=dict)
     silences: dict[str, tuple[float, Silence]] = field(default_factory=dict)
     revision: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -172,16 +172,16 @@ class MemoryCoordinator:
             self._store.revision += changed
             yield self._store
 
-    def attend(self, watcher: str, self_doubt: str, at: Moment, missing: Collection[str] = ()) -> None:
+    def attend(self, watcher: str, self_doubt: str, at: Moment, misses: Mapping[str, int] = NOTHING_KNOWN) -> None:
         with self._asked(changed=True) as store:
-            store.members[watcher] = (store.said(self._host, at), self_doubt, frozenset(missing))
+            store.members[watcher] = (store.said(self._host, at), self_doubt, dict(misses))
 
     def members(self, at: Moment, fresh_s: float) -> list[Member]:
         with self._asked() as store:
             now_s = store.said(self._host, at).s
             return [
-                Member(name, doubt, now_s - said.s, missing)
-                for name, (said, doubt, missing) in sorted(store.members.items())
+                Member(name, doubt, now_s - said.s, misses)
+                for name, (said, doubt, misses) in sorted(store.members.items())
                 if store.counts(said) and now_s - said.s <= fresh_s
             ]
 

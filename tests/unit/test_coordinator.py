@@ -660,13 +660,15 @@ def test_members_are_those_heard_of_lately(one: Coordinator, other: Coordinator)
     assert other.members(at(160.0, wall_step_s=-3600.0), FRESH_S) != [], "no clock step makes a member older"
 
 
-def test_a_member_says_whom_it_does_not_hear(one: Coordinator, other: Coordinator) -> None:
-    one.attend("immune", "its own agent is gone", at(100.0), {"shield", "immune"})
+def test_a_member_says_whom_it_misses_and_hears(one: Coordinator, other: Coordinator) -> None:
+    one.attend("immune", "its own agent is gone", at(100.0), {"shield": 3, "immune": 1, "scribe": 0})
     assert other.members(at(100.0), FRESH_S) == [
-        Member("immune", "its own agent is gone", 0.0, frozenset({"immune", "shield"}))
+        Member("immune", "its own agent is gone", 0.0, {"immune": 1, "scribe": 0, "shield": 3})
     ]
+    [said] = other.members(at(100.0), FRESH_S)
+    assert (said.missing, said.heard) == ({"shield", "immune"}, {"scribe"})
     one.attend("immune", "", at(130.0))
-    assert other.members(at(130.0), FRESH_S)[0].missing == frozenset()
+    assert other.members(at(130.0), FRESH_S)[0].misses == {}, "it knows nothing"
 
 
 def test_a_member_s_last_word_on_itself_counts(one: Coordinator, other: Coordinator) -> None:

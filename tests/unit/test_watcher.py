@@ -417,7 +417,7 @@ def test_who_doubts_itself_says_so_once_and_acts_on_nobody(
 
 def test_a_watcher_says_whom_it_does_not_hear_also_in_doubt(bench: Bench) -> None:
     def missing() -> set[str]:
-        return set(bench.mesh.members(bench.at(), INTERVAL_S * 2)[0].missing)
+        return bench.mesh.members(bench.at(), INTERVAL_S * 2)[0].missing
 
     bench.round(SILENT)
     assert missing() == {"shield"}
@@ -655,9 +655,9 @@ def test_nobody_is_restarted_while_another_s_restart_is_unfinished_and_the_count
     assert actions(bench.round(SILENT)) == ["restart shield"]
 
 
-def cannot_ask(bench: Bench, *peers: str) -> None:
+def cannot_ask(bench: Bench, *peers: str, name: str = "immune", passes_s: float = INTERVAL_S) -> None:
     """One round in which the others answer."""
-    watcher = bench.watcher
+    watcher = bench.watchers[name]
     watcher.begin_round(bench.at())
     for peer in watcher.peers:
         if peer in peers:
@@ -665,7 +665,45 @@ def cannot_ask(bench: Bench, *peers: str) -> None:
         else:
             watcher.hear(peer, replace(UP, peer=peer), bench.at())
     assert watcher.end_round(bench.at()) == []
-    bench.now_s += INTERVAL_S
+    bench.now_s += passes_s
+
+
+@pytest.mark.parametrize("heard_before", [True, False])
+def test_who_cannot_ask_a_peer_does_not_hear_it(pair: Bench, heard_before: bool) -> None:
+    """Counted as one that hears it, sidecar's watcher kept immune from restarting a dead peer more than once."""
+    if not heard_before:
+        pair.start("sidecar")
+    for _ in range(10):
+        pair.round(SILENT, "immune", passes_s=INTERVAL_S / 2)
+        cannot_ask(pair, "shield", name="sidecar", passes_s=INTERVAL_S / 2)
+    assert actions(pair.begun) == ["restart shield"] * 3
+    assert [each.reason for each in pair.told if "is not: missed by" in each.reason] == []
+    pair.rounds(3, SILENT)
+    assert "1 of 2 watchers vote for it" in pair.told[-1].reason
+
+
+def test_who_does_not_watch_a_peer_does_not_hear_it(pair: Bench) -> None:
+    """It is not in its configuration, whatever that of the others says."""
+    del pair.watchers["sidecar"].peers["shield"]
+    assert actions(both(pair, 10, SILENT)) == ["restart shield"] * 3
+
+
+def test_what_was_missed_before_it_could_not_be_asked_is_not_said_again(pair: Bench) -> None:
+    """sidecar's watcher missed shield, and cannot ask it any more: nothing that immune hears would be forgiven ever."""
+    both(pair, 4, SILENT)
+    for _ in range(12):
+        pair.round({}, "immune", passes_s=INTERVAL_S / 2)
+        cannot_ask(pair, "shield", name="sidecar", passes_s=INTERVAL_S / 2)
+    assert pair.mesh.record("shield", pair.at()).restart_count == 0
+
+
+def test_who_can_ask_nobody_makes_nobody_doubt() -> None:
+    """immune loses one peer after the other, and warden has no word on either."""
+    mesh = Bench(names=("immune", "warden"))
+    for number in range(20):
+        mesh.round(BOTH_SILENT if number > 2 else SILENT if number else {}, "immune", passes_s=INTERVAL_S / 2)
+        cannot_ask(mesh, *BOTH_SILENT, name="warden", passes_s=INTERVAL_S / 2)
+    assert not mesh.doubts("immune")
 
 
 def test_a_peer_that_cannot_be_asked_is_told_once_and_is_unknown_until_it_can(bench: Bench) -> None:

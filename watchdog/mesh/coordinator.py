@@ -19,10 +19,11 @@ is not finished within its lease is over all the same: void when it was never be
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from watchdog.clock import Moment
@@ -31,6 +32,7 @@ from watchdog.model import Action, Severity
 
 THIS_HOST = ""
 """The host of a mesh that has only one."""
+NOTHING_KNOWN: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,19 @@ class Member:
     self_doubt: str
     """Why it acts on nobody and has no vote; empty while it trusts itself."""
     age_s: float
-    missing: frozenset[str] = frozenset()
-    """Whom it did not hear, its own agent among them. Also one that doubts itself says so; it is no vote."""
+    misses: Mapping[str, int] = field(default_factory=dict)
+    """How often in a row it missed each, its own agent too; 0 for whom it heard last. It knows nothing of others:
+    it cannot ask them, or does not watch them. Also one that doubts itself says so; it is no vote."""
+
+    @property
+    def missing(self) -> set[str]:
+        """Whom it did not hear last."""
+        return {peer for peer, count in self.misses.items() if count}
+
+    @property
+    def heard(self) -> set[str]:
+        """Whom it heard last."""
+        return {peer for peer, count in self.misses.items() if not count}
 
 
 class Closed(NamedTuple):
@@ -135,8 +148,8 @@ class Closed(NamedTuple):
 class Coordinator(Protocol):
     """Members, observations, orders, restart counts and silences of one mesh."""
 
-    def attend(self, watcher: str, self_doubt: str, at: Moment, missing: Collection[str] = ()) -> None:
-        """Say that `watcher` watches, whether it trusts itself, and whom it does not hear; repeated every round."""
+    def attend(self, watcher: str, self_doubt: str, at: Moment, misses: Mapping[str, int] = NOTHING_KNOWN) -> None:
+        """Say that `watcher` watches, whether it trusts itself, and whom it hears and misses; repeated every round."""
 
     def members(self, at: Moment, fresh_s: float) -> list[Member]:
         """Every watcher heard of within `fresh_s`, by name.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.journal import Journal
 from watchdog.ladder import OrderState, PeerRecord
-from watchdog.mesh.coordinator import Closed, Denied, Member, Order, OrderRequest, Silence, Suspicion
+from watchdog.mesh.coordinator import NOTHING_KNOWN, Closed, Denied, Member, Order, OrderRequest, Silence, Suspicion
 from watchdog.model import Action, Severity
 
 RECORDS = """
@@ -48,20 +48,18 @@ class LocalCoordinator:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def attend(self, watcher: str, self_doubt: str, at: Moment, missing: Collection[str] = ()) -> None:
+    def attend(self, watcher: str, self_doubt: str, at: Moment, misses: Mapping[str, int] = NOTHING_KNOWN) -> None:
         with self._journal.transaction(flushed=False) as tx:  # after a loss of power it means nothing
             tx.execute(
-                "INSERT OR REPLACE INTO watcher (name, self_doubt, seen_s, boot, missing) VALUES (?, ?, ?, ?, ?)",
-                (watcher, self_doubt, at.s, at.boot, json.dumps(sorted(missing))),
+                "INSERT OR REPLACE INTO watcher (name, self_doubt, seen_s, boot, misses) VALUES (?, ?, ?, ?, ?)",
+                (watcher, self_doubt, at.s, at.boot, json.dumps(dict(misses))),
             )
 
     def members(self, at: Moment, fresh_s: float) -> list[Member]:
         rows = self._journal.read(
             "SELECT * FROM watcher WHERE boot = ? AND seen_s >= ? ORDER BY name", (at.boot, at.s - fresh_s)
         )
-        return [
-            Member(r["name"], r["self_doubt"], at.s - r["seen_s"], frozenset(json.loads(r["missing"]))) for r in rows
-        ]
+        return [Member(r["name"], r["self_doubt"], at.s - r["seen_s"], json.loads(r["misses"])) for r in rows]
 
     def record(self, peer: str, at: Moment) -> PeerRecord:
         return _record(self._journal.read(ONE, (peer,))[0], at)
