@@ -60,7 +60,10 @@ class Ordering:
         """Order a restart; None when another watcher was first, or nobody may."""
         if held.beat.unfinished or self._is_contradicted(held, at) or self._is_used_up(held, at):
             return None
-        number = f"restart {held.record.restart_count + 1} of {self._policy.restarts_before_isolation}"
+        count, most = held.record.restart_count, self._policy.restarts_before_isolation
+        number = (
+            f"restart {count + 1} of {most}" if count < most else f"of its {count} restarts fewer than {most} are new"
+        )
         return self._order(held, Action.RESTART, f"{held.in_words}; {number}", (), self._restart_lease_s, at)
 
     def _is_contradicted(self, held: Held, at: Moment) -> bool:
@@ -68,8 +71,9 @@ class Ordering:
         if held.record.restart_count == 0 or held.beat.evidence:
             return False
         members = self._coordinator.members(at, fresh_s(self._policy))
-        against = quorum.against_another_restart(held.peer, self._name, set(self._voters_on(held.peer)), members)
-        if against:
+        voters, enough = set(self._voters_on(held.peer)), self._policy.missed_before_restart
+        against = quorum.against_another_restart(held.peer, self._name, voters, members, enough)
+        if against and held.missed_count > enough:  # before, the others' third miss may be yet to come
             with self._journal.transaction():
                 reason = f"it should be restarted again, and is not: {against}; is it the agent, or a watcher?"
                 self._herald.warn(held.peer, "disagreement", reason, at)
@@ -88,10 +92,15 @@ class Ordering:
     def isolate(self, held: Held, at: Moment) -> Order | None:
         """Order an isolation if there is a quorum; without one people are told, once an episode.
 
+        Where the budget was used up long ago, another restart is due instead: health forgives nothing while one watcher
+        misses the peer, and that one may be the sick one.
+
         Not at the first miss that is enough, nor while this watcher's own vote is out, as right after a storm: the
         others' rounds come within an interval, and with them their votes.
         """
         peer = held.peer
+        if self._is_stale(held, at):
+            return self.restart(held, at)
         suspicions = self._coordinator.suspicions(at, fresh_s(self._policy))
         voters = set(self._voters_on(peer))
         votes = votes_on(peer, suspicions, voters, self._coordinator.record(peer, at), self._policy)
@@ -113,6 +122,14 @@ class Ordering:
         proof = held.beat.evidence or f"votes of {', '.join(sorted(votes))}"
         reason = f"{held.record.restart_count} restarts did not help: {held.beat.detail}; {proof}"
         return self._order(held, Action.ISOLATE, reason, tuple(sorted(votes)), ISOLATION_LEASE_S, at)
+
+    def _is_stale(self, held: Held, at: Moment) -> bool:
+        """The restarts that did not help are those of a trouble that was over long ago."""
+        voters, members = set(self._voters_on(held.peer)), self._coordinator.members(at, fresh_s(self._policy))
+        since_s = quorum.budget_since_s(
+            held.peer, held.missed_count, voters, members, self._policy, self._restart_lease_s
+        )
+        return self._coordinator.restarts(held.peer, since_s, at) < self._policy.restarts_before_isolation
 
     def _absent(self, voters: Collection[str], at: Moment) -> str:
         present = {member.watcher for member in self._coordinator.members(at, fresh_s(self._policy))}

@@ -32,11 +32,6 @@ LATE_SHARE = 0.5
 """A tick later than this share of the interval means that this watcher did not run when it should have."""
 
 
-def who_hears(peer: str, members: Iterable[Member]) -> set[str]:
-    """Watchers that trust themselves and hear the peer. One that cannot ask it, or does not watch it, has no word."""
-    return {each.watcher for each in members if not each.self_doubt and peer in each.heard}
-
-
 def who_misses(peer: str, members: Iterable[Member]) -> set[str]:
     """Watchers that trust themselves and miss the peer."""
     return {each.watcher for each in members if not each.self_doubt and peer in each.missing}
@@ -65,13 +60,19 @@ def is_agreed(gone: Collection[str], heard: Collection[str], members: Collection
     return bool(gone and heard and right) and all(each.heard.isdisjoint(gone) for each in members)
 
 
-def against_another_restart(peer: str, watcher: str, voters: Collection[str], members: Collection[Member]) -> str:
+def against_another_restart(
+    peer: str, watcher: str, voters: Collection[str], members: Collection[Member], enough: int
+) -> str:
     """Why `watcher` may not restart the peer once more without hard local evidence; empty when it may.
 
     Whoever is there and hears the peer knows better than one that does not, unless most of those with a vote miss it.
+    One that missed it less than `enough` times in a row, as a restart of its own would need, heard it a moment ago: a
+    single lost heartbeat must not give a sick watcher free hand.
     """
     members = [each for each in members if each.watcher in voters and each.watcher != watcher]
-    hearing, missing = who_hears(peer, members), who_misses(peer, members) | {watcher}
+    said = {each.watcher: each.misses[peer] for each in members if not each.self_doubt and peer in each.misses}
+    hearing = {name for name, misses in said.items() if misses < enough}
+    missing = said.keys() - hearing | {watcher}
     if not hearing or len(missing) * 2 > len(voters):
         return ""
     return f"missed by {', '.join(sorted(missing))} of {len(voters)} watchers, heard by {', '.join(sorted(hearing))}"
@@ -208,6 +209,22 @@ def stretched(policy: Policy, score: int) -> Policy:
     if not score:
         return policy
     return replace(policy, missed_before_restart=math.ceil(policy.missed_before_restart * (1 + score / 2)))
+
+
+def budget_since_s(
+    peer: str, misses: int, voters: Collection[str], members: Iterable[Member], policy: Policy, restart_lease_s: float
+) -> float:
+    """How old the restarts may be, in seconds, that lead to an isolation by a watcher with so many misses in a row.
+
+    Older ones say nothing of the peer as it is now, unless it was silent ever since: for each voter that has a word.
+    The window is the budget's, and what the ladder itself takes for the rungs, with restarts that hang.
+    """
+    said = (
+        each.misses[peer] for each in members if each.watcher in voters and not each.self_doubt and peer in each.misses
+    )
+    silent_s = min((misses, *said)) * policy.interval_s
+    rung_s = policy.missed_before_restart * policy.interval_s + restart_lease_s
+    return silent_s + policy.budget_window_s + policy.restarts_before_isolation * rung_s
 
 
 def votes_wanted(watchers: int, policy: Policy) -> int:

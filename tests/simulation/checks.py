@@ -19,6 +19,7 @@ HEALTHY_SLACK = 8
 
 
 STORM_SHARE = 3
+TRUSTING = "AND self_doubt = ''"
 FRESH_TICKS = 2
 FRESH_INTERVALS = 2.5
 """How old a vote may be: two intervals, and what a probe and the way to the journal took."""
@@ -205,14 +206,17 @@ class Checks:
         return math.ceil(self.host.policy.missed_before_restart * (1 + score / 2))
 
     def _must_be_first_or_shared(self, request: OrderRequest, what: str) -> None:
-        """A peer that is well, and was restarted before: only when most watchers are wrong about it."""
+        """A peer that is well, and was restarted before: only when most watchers are wrong about it.
+
+        One that missed it less often than a restart of its own needs is not wrong yet.
+        """
         peer = request.peer
         if not int(self._rows("SELECT coalesce(max(restart_count), 0) FROM peer WHERE name = ?", peer)[0][0]):
             return
-        trusted = self._trusted(request.watcher)
-        trusted.pop(peer, None)
-        hearing = [name for name, missing in trusted.items() if peer not in missing]
-        few = (len(trusted) - len(hearing) + 1) * 2 <= len(self.host.names) - 1
+        said = self._said(request.watcher, TRUSTING)
+        words = {name: misses[peer] for name, misses in said.items() if name != peer and peer in misses}
+        hearing = [name for name, misses in words.items() if misses < self._least(0)]
+        few = (len(words) - len(hearing) + 1) * 2 <= len(self.host.names) - 1
         self.must(not (hearing and few), f"{what}, which is well, again, and {hearing} hear it")
 
     def on_forgive(self, watcher: str, peer: str) -> None:
@@ -228,16 +232,20 @@ class Checks:
 
     def _trusted(self, but: str) -> dict[str, set[str]]:
         """The others that are there and have not said that they doubt themselves: whom each misses."""
-        return self._there(but, "AND self_doubt = ''")
+        return self._there(but, TRUSTING)
 
     def _there(self, but: str, condition: str = "") -> dict[str, set[str]]:
+        said = self._said(but, condition)
+        return {name: {peer for peer, count in misses.items() if count} for name, misses in said.items()}
+
+    def _said(self, but: str, condition: str) -> dict[str, dict[str, int]]:
+        """What the others that are there said of each peer: its misses in a row."""
         at = self.host.at()
         since_s = at.s - FRESH_TICKS * self.host.policy.interval_s
         rows = self.host.journal.read(
             f"SELECT name, misses FROM watcher WHERE boot = ? AND seen_s >= ? {condition}", (at.boot, since_s)
         )
-        said = {row["name"]: json.loads(row["misses"]) for row in rows if row["name"] != but}
-        return {name: {peer for peer, count in misses.items() if count} for name, misses in said.items()}
+        return {row["name"]: json.loads(row["misses"]) for row in rows if row["name"] != but}
 
     def on_begin(self, watcher: Watcher, order: Order, at: Moment) -> None:
         """An order is about to be carried out."""

@@ -15,6 +15,7 @@ from watchdog.quorum import (
     Doubt,
     Round,
     against_another_restart,
+    budget_since_s,
     is_agreed,
     is_storm,
     judge_round,
@@ -390,7 +391,43 @@ def test_what_settled_and_is_agreed_on_ends_doubt_and_storm(rounds: list[Round],
     ],
 )
 def test_who_may_restart_a_peer_once_more(voters: str, members: list[Member], may: bool) -> None:
-    assert (against_another_restart("shield", "a", voters, members) == "") is may
+    assert (against_another_restart("shield", "a", voters, members, 3) == "") is may
+
+
+@pytest.mark.parametrize(("misses", "may"), [(0, False), (1, False), (2, False), (3, True), (99, True)])
+def test_who_lost_a_heartbeat_or_two_still_contradicts(misses: int, may: bool) -> None:
+    members = [Member("b", "", 1.0, {"shield": misses})]
+    assert (against_another_restart("shield", "a", "ab", members, 3) == "") is may
+
+
+@pytest.mark.parametrize(
+    ("misses", "others", "since_s"),
+    [
+        (3, [], 1275.0 + 90.0),
+        (100, [], 1275.0 + 3000.0),
+        (100, [Member("b", "", 1.0, {"shield": 100})], 1275.0 + 3000.0),
+        (100, [Member("b", "", 1.0, {"shield": 3})], 1275.0 + 90.0),
+        (100, [Member("b", "", 1.0, {"shield": 0})], 1275.0),
+        (100, [Member("b", "", 1.0, {"scribe": 0})], 1275.0 + 3000.0),
+        (100, [Member("b", "late", 1.0, {"shield": 0})], 1275.0 + 3000.0),
+        (100, [Member("shield", "", 1.0, {"shield": 0})], 1275.0 + 3000.0),
+    ],
+    ids=[
+        "alone",
+        "it has been silent ever since",
+        "for another one as well",
+        "another one heard it two minutes ago",
+        "another one hears it",
+        "another one cannot ask it",
+        "another one doubts itself",
+        "the peer's own watcher has no vote",
+    ],
+)
+def test_how_old_the_restarts_may_be_that_lead_to_an_isolation(
+    misses: int, others: list[Member], since_s: float
+) -> None:
+    """A quarter of an hour, three times the three misses and a restart of 35 s, and how long it has been silent."""
+    assert budget_since_s("shield", misses, "ab", others, Policy(), 35.0) == since_s
 
 
 COUNTS = st.integers(0, 30)

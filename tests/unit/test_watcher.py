@@ -151,6 +151,42 @@ def test_one_word_restarts_a_peer_once_that_another_watcher_hears(pair: Bench) -
     assert pair.mesh.record("shield", pair.at()).restart_count == 0, "now that they agree, health forgives it"
 
 
+def test_one_lost_heartbeat_of_another_watcher_is_no_word_for_a_restart(pair: Bench) -> None:
+    """sidecar's link to shield is cut. Each heartbeat that immune lost had sidecar restart shield, which is well."""
+    for number in range(40):
+        pair.round(SILENT if number in (10, 20, 21, 30) else {}, "immune", passes_s=INTERVAL_S / 2)
+        pair.round(SILENT, "sidecar", passes_s=INTERVAL_S / 2)
+    assert actions(pair.begun) == ["restart shield"]
+
+
+def test_a_budget_used_up_over_hours_isolates_nobody_whoever_is_sick(pair: Bench) -> None:
+    """sidecar's link to shield is cut, so that nothing is forgiven; shield hangs for two minutes in each hour."""
+    for number in range(6 * 120):
+        pair.round(SILENT if number % 120 > 115 else {}, "immune", passes_s=INTERVAL_S / 2)
+        pair.round(SILENT, "sidecar", passes_s=INTERVAL_S / 2)
+    assert {order.action for order in pair.begun} == {Action.RESTART}
+    assert len(pair.begun) > POLICY.restarts_before_isolation
+    assert pair.begun[-1].reason.endswith("fewer than 3 are new")
+    assert actions(both(pair, 12, SILENT))[-1] == "isolate shield", "once it stays away"
+
+
+def test_what_stays_away_is_not_restarted_anew_every_hour(bench: Bench) -> None:
+    """One word isolates nobody, and three restarts that did not help are not forgotten while it is silent."""
+    bench.rounds(400, SILENT)
+    assert actions(bench.begun) == ["restart shield"] * 3
+
+
+def test_a_relapse_is_restarted_in_time_and_without_a_false_alarm(pair: Bench) -> None:
+    """Within 90 s of the first miss: when the second watcher has missed it as often as a restart needs."""
+    both(pair, 3, SILENT)
+    both(pair, 4, {})
+    begun = len(pair.begun)
+    for number in range(6):
+        pair.round(SILENT, pair.names[number % 2], passes_s=INTERVAL_S / 2)
+    assert len(pair.begun) == begun + 1
+    assert [each.reason for each in pair.told if "is not: missed by" in each.reason] == []
+
+
 def test_when_the_others_miss_it_too_or_the_unit_is_down_it_is_restarted_again(pair: Bench) -> None:
     for _ in range(4):
         pair.round(SILENT, "immune", passes_s=INTERVAL_S / 2)
