@@ -174,6 +174,29 @@ def test_nobody_is_held_for_an_order_that_was_overtaken(host: Host, agent: Cgrou
     assert programs_at(agent) == []
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_order_that_is_overtaken_while_the_rails_are_asked_cuts_off_nobody(
+    host: Host, agent: Cgroup, at_once: bool
+) -> None:
+    """As when the watcher is stopped meanwhile: the peer is well again when it goes on."""
+    asked: list[str] = []
+
+    def stands() -> None:
+        if "rails" in asked:
+            raise WatchdogError("too late")
+        asked.append("stands")
+
+    def rails() -> list[str]:
+        asked.append("rails")
+        return []
+
+    with pytest.raises(WatchdogError, match="too late"):
+        isolation.isolate(where(agent), WHY, host.place, NOW, rails=rails, stands=stands, at_once=at_once)
+    assert asked == ["stands", "rails"]
+    assert programs_at(agent) == []
+    assert host.intents() == []
+
+
 def test_who_may_share_its_cgroup_is_not_held_before_the_rails(host: Host, agent: Cgroup) -> None:
     seen: list[list[str]] = []
 

@@ -67,9 +67,9 @@ def isolate(
 
     A new one to which nothing is allowed is held meanwhile (watchdog.kernel.hold): from before the rails are asked with
     `at_once`, for an agent of the configuration that has its cgroup for itself, else from when they have let it pass;
-    `held` may do so already, and is lifted here. `stands` is asked first of all, with the lock held, and raises where
-    nothing is to be done any more. Raises WatchdogError when it cannot be cut off, and Refused when the rails do; what
-    was begun is undone then.
+    `held` may do so already, and is lifted here. `stands` is asked first of all, with the lock held, and once more
+    before the intent is written, and raises where nothing is to be done any more. Raises WatchdogError when it cannot
+    be cut off, and Refused when the rails do; what was begun is undone then.
     """
     with held or Hold() as hold, place.alone(waits=hold.lift):  # it may take a minute, and end in a refusal
         stands()
@@ -105,7 +105,7 @@ def isolate(
         if not allow and where.moved is None:
             for cgroup in glance(where, place.root):
                 hold.stop(str(cgroup.path))
-        intent, slot = _begin(intent, where, why, place, now)
+        intent, slot = _begin(intent, where, why, place, now, stands)
         step("intended")
         return _cut_or_undo(intent, place, now, _lifting(hold, step), slot)
 
@@ -129,14 +129,20 @@ def _lifting(hold: Hold, step: Step) -> Step:
 
 
 def _begin(
-    unfinished: Intent | None, where: Where, why: Why, place: Place, now: datetime
+    unfinished: Intent | None, where: Where, why: Why, place: Place, now: datetime, stands: Callable[[], None]
 ) -> tuple[Intent, Slot | None]:
-    """A new intent with its programs, or one that a dead process left half way: it is this one's now."""
+    """A new intent with its programs, or one that a dead process left half way: it is this one's now.
+
+    `stands` is asked once more, in the transaction that the cut follows from: this process may have been stopped since.
+    """
     if unfinished is not None:
+        stands()
         where = changing.joined(unfinished.where, where)
         return place.intents.change(unfinished, State.ISOLATING, now, where=where, why=why, trouble=""), None
     slot = programs.take(place)
-    return place.intents.begin(where, why, programs.held_by(slot, place), now), slot
+    with place.journal.transaction(flushed=False):
+        stands()
+        return place.intents.begin(where, why, programs.held_by(slot, place), now), slot
 
 
 def _cut_or_undo(intent: Intent, place: Place, now: datetime, step: Step, slot: Slot | None = None) -> Result:
