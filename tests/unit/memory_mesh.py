@@ -144,7 +144,8 @@ class Store:
         record = self.record(order.peer, now_s)
         same = record.token == order.token and self.orders[order.token - 1].order == order
         trouble = record.episode_open and record.episode == order.episode
-        free = not record.isolated and not self.is_silenced(order.peer, now_s)
+        released = self.peers.get(order.peer, Peer()).released_token >= order.token
+        free = not (record.isolated or released or self.is_silenced(order.peer, now_s))
         return same and record.order_open and trouble and free and self.votes(order, now_s)
 
     def is_silenced(self, peer: str, now_s: float) -> bool:

@@ -279,6 +279,13 @@ def silence(mesh: MeshOfKind) -> None:
     mesh.connect_other().silence(Silence("shield", at(200.0).utc, "upgrade", "root"), T0)
 
 
+def let_back(mesh: MeshOfKind) -> None:
+    """By an operator who cut it off by hand: what is counted against it begins anew."""
+    other = mesh.connect_other()
+    other.isolated("shield", T0.utc)
+    other.released("shield")
+
+
 def recover(mesh: MeshOfKind) -> None:
     assert mesh.connect_other().close_episode("shield", at(105.0), 0.0) is not None
 
@@ -300,6 +307,8 @@ MEANWHILE: dict[str, tuple[Callable[[MeshOfKind], object], bool]] = {
     "nothing": (lambda mesh: None, True),
     "silenced": (silence, False),
     "isolated": (lambda mesh: mesh.connect_other().isolated("shield", T0.utc), False),
+    "isolated and released": (let_back, False),
+    "another one released": (lambda mesh: mesh.connect_other().released("scribe"), True),
     "recovered": (recover, False),
     "relapsed": (relapse, False),
     "vote withdrawn": (withdraw, False),

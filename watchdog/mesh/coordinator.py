@@ -200,8 +200,8 @@ class Coordinator(Protocol):
         """Ask once more right before acting: a holder that was stopped may be late, and the peer be well again.
 
         False when the order is overtaken, over, begun before or expired, or when since it was given the peer recovered,
-        was silenced or isolated, or a voter took its word back or has not repeated it within the order's `fresh_s`. A
-        restart counts from here on, whatever becomes of it.
+        was silenced, isolated or released, or a voter took its word back or has not repeated it within the order's
+        `fresh_s`. A restart counts from here on, whatever becomes of it.
         """
 
     def stands(self, order: Order, at: Moment) -> bool:

@@ -171,9 +171,9 @@ class LocalCoordinator:
             return begun and self._is_wanted(tx, order, at)
 
     def _is_wanted(self, tx: sqlite3.Connection, order: Order, at: Moment) -> bool:
-        """The lease still runs, the peer's trouble is the same, nobody isolated or silenced it, and the votes stand."""
+        """The lease runs, the trouble is the same, nobody isolated, released or silenced the peer, the votes stand."""
         row = tx.execute("SELECT state, expires_s, boot FROM orders WHERE token = ?", (order.token,)).fetchone()
-        if row is None or _state_of(row, at) is not OrderState.OPEN:
+        if row is None or _state_of(row, at) is not OrderState.OPEN or _released_since(tx, order):
             return False
         record = self.record(order.peer, at)
         if record.isolated or not record.episode_open or record.episode != order.episode:
@@ -277,6 +277,12 @@ def _still_vote(tx: sqlite3.Connection, on: OrderRequest | Order, at: Moment) ->
         (on.peer, at.boot, at.s - on.fresh_s),
     )
     return set(on.voters) <= {row["watcher"] for row in rows}
+
+
+def _released_since(tx: sqlite3.Connection, order: Order) -> bool:
+    """Somebody let the peer back since: what the order rests on is counted anew."""
+    row = tx.execute("SELECT released_token FROM peer WHERE name = ?", (order.peer,)).fetchone()
+    return row is not None and row["released_token"] >= order.token
 
 
 def _is_under_way(tx: sqlite3.Connection, action: Action, host: str, at: Moment) -> bool:
