@@ -343,9 +343,13 @@ class Watcher:
         return not (self.doubt.doubting or quorum.reasons_to_doubt(tick.seen(at)))
 
     def _word(self, missed_count: int) -> int:
-        """What this watcher says of its misses: one that is slow has no vote before it would act by itself."""
+        """What this watcher says of its misses: no vote before it would act by itself, and none in its first round.
+
+        A slow one waits for more of them. One that has just begun cannot tell how old those are that it took over.
+        """
         enough = quorum.stretched(self.policy, self.score).missed_before_restart
-        return missed_count if missed_count >= enough else min(missed_count, self.policy.missed_before_restart - 1)
+        sure = missed_count >= enough and self.rounds > 0
+        return missed_count if sure else min(missed_count, self.policy.missed_before_restart - 1)
 
     def _learn(self, peer: str, at: Moment) -> None:
         """Take over what the mesh did to the peer, as soon as this watcher knows."""
@@ -362,7 +366,7 @@ class Watcher:
         Whom it cannot ask, and did not since it began, it says nothing of: what it knew before is not repeated as news.
         """
         return {self.name: 1 if tick.own_endpoint else 0} | {
-            name: watched.standing.missed_count
+            name: watched.standing.missed_count if self.rounds else self._word(watched.standing.missed_count)
             for name, watched in self.peers.items()
             if watched.beat and not watched.unasked and watched.standing.status is not Status.ISOLATED
         }

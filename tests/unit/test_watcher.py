@@ -322,6 +322,19 @@ def test_the_first_round_after_a_start_acts_on_nobody(bench: Bench) -> None:
     assert actions(bench.round(SILENT)) == ["restart shield"]
 
 
+def test_what_a_watcher_missed_before_it_was_killed_is_no_vote_in_its_first_round(pair: Bench) -> None:
+    """Two misses of ten minutes ago and one lost heartbeat: shield is well, and immune's link to it is cut."""
+    both(pair, 2, SILENT)
+    pair.rounds(20, SILENT)
+    pair.start("sidecar")
+    pair.round(SILENT, "sidecar", passes_s=1.0)
+    assert pair.watchers["sidecar"].status_of("shield").missed_count == 3, "they are as they were"
+    assert pair.round(SILENT, passes_s=1.0) == []
+    assert {order.action for order in pair.begun} == {Action.RESTART}
+    pair.round(SILENT, "sidecar")
+    assert actions(pair.round(SILENT)) == ["isolate shield"], "it misses it in a second round"
+
+
 def test_nothing_acts_in_a_silence_and_nothing_is_said(bench: Bench) -> None:
     until = bench.at().utc + timedelta(hours=1)
     bench.mesh.silence(Silence("shield", until, "upgrade", "root"), bench.at())
