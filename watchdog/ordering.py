@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from watchdog import quorum
 from watchdog.clock import Moment
-from watchdog.herald import Herald
+from watchdog.herald import STORM, Herald
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, PeerRecord, Policy
 from watchdog.mesh.coordinator import THIS_HOST, Coordinator, Denied, Order, OrderRequest
@@ -102,6 +102,9 @@ class Ordering:
         if self._is_stale(held, at):
             return self.restart(held, at)
         suspicions = self._coordinator.suspicions(at, fresh_s(self._policy))
+        seeing_storm = {each.watcher for each in suspicions if each.peer == STORM}
+        if quorum.who_is_trusted(seeing_storm, self._coordinator.members(at, fresh_s(self._policy))):
+            return None  # people were told so: whichever watcher sees the storm, nobody is isolated
         voters = set(self._voters_on(peer))
         votes = votes_on(peer, suspicions, voters, self._coordinator.record(peer, at), self._policy)
         against = quorum.may_isolate(

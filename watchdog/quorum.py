@@ -37,6 +37,11 @@ def who_misses(peer: str, members: Iterable[Member]) -> set[str]:
     return {each.watcher for each in members if not each.self_doubt and peer in each.missing}
 
 
+def who_is_trusted(watchers: Collection[str], members: Iterable[Member]) -> set[str]:
+    """Those of `watchers` that are there and trust themselves."""
+    return {each.watcher for each in members if each.watcher in watchers and not each.self_doubt}
+
+
 def may_hear_nobody(gone: int, unknown: int, peers: int) -> bool:
     """Whether all peers, and at least two, are gone, or could be by answers that are still out."""
     return gone > 0 and peers >= LEAST_GONE and gone + unknown == peers

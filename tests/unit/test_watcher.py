@@ -608,6 +608,31 @@ def test_a_storm_is_told_once_and_isolates_nobody() -> None:
 THREE, FIVE = ("immune", *FOUR[:2]), ("immune", *FOUR)
 
 
+def test_a_storm_that_one_watcher_sees_keeps_all_others_from_isolating() -> None:
+    """shield is dead, and scout misses scholar as well. Three of five voters would be enough."""
+    mesh = Bench(
+        peers=(*FIVE, "scholar"),
+        names=("immune", "sidecar", "scribe", "scout"),
+        policy=replace(POLICY, restarts_before_isolation=1),
+    )
+
+    def rounds(count: int, silent: dict[str, Heartbeat], own: Heartbeat = UP, scout_misses: str = "") -> None:
+        for _ in range(count):
+            for name in mesh.names:
+                more = {scout_misses: DOWN} if name == "scout" else {}
+                mesh.round(silent | more, name, passes_s=INTERVAL_S / 4, own=own if name == "scout" else UP)
+
+    rounds(1, {})
+    rounds(1, SILENT)
+    rounds(10, SILENT, scout_misses="scholar")
+    assert actions(mesh.begun) == ["restart shield"]
+    assert next(each.reason for each in mesh.told if each.peer_name == "*").endswith("nobody is isolated")
+    assert not [each for each in mesh.told if "it should be isolated, and is not" in each.reason]
+    rounds(1, SILENT, own=DOWN, scout_misses="scholar")
+    rounds(1, SILENT, own=DOWN, scout_misses="scholar")
+    assert actions(mesh.begun)[1:] == ["isolate shield"], "who doubts itself binds nobody"
+
+
 @pytest.mark.parametrize(
     ("agents", "watchers", "hung", "deaf", "restarted"),
     [
