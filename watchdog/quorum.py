@@ -90,9 +90,12 @@ class Round:
     peers: int
     """Peers that were probed and are not isolated."""
     newly_gone: int
-    """Peers that did not answer in this one, and did in the round before, or were not there: new, or just let back."""
+    """Peers that did not answer in this one, and did in the round before, or were not there: new, just let back, or
+    silenced until now. None where all of them are silenced."""
     gone: int
     """Peers that did not answer in this one."""
+    silenced_gone: int = 0
+    """Those of them that are silenced."""
     unheard: int = 0
     """Peers that this watcher could not ask, or not hear: no word on them."""
     late_s: float = 0.0
@@ -173,7 +176,7 @@ def judge_round(doubt: Doubt, seen: Round) -> Doubt:
 
     While in doubt a tick is clean only when fewer than half of the peers (or a single one) are gone at all, and a tick
     in which no peer could be asked proves nothing. A watcher that went deaf must hear somebody: when others isolate all
-    its peers but one, the silence of that one is no proof of anything.
+    its peers but one, the silence of that one is no proof of anything. Only to that one those that are silenced count.
     """
     reasons = reasons_to_doubt(seen)
     if reasons:
@@ -182,7 +185,8 @@ def judge_round(doubt: Doubt, seen: Round) -> Doubt:
     if not doubt.doubting:
         return doubt
     nobody_answered = 0 < seen.peers == seen.gone + seen.unheard
-    unclean = too_many(seen.gone, seen.peers) or (nobody_answered and (doubt.deaf or not seen.gone))
+    gone = seen.gone if doubt.deaf else seen.gone - seen.silenced_gone
+    unclean = too_many(gone, seen.peers) or (nobody_answered and (doubt.deaf or not seen.gone))
     return _after(doubt, seen, clean=not unclean)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from watchdog.clock import Moment
 from watchdog.ordering import Held
@@ -38,6 +38,10 @@ class Tick:
     """Something was written in it that a loss of power would still take."""
     cut_off: set[str] = field(default_factory=set)
     """Who was isolated when it began, the own agent too: what was asked then and is not answered is no miss."""
+    silenced: set[str] = field(default_factory=set)
+    """Whose silence is meant: for itself it is no sign of a sick watcher, nor of a storm."""
+    silenced_no_more: set[str] = field(default_factory=set)
+    """Whose silence is news again."""
     answered: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     newly_gone: set[str] = field(default_factory=set)
@@ -70,8 +74,9 @@ class Tick:
         """As the rules of self-doubt and storm see it."""
         return Round(
             peers=len(self.counted),
-            newly_gone=len(self.newly_gone),
+            newly_gone=len(self.newly_gone) if self.newly_gone - self.silenced else 0,
             gone=len(self.gone),
+            silenced_gone=len(self.gone & self.silenced),
             unheard=len(self.counted - self.gone - self.answered),
             late_s=max(self.late_s, self.overrun_s(at)),
             interval_s=self.interval_s,
@@ -81,4 +86,16 @@ class Tick:
             coordinator=self.trouble,
             agreed=self.agreed,
             alone_against=self.alone_against,
+        )
+
+    def seen_of_the_others(self, at: Moment) -> Round:
+        """The same without those that are silenced."""
+        others = self.counted - self.silenced
+        return replace(
+            self.seen(at),
+            peers=len(others),
+            newly_gone=len(self.newly_gone - self.silenced),
+            gone=len(self.gone - self.silenced),
+            silenced_gone=0,
+            unheard=len(others - self.gone - self.answered),
         )

@@ -95,6 +95,7 @@ class Watcher:
         self._overrun_s = 0.0
         self._saved_doubt: Doubt | None = None
         self._said_own: set[str] = set()
+        self._silenced: set[str] = set()
         self._storm_is_said = True  # by the process before this one, as far as is known
 
     def watch(self, peer: str, endpoint: str, at: Moment) -> None:
@@ -150,11 +151,14 @@ class Watcher:
             clock_jump_s=clock_jump_s,
             suspended_s=suspended_s,
             own_endpoint_waited_for=own_endpoint_probed,
+            silenced=self._silenced,
         )
         with self._remembering():
             self._refresh_records(at)
             self._tick.cut_off = {name for name, record in self._records.items() if record.isolated}
             self._tick.counted = set(self.peers) - self._tick.cut_off  # whom somebody let back is waited for
+            self._tick.silenced = set(self._coordinator.silences(at))
+            self._tick.silenced_no_more = self._silenced - self._tick.silenced
             if any(record.order_open for record in self._records.values()):
                 self._ordering.tell_again(at)
             if self._saved_doubt is None:
@@ -232,11 +236,11 @@ class Watcher:
                 self._compare(tick, at)
         seen = tick.seen(at)
         self.doubt = quorum.judge_round(self.doubt, seen)
-        self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), seen)
+        self.storm = quorum.judge_storm(self.storm, self._newly_suspect(), tick.seen_of_the_others(at))
         if not tick.trouble:
             with self._remembering():
                 self._tell_doubt(at)
-                self._tell_storm(at)
+                self._tell_storm(tick, at)
                 self._tell_unasked(at)
                 self._coordinator.attend(self.name, self.doubt.reason, at, self._misses(tick))
         orders = self._carry_out_held(tick, at)
@@ -244,6 +248,7 @@ class Watcher:
             with self._remembering():
                 self._journal.flush()
         self._overrun_s = tick.overrun_s(at)
+        self._silenced = tick.silenced
         self.trouble = tick.trouble
         self.rounds += 1
         self._tick = None
@@ -311,7 +316,7 @@ class Watcher:
             return
         tick.gone.add(peer)
         was_there = watched.standing.status is not Status.ISOLATED and self.rounds > 0  # or nothing was known of it
-        if watched.standing.missed_count == 0 or not was_there:
+        if watched.standing.missed_count == 0 or not was_there or peer in tick.silenced_no_more:
             tick.newly_gone.add(peer)
             watched.suspect_since_round = self.rounds
 
@@ -384,19 +389,22 @@ class Watcher:
         """What a round that may be a sick watcher's looks like beside what the mesh knows and the others say."""
         if tick.own_endpoint and (self.name in tick.cut_off or self._coordinator.record(self.name, at).isolated):
             tick.own_endpoint = ""  # we cut it off: its silence says nothing of this watcher
+        if tick.gone:
+            tick.silenced = set(self._coordinator.silences(at))  # one may have been silenced since the round began
         if tick.may_hear_nobody or (tick.gone and self._hands_bound):
             others = self._others(tick.gone, at)
             tick.agreed = quorum.is_agreed(tick.gone, tick.heard(self.name), others)
-            if tick.may_hear_nobody:
+            if tick.may_hear_nobody and tick.gone - tick.silenced:
                 tick.alone_against = ", ".join(sorted(quorum.who_contradicts(tick.gone, others)))
 
     def _newly_suspect(self) -> int:
         since_round = self.rounds - quorum.STORM_TICKS + 1
         return sum(
             watched.standing.missed_count > 0
+            and not (self._tick and name in self._tick.silenced)
             and watched.standing.status is not Status.ISOLATED
             and watched.suspect_since_round >= since_round
-            for watched in self.peers.values()
+            for name, watched in self.peers.items()
         )
 
     def _must_wait(self, tick: Tick, at: Moment) -> bool:
@@ -405,7 +413,7 @@ class Watcher:
             return True
         unknown, peers = tick.unknown, len(tick.counted)
         return quorum.may_still_doubt(len(tick.newly_gone), unknown, peers) or quorum.is_storm(
-            self._newly_suspect() + unknown, peers
+            self._newly_suspect() + unknown, tick.seen_of_the_others(at).peers
         )
 
     # What follows
@@ -505,11 +513,12 @@ class Watcher:
                 self._coordinator.trust(self.name, peer)
                 watched.suspected = False
 
-    def _tell_storm(self, at: Moment) -> None:
+    def _tell_storm(self, tick: Tick, at: Moment) -> None:
         """Every watcher in a storm says so every round, and it is over when the last one has stopped."""
         reason = ""
         if self.storm.doubting:
-            gone = ", ".join(sorted(name for name, peer in self.peers.items() if peer.standing.missed_count))
+            missed = {name for name, peer in self.peers.items() if peer.standing.missed_count}
+            gone = ", ".join(sorted(missed - tick.silenced))
             reason = f"{self.storm.reason}: {gone}; nobody is isolated"
             self._coordinator.suspect(self.name, STORM, 0, at)
             for peer in [name for name, watched in self.peers.items() if watched.suspected]:

@@ -178,13 +178,18 @@ class Checks:
         self.must(not self.truth.why_not(name), f"{what}, and {self.truth.why_not(name)}")
         there = [peer for peer in watcher.peers if not self.host.is_isolated(peer)]
         gone = [peer for peer in there if self.of(name, peer).misses]
-        lately = [peer for peer in gone if self.of(name, peer).began_round >= self.truth.of[name].rounds - 1]
-        storm = len(lately) > 1 and len(lately) * STORM_SHARE > len(there)
-        self.must(not storm, f"{what}, and {lately} of {there} went silent just now")
+        meant = [peer for peer in there if not self.host.is_silenced(peer)]
+        lately = [peer for peer in meant if self._went_silent_lately(name, peer)]
+        storm = len(lately) > 1 and len(lately) * STORM_SHARE > len(meant)
+        self.must(not storm, f"{what}, and {lately} of {meant} went silent just now")
         if len(gone) > 1 and gone == there and all(self.of(name, peer).false_misses for peer in gone):
             trusted = self._trusted(name)
             alone = trusted and not any(missing & set(gone) for missing in trusted.values())
             self.must(not alone, f"{what}, hears nobody of {gone}, and {sorted(trusted)} hear them")
+
+    def _went_silent_lately(self, watcher: str, peer: str) -> bool:
+        heard = self.of(watcher, peer)
+        return heard.misses > 0 and heard.began_round >= self.truth.of[watcher].rounds - 1
 
     def _must_be_votes(self, request: OrderRequest, what: str) -> None:
         """Whose word an isolation rests on."""

@@ -344,6 +344,67 @@ def test_nothing_acts_in_a_silence_and_nothing_is_said(bench: Bench) -> None:
     assert bench.told == [], "what was not told is not resolved either"
 
 
+def silence(bench: Bench, *peers: str) -> None:
+    for peer in peers:
+        bench.mesh.silence(Silence(peer, bench.at().utc + timedelta(hours=2), "upgrade", "root"), bench.at())
+
+
+def test_agents_that_are_silenced_and_stopped_are_no_sign_of_a_sick_watcher_or_a_storm(bench: Bench) -> None:
+    silence(bench, "shield", "sidecar")
+    bench.rounds(8, BOTH_SILENT)
+    assert (bench.told, bench.doubts()) == ([], False)
+
+
+def test_one_that_is_silenced_while_a_round_is_under_way_is(bench: Bench) -> None:
+    watcher = bench.watcher
+    watcher.begin_round(bench.at())
+    silence(bench, "shield", "sidecar")
+    for peer in BOTH_SILENT:
+        watcher.hear(peer, replace(DOWN, peer=peer), bench.at())
+    watcher.end_round(bench.at())
+    assert (bench.told, bench.doubts()) == ([], False)
+
+
+def test_beside_agents_that_are_silenced_the_ladder_goes_on() -> None:
+    """Two of five are stopped for work, then a third one dies: that is one silent peer of three."""
+    bench = Bench(peers=(*FOUR, "scholar"))
+    bench.round()
+    silence(bench, "scout", "scholar")
+    stopped = dict.fromkeys(("scout", "scholar"), DOWN)
+    bench.rounds(2, stopped)
+    assert actions(bench.rounds(3, {**stopped, **SILENT})) == ["restart shield"]
+    assert bench.heard("*") == bench.heard("immune (watcher)") == []
+
+
+@pytest.mark.parametrize(("silenced", "doubts"), [((), True), (("sidecar",), True), (("shield", "sidecar"), False)])
+def test_who_goes_deaf_doubts_itself_while_anybody_is_not_silenced(
+    bench: Bench, silenced: tuple[str, ...], doubts: bool
+) -> None:
+    """Where all are silenced nothing acts on anybody."""
+    silence(bench, *silenced)
+    assert bench.rounds(20, BOTH_SILENT) == []
+    assert bench.doubts() is doubts
+
+
+def test_agents_that_are_still_gone_when_their_silence_ends_are_news(bench: Bench) -> None:
+    """A watcher that went deaf meanwhile is not to restart them."""
+    silence(bench, "shield", "sidecar")
+    bench.rounds(5, BOTH_SILENT)
+    for peer in BOTH_SILENT:
+        assert bench.mesh.unsilence(peer)
+    assert bench.rounds(5, BOTH_SILENT) == []
+    assert bench.doubts()
+
+
+def test_who_was_late_once_trusts_itself_again_beside_agents_that_are_silenced(bench: Bench) -> None:
+    silence(bench, "shield", "sidecar")
+    bench.rounds(2, BOTH_SILENT)
+    bench.round(BOTH_SILENT, late_s=INTERVAL_S)
+    assert bench.doubts()
+    bench.rounds(2, BOTH_SILENT)
+    assert not bench.doubts()
+
+
 def test_a_silence_that_ends_finds_the_peer_as_it_is(bench: Bench) -> None:
     until = bench.at().utc + timedelta(seconds=10 * INTERVAL_S)
     bench.mesh.silence(Silence("shield", until, "upgrade", "root"), bench.at())
