@@ -167,7 +167,8 @@ class Loop:
             while pending and pending[0][0] <= now_s:
                 name = heapq.heappop(pending)[1]
                 if self._watcher.waits_for(name):
-                    self._submit(name, self._targets[name])
+                    before = self._watcher.peers[name].progress
+                    self._submit(name, replace(self._targets[name], before=before) if before else self._targets[name])
             self._turn(min(last_s, pending[0][0] if pending else last_s) - now_s)
 
     def _submit(self, key: str, target: Target) -> None:

@@ -51,6 +51,14 @@ class EventState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one start of an agent had come at the last probe."""
+
+    instance: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """The result of one probe. A silent peer is a value, not an exception."""
 
@@ -70,6 +78,8 @@ class Heartbeat:
     """systemd itself reports the peer's unit failed or dead."""
     unfinished: str = ""
     """Another agent's restart that systemd has not ended: this one is not restarted meanwhile. Empty for none."""
+    progress: Progress | None = None
+    """What it said of its progress, or said last; None while it said nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from watchdog.database import SET_ASIDE_HINT
 from watchdog.errors import JournalCorrupt
 from watchdog.journal import Journal
 from watchdog.ladder import Standing
+from watchdog.model import Progress
 from watchdog.quorum import Doubt
 
 
@@ -21,6 +22,8 @@ class Saved:
 
     standing: Standing
     last_seen: datetime | None
+    progress: Progress | None = None
+    """What the peer said of it when it was heard last before this was saved."""
 
 
 ITSELF = ""

@@ -25,7 +25,7 @@ from watchdog.journal import Journal
 from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
 from watchdog.mesh.coordinator import Coordinator, Member, Order
 from watchdog.mesh.overview import fresh_s
-from watchdog.model import Action, Heartbeat, PeerStatus, Severity, Status
+from watchdog.model import Action, Heartbeat, PeerStatus, Progress, Severity, Status
 from watchdog.ordering import Held, Ordering
 from watchdog.quorum import Doubt
 from watchdog.standings import ITSELF, Saved, Standings
@@ -45,6 +45,7 @@ class Watched:
     standing: Standing = field(default_factory=Standing)
     last_seen: datetime | None = None
     beat: Heartbeat | None = None
+    progress: Progress | None = None
     suspected: bool = False
     """Others were told that this watcher misses it."""
     suspect_since_round: int = 0
@@ -126,6 +127,7 @@ class Watcher:
             if watched.beat is None:  # what was heard since is newer
                 watched.standing = saved.standing
             watched.last_seen = watched.last_seen or saved.last_seen
+            watched.progress = watched.progress or saved.progress
             watched.suspected = True  # it may have been: the first good answer takes back what was said then
 
     # A round
@@ -328,13 +330,14 @@ class Watcher:
         votes = not beat.healthy and standing.status is not Status.ISOLATED and self._may_vote(tick, at)
         watched.unsaved |= standing != watched.standing or votes or watched.suspected
         watched.standing, watched.beat = standing, beat
+        watched.progress = beat.progress or watched.progress
         watched.last_seen = at.utc if beat.healthy else watched.last_seen
         if not watched.unsaved or tick.trouble:
             return
         with self._remembering():
             tick.unflushed = True
             with self._journal.transaction(flushed=False):
-                self._standings.save(peer, Saved(standing, watched.last_seen))
+                self._standings.save(peer, Saved(standing, watched.last_seen, watched.progress))
                 if votes:
                     counts = not beat.impostor and not self.storm.doubting
                     watched.suspected = True  # also where the answer to this is lost
@@ -363,7 +366,7 @@ class Watcher:
         watched.standing = ladder.learn(
             watched.standing, self._records[peer], quorum.stretched(self.policy, self.score)
         )
-        self._standings.save(peer, Saved(watched.standing, watched.last_seen))
+        self._standings.save(peer, Saved(watched.standing, watched.last_seen, watched.progress))
 
     def _misses(self, tick: Tick) -> dict[str, int]:
         """What this watcher says of those it heard or missed. Its own agent is missed where its endpoint was, in vain.

@@ -21,6 +21,7 @@ from tests.unit.agents import HANG_S, Agent, Told, agents, eventually
 from tests.unit.certificates import Authority
 from watchdog import Monitor, clock
 from watchdog.errors import ConfigurationError, JournalFailed, UsageError
+from watchdog.heartbeat import Pulse, serve
 from watchdog.journal import Journal, set_aside
 from watchdog.ladder import Policy
 from watchdog.loop import JITTER_SHARE, jumps, next_tick_s
@@ -589,6 +590,21 @@ def test_it_takes_up_where_it_left_off(mesh: dict[str, Agent], monitors: Monitor
     assert left is not None
     assert taken_up is not None
     assert (taken_up.status, taken_up.missed_count) == (left.status, left.missed_count)
+
+
+def test_an_agent_that_stands_still_does_so_for_the_next_process_too(monitors: Monitors, journal: Journal) -> None:
+    """It answers 200: without what it had said before, the next process' first probe finds it well."""
+
+    def healthy_heartbeats(port: int) -> int:
+        monitor = monitors({}, PATIENT, journal=journal)
+        monitor.register_peer("shield", f"http://127.0.0.1:{port}/")
+        monitor.start()
+        eventually(lambda: monitor.stats().total_misses >= 3)
+        monitor.stop()
+        return monitor.stats().total_checks - monitor.stats().total_misses
+
+    with serve(Pulse("shield")) as hung:
+        assert [healthy_heartbeats(hung.port) for _ in range(2)] == [1, 0]
 
 
 def test_what_is_published_of_a_round_says_what_went_wrong_in_it(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from tests.unit import hostile
 from watchdog.errors import ConfigurationError
 from watchdog.heartbeat import Pulse, serve
-from watchdog.probe import Ownership, OwnerVerdict, Prober, Target
+from watchdog.probe import Ownership, OwnerVerdict, Prober, Progress, Target
 from watchdog.probe.transport import Shelf
 
 TIMEOUT_S = 0.5
@@ -91,6 +92,19 @@ def test_the_owner_is_asked_for_the_address_that_was_heard() -> None:
     with Prober(1, owner_check=note) as prober:
         assert not prober.probe(target).healthy
     assert asked[2:] == [None], "nobody was heard"
+
+
+def test_an_agent_that_hung_before_this_process_began_stands_still_at_once() -> None:
+    pulse = Pulse("shield")
+    heard = Progress(pulse.instance, 0)
+    with serve(pulse) as agent:
+        target = Target("shield", f"http://127.0.0.1:{agent.port}/", TIMEOUT_S)
+        with Prober(1) as prober:
+            beats = [prober.probe(replace(target, before=heard)), prober.probe(target)]
+        assert [(beat.healthy, beat.progress) for beat in beats] == [(False, heard)] * 2
+        assert beats[0].detail == "stands still: its seq is 0, as at the last probe"
+        with Prober(1) as prober:
+            assert prober.probe(replace(target, before=Progress("an earlier start", 0))).healthy
 
 
 @pytest.mark.parametrize("status", [b"302 Found", b"404 Not Found", b"503 Service Unavailable"])

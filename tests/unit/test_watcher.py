@@ -14,7 +14,7 @@ from watchdog.config import Config
 from watchdog.errors import JournalCorrupt, JournalFailed
 from watchdog.ladder import OrderState
 from watchdog.mesh.coordinator import Order, Silence
-from watchdog.model import Action, Heartbeat, Severity, Status
+from watchdog.model import Action, Heartbeat, Progress, Severity, Status
 
 SILENT = {"shield": DOWN}
 BOTH_SILENT = {"shield": DOWN, "sidecar": DOWN}
@@ -638,6 +638,21 @@ def test_doubt_survives_the_process(bench: Bench, clean_rounds: int) -> None:
     bench.rounds(2, {"sidecar": DOWN})
     assert not bench.doubts()
     assert bench.heard("immune (watcher)") == [ALERT, ("alert", "MEDIUM", "RESOLVED")]
+
+
+def test_what_a_hung_agent_said_of_its_progress_survives_the_process(bench: Bench) -> None:
+    """Else it answers the first probe of the next process as one that is well, and its misses are gone."""
+    hung = replace(DOWN, progress=Progress("one", 4711))
+    bench.round({"shield": hung})
+    bench.round(SILENT)
+    bench.start()
+    assert bench.watcher.peers["shield"].progress == Progress("one", 4711)
+    flushed = bench.journal.flushed
+    bench.rounds(2, {"sidecar": replace(UP, progress=Progress("one", 4712)), "shield": DOWN})
+    bench.round({"sidecar": replace(UP, progress=Progress("one", 4713)), "shield": DOWN})
+    assert bench.watcher.peers["sidecar"].progress == Progress("one", 4713)
+    assert bench.journal.flushed == flushed + 3, "for shield's sake: what grows is not written down"
+    assert bench.journal.read("SELECT body FROM standing WHERE peer = 'sidecar'") == []
 
 
 def test_a_watcher_started_among_the_dead_doubts_itself_first() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from watchdog.heartbeat import signature
+from watchdog.model import Progress
 
 FIELD_MAX_CHARS = 128
 NUMBER_MAX_CHARS = 32
@@ -31,14 +32,6 @@ class Expected:
     def identity_required(self) -> bool:
         """Whether an answer that does not say whose it is counts as somebody else's."""
         return self.require_identity or self.key is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far one start of the agent had come at the last probe."""
-
-    instance: str
-    seq: int
 
 
 @dataclass(frozen=True, slots=True)

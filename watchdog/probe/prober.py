@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from watchdog.errors import ConfigurationError
 from watchdog.heartbeat import NONCE_HEADER
-from watchdog.model import Heartbeat
+from watchdog.model import Heartbeat, Progress
 from watchdog.probe.exchange import Exchange, Late, Missed, begin
-from watchdog.probe.judge import Expected, Progress, Verdict, judge, judge_refused
+from watchdog.probe.judge import Expected, Verdict, judge, judge_refused
 from watchdog.probe.resolver import Lookup, Resolver
 from watchdog.probe.target import OwnerCheck, Ownership, Target
 from watchdog.probe.words import shown
@@ -77,7 +77,8 @@ class Prober:
             nonce=nonce,
             require_identity=target.require_identity,
         )
-        verdict = self._check_owner(target, exchange, self._judge(target, reply, expected))
+        verdict = self._judge(target, reply, expected)
+        progress, verdict = verdict.progress, self._check_owner(target, exchange, verdict)
         return Heartbeat(
             target.name,
             healthy=verdict.healthy,
@@ -85,6 +86,7 @@ class Prober:
             response_time_ms=response_time_ms,
             verified=verdict.verified,
             impostor=verdict.impostor,
+            progress=progress,
         )
 
     def _ask(self, exchange: Exchange, target: Target, nonce: str | None) -> tuple[Reply, float | None]:
@@ -125,7 +127,7 @@ class Prober:
         if reply.status != HTTPStatus.OK:
             return judge_refused(reply.body, expected, _refusal(reply))
         with self._lock:
-            verdict = judge(self._progress.get(target), reply.body, expected)
+            verdict = judge(self._progress.get(target, target.before), reply.body, expected)
             self._progress[target] = verdict.progress
             return verdict
 

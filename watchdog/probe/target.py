@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from watchdog.errors import ConfigurationError
 from watchdog.heartbeat import MAX_LOOP_AGE_S
+from watchdog.model import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Target:
     require_identity: bool = False
     """Without a key too: an answer that does not name the agent is not the peer's."""
     max_loop_age_s: float = MAX_LOOP_AGE_S
+    before: Progress | None = field(default=None, compare=False)
+    """Its progress as the process before this one had heard it: one that hung then stands still now."""
 
     def __post_init__(self) -> None:
         if problem := _problem(self.endpoint):
