@@ -77,6 +77,7 @@ def test_a_silence_says_until_when_why_and_who(
     assert "sudo alice" in silence.by
     [record] = mesh("history")[1]["records"]
     assert (record["kind"], record["peer"], record["reason"]) == ("silenced", "shield", "upgrade")
+    assert record["until"] == document["until"]
     assert record["by"] | {"terminal": None} == {
         "user": "root",
         "uid": 0,

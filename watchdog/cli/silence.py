@@ -47,11 +47,11 @@ def verb(config_path: Path | None, as_json: bool, peer: str, span: str | None, r
             raise UsageError("a silence needs --for TIME and --reason TEXT", hint="or --end")
         stated(reason, "--reason")
         until = at.utc + timedelta(seconds=given_span_s(span, "--for", LONGEST_S))
-        caller = who()
+        ends, caller = clock.rfc3339(until), who()
         silence = Silence(peer, until, reason, caller.in_words())
         with journal.transaction():
             coordinator.silence(silence, at)
-            journal.record(at.utc, "silenced", peer=peer, until=silence.until, reason=reason, by=asdict(caller))
-    output.document("silence", 1, {"peer": peer, "until": clock.rfc3339(silence.until), "changed": True})
-    output.words(f"{peer} is silenced until {clock.rfc3339(silence.until)}: probed, and nothing acts on it")
+            journal.record(at.utc, "silenced", peer=peer, until=ends, reason=reason, by=asdict(caller))
+    output.document("silence", 1, {"peer": peer, "until": ends, "changed": True})
+    output.words(f"{peer} is silenced until {ends}: probed, and nothing acts on it")
     return Exit.OK
