@@ -94,7 +94,6 @@ class Standing:
     """Restarts not yet forgiven, by whichever watcher."""
     healthy_count: int = 0
     """Healthy heartbeats, in a row or not, since the last restart or forgiveness; only counted while one is owed."""
-    impostor: bool = False
 
 
 class OrderState(StrEnum):
@@ -196,7 +195,6 @@ def hear(
         standing,
         missed_count=standing.missed_count + 1,
         misses_since_order=standing.misses_since_order + 1,
-        impostor=beat.impostor,
     )
     if standing.status is Status.ISOLATED:
         return missed, ()
@@ -217,7 +215,6 @@ def _heard(
         missed_count=0,
         misses_since_order=0,
         healthy_count=standing.healthy_count + counts if owed else 0,
-        impostor=False,
     )
     if isolated:
         return heard, ()  # only a release ends an isolation, whatever the peer answers
