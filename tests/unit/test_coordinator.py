@@ -503,6 +503,18 @@ def test_isolations_that_came_to_nothing_are_counted_until_anybody_is_released(
     assert tried(1004.0) == 0, "the newest order is a restart"
 
 
+def test_isolations_that_came_to_nothing_are_counted_anew_in_another_trouble(
+    one: Coordinator, other: Coordinator
+) -> None:
+    """It is not to wait for what failed in one that is over."""
+    order = begun(one, isolation())
+    assert one.finish(order.token, T0, failed=True, outcome="a rail")
+    assert one.close_episode("shield", T0, 0.0) is not None
+    order = begun(one, isolation(order.token))
+    assert one.finish(order.token, T0, failed=True, outcome="a rail")
+    assert other.record("shield", at(101.0)).isolations_tried == 1
+
+
 def test_an_order_is_not_begun_after_a_newer_one_by_a_clock_read_before_it(
     one: Coordinator, other: Coordinator
 ) -> None:

@@ -164,6 +164,11 @@ def test_somebody_else_in_its_place_restarts_nobody() -> None:
     assert hear(standing, SILENT, PeerRecord(episode_open=True)) == (DEGRADED, [])
 
 
+@pytest.mark.parametrize(("restarts", "window_s"), [(1, 300.0), (2, 600.0), (3, 900.0)])
+def test_the_budget_s_window_is_ten_intervals_for_each_restart(restarts: int, window_s: float) -> None:
+    assert Policy(restarts_before_isolation=restarts).budget_window_s == window_s
+
+
 def test_an_offline_peer_stays_offline_for_an_impostor() -> None:
     assert hear(missed(4), SQUATTED, PeerRecord()) == (OFFLINE, [Demand.IMPOSTOR])
 

@@ -102,6 +102,10 @@ def test_reasons_to_doubt(changed: dict[str, object], doubts: bool) -> None:
         ([LOST, Round(2, 0, 0, unheard=1), Round(2, 0, 1)], False),
         ([replace(STILL_GONE, alone_against="shield"), STILL_GONE, STILL_GONE], True),
         ([replace(STILL_GONE, alone_against="shield"), ONE_GONE, ONE_GONE], False),
+        ([replace(STILL_GONE, alone_against="shield"), Round(1, 0, 1), Round(1, 0, 1)], True),
+        ([replace(LOST, peers=3), *[replace(STILL_GONE, peers=3, silenced_gone=1)] * 2], True),
+        ([replace(CLEAN, late_s=99.0), *[replace(STILL_GONE, silenced_gone=1)] * 2], False),
+        ([replace(CLEAN, late_s=99.0), *[replace(STILL_GONE, peers=3)] * 2], True),
     ],
     ids=[
         "entered at once",
@@ -122,6 +126,10 @@ def test_reasons_to_doubt(changed: dict[str, object], doubts: bool) -> None:
         "one answer is enough",
         "gone one by one, and alone in that",
         "alone, and somebody is back",
+        "alone, and all but one isolated by others",
+        "deaf, and one of those that are gone is silenced",
+        "late, and one of those that are gone is silenced",
+        "late, and two of three are gone",
     ],
 )
 def test_doubt_from_round_to_round(rounds: list[Round], doubts: bool) -> None:
@@ -164,6 +172,16 @@ def test_a_storm_from_tick_to_tick(seen: list[tuple[int, int]], storm: bool) -> 
     for newly_suspect, gone in seen:
         doubt = judge_storm(doubt, newly_suspect, Round(5, 0, gone))
     assert doubt.doubting is storm
+
+
+def test_a_storm_is_not_over_while_nobody_can_be_asked() -> None:
+    storm = judge_storm(Doubt(), 2, Round(5, 0, 2))
+    for _ in range(3):
+        storm = judge_storm(storm, 0, Round(5, 0, 0, unheard=2))
+    assert storm.doubting
+    for _ in range(2):
+        storm = judge_storm(storm, 0, Round(5, 0, 0, unheard=1))
+    assert not storm.doubting
 
 
 @pytest.mark.parametrize(
@@ -376,6 +394,7 @@ def test_what_settled_and_is_agreed_on_ends_doubt_and_storm(rounds: list[Round],
         ("abcd", said("d", "ab", doubt="c"), False),
         ("abcd", said("d", "abx"), False),
         ("ab", said("", "a", know_nothing="b"), True),
+        ("ab", [word("b", "its loop was late", hears="shield")], True),
     ],
     ids=[
         "the other one hears it",
@@ -388,6 +407,7 @@ def test_what_settled_and_is_agreed_on_ends_doubt_and_storm(rounds: list[Round],
         "who doubts itself is none of those that miss it",
         "who has no vote is none of them either",
         "who cannot ask it does not hear it",
+        "who doubts itself is none of those that hear it",
     ],
 )
 def test_who_may_restart_a_peer_once_more(voters: str, members: list[Member], may: bool) -> None:

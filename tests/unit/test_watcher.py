@@ -196,6 +196,14 @@ def test_when_the_others_miss_it_too_or_the_unit_is_down_it_is_restarted_again(p
     assert actions(pair.rounds(3, CRASHED)) == ["restart shield"]
 
 
+def test_hard_evidence_counts_more_than_another_watcher_that_hears_it(pair: Bench) -> None:
+    """A stranger may answer to that one."""
+    for _ in range(7):
+        pair.round(CRASHED, "immune", passes_s=INTERVAL_S / 2)
+        pair.round({}, "sidecar", passes_s=INTERVAL_S / 2)
+    assert actions(pair.begun) == ["restart shield"] * 2
+
+
 def test_two_watchers_at_the_same_moment_give_one_order() -> None:
     pair = Bench(names=("immune", "sidecar"))
     for name in pair.names:
@@ -293,6 +301,24 @@ def test_a_failed_isolation_is_told_again_only_when_it_is_another_trouble(bench:
     assert told == [f"isolation failed: it holds pid {pid}" for pid in (100, 103)]
 
 
+def test_one_that_is_tried_again_and_not_begun_yet_is_not_told_of_again(pair: Bench) -> None:
+    both(pair, 11, SILENT)
+    fail_isolations(pair, 1)
+    orders: list[Order] = []
+    while not orders:
+        orders = pair.round(SILENT, carry_out=False)
+    pair.round(SILENT, passes_s=1.0)
+    assert pair.heard().count(ISOLATE) == 1
+
+
+def test_an_isolation_in_another_trouble_is_told_though_one_failed_before(pair: Bench) -> None:
+    both(pair, 11, SILENT)
+    fail_isolations(pair, 1)
+    both(pair, 1, {})
+    both(pair, 4, SILENT)
+    assert pair.heard().count(ISOLATE) == 2
+
+
 def test_an_isolation_that_failed_is_tried_at_once_when_anybody_was_released(pair: Bench) -> None:
     pair.isolate("scribe")
     both(pair, 11, SILENT)
@@ -329,6 +355,7 @@ def test_what_a_watcher_missed_before_it_was_killed_is_no_vote_in_its_first_roun
     pair.start("sidecar")
     pair.round(SILENT, "sidecar", passes_s=1.0)
     assert pair.watchers["sidecar"].status_of("shield").missed_count == 3, "they are as they were"
+    assert {m.watcher: m.misses["shield"] < 3 for m in pair.mesh.members(pair.at(), 60.0)}["sidecar"]
     assert pair.round(SILENT, passes_s=1.0) == []
     assert {order.action for order in pair.begun} == {Action.RESTART}
     pair.round(SILENT, "sidecar")
@@ -353,6 +380,13 @@ def test_agents_that_are_silenced_and_stopped_are_no_sign_of_a_sick_watcher_or_a
     silence(bench, "shield", "sidecar")
     bench.rounds(8, BOTH_SILENT)
     assert (bench.told, bench.doubts()) == ([], False)
+
+
+def test_whom_another_watcher_heard_before_they_were_silenced_and_stopped(pair: Bench) -> None:
+    """Nor is a watcher alone in missing them, when the others' rounds are yet to come."""
+    silence(pair, "shield", "sidecar")
+    pair.round(BOTH_SILENT)
+    assert (pair.told, pair.doubts()) == ([], False)
 
 
 def test_one_that_is_silenced_while_a_round_is_under_way_is(bench: Bench) -> None:
@@ -655,6 +689,74 @@ def test_what_a_hung_agent_said_of_its_progress_survives_the_process(bench: Benc
     assert bench.journal.read("SELECT body FROM standing WHERE peer = 'sidecar'") == []
 
 
+def test_a_watcher_takes_its_peers_for_newly_gone_in_its_first_round(bench: Bench) -> None:
+    """It cannot know what became of them while it was not there."""
+    bench.round(SILENT)
+    bench.round(BOTH_SILENT)
+    assert not bench.doubts()
+    bench.start()
+    bench.round(BOTH_SILENT)
+    assert bench.doubts()
+
+
+def test_who_was_deaf_before_it_began_without_its_journal_still_is(bench: Bench) -> None:
+    """One peer cannot be asked, and the other is gone: nobody was heard since."""
+    bench.rounds(2, BOTH_SILENT)
+    bench.journal.refusing = True
+    bench.start()
+    for number in range(6):
+        bench.journal.refusing = number == 0
+        bench.watcher.begin_round(bench.at())
+        bench.watcher.skip("shield", unasked="the CA file is none")
+        bench.watcher.hear("sidecar", replace(DOWN, peer="sidecar"), bench.at())
+        assert bench.watcher.end_round(bench.at()) == []
+        bench.now_s += INTERVAL_S
+    assert bench.doubts()
+
+
+def test_a_vote_on_a_peer_that_was_not_heard_since_is_withdrawn_in_doubt(bench: Bench) -> None:
+    bench.rounds(3, SILENT)
+    assert bench.votes() == [3]
+    bench.watcher.begin_round(bench.at(), clock_jump_s=HOUR_S)
+    bench.watcher.skip("shield", unasked="the CA file is none")
+    bench.watcher.hear("sidecar", replace(UP, peer="sidecar"), bench.at())
+    assert bench.watcher.end_round(bench.at()) == []
+    assert bench.votes() == []
+
+
+def test_who_doubts_itself_has_no_vote_while_its_next_round_is_under_way(bench: Bench) -> None:
+    bench.rounds(3, SILENT)
+    bench.round(SILENT, clock_jump_s=HOUR_S)
+    bench.watcher.begin_round(bench.at())
+    bench.watcher.hear("shield", replace(DOWN, peer="shield"), bench.at())
+    assert bench.votes() == []
+
+
+def test_an_isolation_that_was_ordered_before_the_doubt_is_not_begun_on_evidence(bench: Bench) -> None:
+    """A restart of such a unit would be."""
+    bench.rounds(11, CRASHED)
+    [order] = bench.round(CRASHED, carry_out=False)
+    assert order.action is Action.ISOLATE
+    bench.journal.refusing = True
+    bench.round(CRASHED, passes_s=1.0)
+    bench.journal.refusing = False
+    assert bench.votes(), "they could not be taken back"
+    assert not bench.watcher.may_begin(order, bench.at())
+
+
+def test_whoever_loses_all_is_contradicted_by_their_own_watchers() -> None:
+    """Only immune has a vote."""
+    mesh = Bench(peers=THREE, names=("immune", "shield"), voters=("immune",))
+    for number in range(8):
+        silent = {} if number == 0 else SILENT if number == 1 else BOTH_SILENT
+        mesh.round(silent, "immune", passes_s=INTERVAL_S / 2)
+        mesh.round({"sidecar": DOWN}, "shield", passes_s=INTERVAL_S / 2, own=UP)
+    assert not mesh.doubts(), "shield's watcher misses one of them"
+    mesh.round({}, "shield", passes_s=1.0, own=UP)
+    mesh.round(BOTH_SILENT, "immune", passes_s=1.0)
+    assert "none of them is missed by shield" in mesh.watcher.doubt.reason
+
+
 def test_a_watcher_started_among_the_dead_doubts_itself_first() -> None:
     bench = Bench()
     assert bench.rounds(10, BOTH_SILENT) == []
@@ -679,6 +781,46 @@ def test_a_storm_is_told_once_and_isolates_nobody() -> None:
     assert len(bench.told) == 1, "another watcher still has it"
     bench.rounds(3, {}, "warden")
     assert [e.state.value for e in bench.told] == ["FIRING", "RESOLVED"]
+
+
+@pytest.mark.parametrize("silenced", [(), ("surgeon",)], ids=["two of five", "two of six, and one is silenced"])
+def test_an_answer_that_may_make_it_a_storm_is_waited_for(silenced: tuple[str, ...]) -> None:
+    """sidecar went silent a tick ago, and scribe does now. shield was restarted before, and is due again."""
+    bench = Bench(peers=(*FOUR, "scholar", *silenced))
+    silence(bench, *silenced)
+    bench.round()
+    bench.rounds(4, SILENT)
+    bench.round(BOTH_SILENT)
+    assert actions(bench.begun) == ["restart shield"]
+    watcher = bench.watcher
+    watcher.begin_round(bench.at())
+    for peer in ("sidecar", "scout", "scholar", *silenced, "shield", "scribe"):
+        beat = DOWN if peer in ("shield", "sidecar", "scribe") else UP
+        assert watcher.hear(peer, replace(beat, peer=peer), bench.at()) == []
+    assert watcher.end_round(bench.at()) == []
+    assert watcher.storm.doubting
+
+
+def test_a_storm_does_not_name_whom_somebody_silenced() -> None:
+    bench = Bench(peers=(*FOUR, "scholar"))
+    silence(bench, "scholar")
+    bench.round()
+    bench.rounds(2, {"scholar": DOWN})
+    bench.rounds(3, {**BOTH_SILENT, "scholar": DOWN})
+    [storm] = [each.reason for each in bench.told if each.peer_name == "*"]
+    assert storm == "2 of 4 peers became suspect within 2 ticks: shield, sidecar; nobody is isolated"
+    bench.rounds(2, {"scholar": DOWN})
+    assert not bench.watcher.storm.doubting
+
+
+def test_in_a_storm_what_is_missed_is_no_vote_while_the_round_is_under_way() -> None:
+    bench = Bench(peers=(*FOUR, "scholar"))
+    bench.round()
+    bench.rounds(4, BOTH_SILENT)
+    assert bench.watcher.storm.doubting
+    bench.watcher.begin_round(bench.at())
+    bench.watcher.hear("shield", replace(DOWN, peer="shield"), bench.at())
+    assert set(bench.votes()) == {0}
 
 
 THREE, FIVE = ("immune", *FOUR[:2]), ("immune", *FOUR)
@@ -847,6 +989,15 @@ def test_what_was_missed_before_it_could_not_be_asked_is_not_said_again(pair: Be
     assert pair.mesh.record("shield", pair.at()).restart_count == 0
 
 
+def test_what_another_process_missed_is_not_said_by_one_that_has_not_asked_yet(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    watcher = bench.start()
+    watcher.begin_round(bench.at())
+    watcher.hear("sidecar", replace(UP, peer="sidecar"), bench.at())
+    watcher.end_round(bench.at())
+    assert bench.mesh.members(bench.at(), 60.0)[0].misses == {"immune": 0, "sidecar": 0}
+
+
 def test_who_can_ask_nobody_makes_nobody_doubt() -> None:
     """immune loses one peer after the other, and warden has no word on either."""
     mesh = Bench(names=("immune", "warden"))
@@ -903,6 +1054,9 @@ def test_a_round_that_lasts_longer_than_the_interval_is_late(bench: Bench) -> No
     assert watcher.hear("shield", replace(DOWN, peer="shield"), bench.at()) == []
     assert watcher.end_round(bench.at()) == []
     assert watcher.doubt.doubting
+    assert watcher.score == 0
+    bench.round()
+    assert watcher.score == 1, "the next one begins late, whatever the clock of the loop says"
 
 
 def test_answers_out_of_turn_are_no_answers(bench: Bench) -> None:

@@ -59,6 +59,8 @@ class Bench:
     boot: str = "boot"
     wall_step_s: float = 0.0
     helps: bool = False
+    voters: tuple[str, ...] = ()
+    """Who has a vote on everybody; everybody, when it is nobody."""
     told: list[Escalation] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     begun: list[Order] = field(default_factory=list)
@@ -99,7 +101,7 @@ class Bench:
             coordinator=self.connect(),
             journal=self.journal,
             publish=self._publish,
-            voters_on=lambda peer: {*self.peers, *self.names} - {peer},
+            voters_on=lambda peer: set(self.voters or (*self.peers, *self.names)) - {peer},
             restart_timeout_s=60.0,
         )
         for peer in self.peers:
