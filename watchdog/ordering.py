@@ -10,7 +10,7 @@ from watchdog.clock import Moment
 from watchdog.herald import STORM, Herald
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, PeerRecord, Policy
-from watchdog.mesh.coordinator import THIS_HOST, Coordinator, Denied, Order, OrderRequest
+from watchdog.mesh.coordinator import THIS_HOST, Coordinator, Denied, Member, Order, OrderRequest
 from watchdog.mesh.overview import fresh_s, votes_on
 from watchdog.model import Action, Heartbeat, Severity
 
@@ -61,9 +61,9 @@ class Ordering:
         if held.beat.unfinished or self._is_contradicted(held, at) or self._is_used_up(held, at):
             return None
         count, most = held.record.restart_count, self._policy.restarts_before_isolation
-        number = (
-            f"restart {count + 1} of {most}" if count < most else f"of its {count} restarts fewer than {most} are new"
-        )
+        number = f"restart {count + 1} of {most}"
+        if count >= most:
+            number = f"restart {count + 1}, as fewer than {most} of those before are new"
         return self._order(held, Action.RESTART, f"{held.in_words}; {number}", (), self._restart_lease_s, at)
 
     def _is_contradicted(self, held: Held, at: Moment) -> bool:
@@ -99,11 +99,11 @@ class Ordering:
         others' rounds come within an interval, and with them their votes.
         """
         peer = held.peer
-        if self._is_stale(held, at):
+        members = self._coordinator.members(at, fresh_s(self._policy))
+        if self._is_stale(held, members, at):
             return self.restart(held, at)
         suspicions = self._coordinator.suspicions(at, fresh_s(self._policy))
-        seeing_storm = {each.watcher for each in suspicions if each.peer == STORM}
-        if quorum.who_is_trusted(seeing_storm, self._coordinator.members(at, fresh_s(self._policy))):
+        if quorum.who_is_trusted({each.watcher for each in suspicions if each.peer == STORM}, members):
             return None  # people were told so: whichever watcher sees the storm, nobody is isolated
         voters = set(self._voters_on(peer))
         votes = votes_on(peer, suspicions, voters, self._coordinator.record(peer, at), self._policy)
@@ -126,13 +126,11 @@ class Ordering:
         reason = f"{held.record.restart_count} restarts did not help: {held.beat.detail}; {proof}"
         return self._order(held, Action.ISOLATE, reason, tuple(sorted(votes)), ISOLATION_LEASE_S, at)
 
-    def _is_stale(self, held: Held, at: Moment) -> bool:
+    def _is_stale(self, held: Held, members: Collection[Member], at: Moment) -> bool:
         """The restarts that did not help are those of a trouble that was over long ago."""
-        voters, members = set(self._voters_on(held.peer)), self._coordinator.members(at, fresh_s(self._policy))
-        since_s = quorum.budget_since_s(
-            held.peer, held.missed_count, voters, members, self._policy, self._restart_lease_s
-        )
-        return self._coordinator.restarts(held.peer, since_s, at) < self._policy.restarts_before_isolation
+        peer, lease_s, voters = held.peer, self._restart_lease_s, set(self._voters_on(held.peer))
+        since_s = quorum.budget_since_s(peer, held.missed_count, voters, members, self._policy, lease_s)
+        return self._coordinator.restarts(peer, since_s, at) < self._policy.restarts_before_isolation
 
     def _absent(self, voters: Collection[str], at: Moment) -> str:
         present = {member.watcher for member in self._coordinator.members(at, fresh_s(self._policy))}

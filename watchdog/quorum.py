@@ -34,7 +34,7 @@ LATE_SHARE = 0.5
 
 def who_misses(peer: str, members: Iterable[Member]) -> set[str]:
     """Watchers that trust themselves and miss the peer."""
-    return {each.watcher for each in members if not each.self_doubt and peer in each.missing}
+    return {each.watcher for each in members if not each.self_doubt and each.misses.get(peer)}
 
 
 def who_is_trusted(watchers: Collection[str], members: Iterable[Member]) -> set[str]:

@@ -166,7 +166,7 @@ def test_a_budget_used_up_over_hours_isolates_nobody_whoever_is_sick(pair: Bench
         pair.round(SILENT, "sidecar", passes_s=INTERVAL_S / 2)
     assert {order.action for order in pair.begun} == {Action.RESTART}
     assert len(pair.begun) > POLICY.restarts_before_isolation
-    assert pair.begun[-1].reason.endswith("fewer than 3 are new")
+    assert pair.begun[-1].reason.endswith("as fewer than 3 of those before are new")
     assert actions(both(pair, 12, SILENT))[-1] == "isolate shield", "once it stays away"
 
 
