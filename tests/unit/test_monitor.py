@@ -505,7 +505,7 @@ def test_the_status_shows_what_the_whole_mesh_says(
     seen = monitor.view().mesh
     assert seen.votes == {"shield": Votes(("immune",), wanted=2)}
     assert [(s.peer, s.reason) for s in seen.silences.values()] == [("shield", "upgrade")]
-    assert ("immune", "") in {(member.watcher, member.self_doubt) for member in seen.members}
+    eventually(lambda: ("immune", "") in {(each.watcher, each.self_doubt) for each in monitor.view().mesh.members})
     assert told.orders == [], "probing goes on, and nothing acts"
     shown = monitor.get_peer_status("shield")
     assert shown is not None
