@@ -121,3 +121,17 @@ def test_help_is_given_and_nothing_done(script: Path, word: str) -> None:
     status, said = ran(script, word)
     assert (status, said.startswith(f"usage: scripts/{script.name}")) == (0, True), said
     assert "Setting up" not in said
+
+
+@needs_root
+def test_the_demo_does_not_begin_on_a_set_up_that_was_cut_short(tmp_path: Path) -> None:
+    """An interpreter is there, and what it needs is not."""
+    demo, python = tmp_path / "scripts/demo", tmp_path / ".venv/bin/python"
+    for file, text in ((demo, SETUP.with_name("demo").read_text()), (python, "#!/bin/sh\nexit 0\n")):
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+        file.chmod(0o755)
+    said = f"demo: set-up has not been done, or did not end\nRun: sudo {tmp_path}/scripts/setup\n"
+    assert ran(demo, "--no-setup") == (FAILED, said)
+    (tmp_path / ".venv/.made-from").touch()
+    assert ran(demo, "--no-setup") == (0, "")
