@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watchdog.config_check import shown
-from watchdog.errors import ConfigurationError, HostCannot, SystemdFailed, UsageError
+from watchdog.errors import ConfigurationError, HostCannot, SystemdFailed
 from watchdog.host import systemd
 from watchdog.host.systemd import normalise
 
@@ -39,6 +39,7 @@ def problems(config: Config) -> list[str]:
     return [f"{place}: {why}" for place, read in places.items() if (why := _why_not(read))] + [
         *_shared_addresses(config),
         *_shared_agents(config),
+        *_unknown_units(config),
     ]
 
 
@@ -109,6 +110,20 @@ def _shared_agents(config: Config) -> list[str]:
     return problems
 
 
+def _unknown_units(config: Config) -> list[str]:
+    """A systemd that does not run, or does not answer, leaves it open: a configuration is read elsewhere, too."""
+    units = {peer.name: normalise(peer.unit) for peer in config.peers if peer.unit}
+    unknown = set()
+    if units and systemd.SYSTEMD_RUNTIME.is_dir():
+        with suppress(HostCannot, SystemdFailed):
+            unknown = systemd.unknown_of(list(units.values()))
+    return [
+        f"peer {shown(name)}.unit: there is no unit {unit!r} on this host; {systemd.SEE_UNITS}"
+        for name, unit in units.items()
+        if unit in unknown
+    ]
+
+
 def _of_peer(peer: Peer) -> Iterator[tuple[str, Callable[[], object]]]:
     if peer.key_file is not None:
         from watchdog.heartbeat import read_key
@@ -122,8 +137,6 @@ def _of_peer(peer: Peer) -> Iterator[tuple[str, Callable[[], object]]]:
     if peer.cgroup is not None:
         cgroup = peer.cgroup
         yield "cgroup", partial(_below_the_root, cgroup)
-    if peer.unit is not None:
-        yield "unit", partial(_unit_is_here, peer.unit)
     if peer.restart is not None:
         yield "restart", partial(_program, peer.restart[0])
     if peer.status_listen is not None:
@@ -158,18 +171,6 @@ def _below_the_root(path: Path) -> None:
         root = find_v2_root()
         if path == root or not path.is_relative_to(root):
             raise ConfigurationError(f"want a cgroup below {root}, got {path}")
-
-
-def _unit_is_here(unit: str) -> None:
-    """A systemd that does not run, or does not answer, leaves it open: a configuration is read elsewhere, too."""
-    if not systemd.SYSTEMD_RUNTIME.is_dir():
-        return
-    try:
-        systemd.show(unit)
-    except UsageError as error:
-        raise ConfigurationError(error.message, hint=error.hint) from error
-    except (HostCannot, SystemdFailed):
-        return
 
 
 def _program(name: str) -> None:

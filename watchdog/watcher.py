@@ -415,8 +415,9 @@ class Watcher:
         if tick.own_endpoint_waited_for or tick.may_hear_nobody or quorum.reasons_to_doubt(tick.seen(at)):
             return True
         unknown, peers = tick.unknown, len(tick.counted)
+        others = tick.waiting & tick.counted - tick.silenced
         return quorum.may_still_doubt(len(tick.newly_gone), unknown, peers) or quorum.is_storm(
-            self._newly_suspect() + unknown, tick.seen_of_the_others(at).peers
+            self._newly_suspect() + len(others), tick.seen_of_the_others(at).peers
         )
 
     # What follows

@@ -459,14 +459,31 @@ def test_a_peer_that_is_begun_anew_elsewhere_is_not_called_isolated(
     pid_file.write_text(f"{run_in_cgroup(again).pid}\n")
     verified = host.mesh("verify", "shield")
     assert verified.status == FAILED
-    assert f"in {again.path} now: release it, and isolate it again" in verified.out
+    said = f"in {again.path} now, which is open: if it is, watchdog-mesh isolate --cgroup {again.path}"
+    assert said in verified.out
     assert "NOT CUT OFF, as it is meant to be: shield" in host.mesh("status").out
     (repair,) = host.mesh("reconcile", "--json").document["repairs"]
     assert repair["failed"]
-    assert f"in {again.path} now" in repair["done"]
-    host.mesh("release", "shield", "--reason", "it is elsewhere")
+    assert "isolated again, but shield seems to be" in repair["done"]
+    assert len(ours_at(agent)) == len(GATE), "what is held stays so"
+    more = host.mesh("isolate", "--cgroup", again.path, "--reason", "it lies", "--force", "--json").document
+    assert (more["peer"], more["cgroup"], more["holds"]) == (None, str(again.path), True)
+    assert len(host.place.intents.in_force()) == 2
+
+
+def test_a_second_process_of_a_peer_elsewhere_is_not_passed_over(
+    host: Host, agent: Cgroup, scratch_cgroup: MakeCgroup, run_in_cgroup: RunInside
+) -> None:
+    """The first one runs still: which of them is the agent cannot be told."""
+    first, second = (run_in_cgroup(each) for each in (agent, scratch_cgroup("second")))
+    listen = "s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); s.bind(('127.0.0.1', {}))"
+    port = first.run(f"{listen.format(0)}; s.listen(); s.getsockname()[1]")
+    host.configure(PEER + f"port = {port}\n")
     assert host.mesh("isolate", "shield", "--reason", "it lies", "--force").status in (OK, PARTIAL)
-    assert host.mesh("verify", "shield", "--json").document["cgroup"] == str(again.path)
+    second.run(f"{listen.format(port)}; s.listen()")
+    verified = host.mesh("verify", "shield")
+    assert verified.status == PARTIAL
+    assert "not covered: whether shield runs elsewhere too is not known: " in verified.out
 
 
 def test_status_does_not_call_isolated_what_is_open(host: Host, agent: Cgroup) -> None:

@@ -15,11 +15,12 @@ import pytest
 from tests import AS_NOBODY
 from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import Answer, Host, ours_at
-from watchdog.actions import locate
+from watchdog.actions import locate, programs
 from watchdog.config import without_file
 from watchdog.errors import UsageError
-from watchdog.kernel import bpffs, cgroups
+from watchdog.kernel import bpffs, cgroups, gate
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.programs import GATE
 
 pytestmark = pytest.mark.kernel
 
@@ -464,6 +465,18 @@ def test_a_journal_damaged_deep_inside_is_found_before_anything_is_done(host: Ho
     assert host.mesh("reconcile", "--set-aside-journal").status == OK
     assert host.mesh("release", *target).status == OK
     assert ours_at(agent) == []
+
+
+@pytest.mark.parametrize("table", ["event", "delivery", "gone"])
+def test_at_boot_a_damaged_journal_holds_what_can_be_read_of_it(host: Host, agent: Cgroup, table: str) -> None:
+    """Agents are about to start: closed, not open."""
+    assert host.mesh("isolate", "--cgroup", agent.path, "--reason", "drill").status == OK
+    gate.detach(agent, programs.ids_of(host.place.intents.in_force()))
+    host.close()
+    overwrite_root_page(host.state / "journal.db", table)
+    assert host.mesh("reconcile", "--boot").status == OK
+    assert len(ours_at(agent)) == len(GATE)
+    assert host.mesh("reconcile").status == FAILED
 
 
 def overwrite_root_page(journal: Path, table: str) -> None:

@@ -90,7 +90,7 @@ def _isolating(where: Where, place: Place) -> Iterator[tuple[str, Callable[[], O
 
 
 def _releasing(intent: Intent, cgroup: Cgroup, place: Place) -> Iterator[tuple[str, Callable[[], Outcome]]]:
-    yield "release", lambda: _released(isolation.release(intent, place, clock.utc_now()), cgroup)
+    yield "release", lambda: _released(isolation.release(intent, place, clock.utc_now(), reason=REASON), cgroup)
     yield "free again", lambda: _told(inside.look_freed(intent, place, clock.moment()))
 
 

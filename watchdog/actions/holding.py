@@ -37,6 +37,8 @@ class Result:
     changed: bool
     holds: bool
     """Asked of the kernel after everything was done: the target is cut off (isolate), or free of us (release)."""
+    elsewhere: bool = False
+    """What was cut off is, and the agent seems to run where nothing holds it."""
     gaps: tuple[str, ...] = ()
     """What does not hold although the target is cut off, a sentence each."""
     dropped: Counters | None = None
@@ -98,8 +100,8 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     others = [whereabouts.ENDED if ended else IDLE] if idle and not later else []
     others += whereabouts.gaps(intent.where, place.root)
     away = [f"{processes.describe(each.pid)} {drift.LEFT}" for each in noted.moved_out(intent, place, there)]
-    anew = whereabouts.begun_anew(intent.where, place, there)
-    others += away + anew + _pins_gone(intent.held_by, place)
+    anew, unclear = whereabouts.begun_anew(intent.where, place, there)
+    others += away + anew + unclear + _pins_gone(intent.held_by, place)
     if name := renamed.name_now(intent, place, sight):
         others.append(f"{intent.where.unit} {drift.RENAMED} {name} now: its next start would be open")
     if not_as_meant := allowing.gap(intent):
@@ -110,6 +112,7 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
         intent,
         changed=False,
         holds=stopped == there and not away and not anew,
+        elsewhere=stopped == there and not away and bool(anew),
         gaps=(*at_hooks, *sequence.gaps(beyond), *others),
         dropped=dropped_of(intent, place),
         idle=idle,

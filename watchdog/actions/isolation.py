@@ -136,9 +136,10 @@ def _begin(
     `stands` is asked once more, in the transaction that the cut follows from: this process may have been stopped since.
     """
     if unfinished is not None:
-        stands()
         where = changing.joined(unfinished.where, where)
-        return place.intents.change(unfinished, State.ISOLATING, now, where=where, why=why, trouble=""), None
+        with place.journal.transaction():
+            stands()
+            return place.intents.change(unfinished, State.ISOLATING, now, where=where, why=why, trouble=""), None
     slot = programs.take(place)
     with place.journal.transaction(flushed=False):
         stands()
@@ -184,7 +185,7 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot:
     result = holding.judge(intent, place, sight, trouble)
     if not_allowed:
         result = replace(result, gaps=(*result.gaps, not_allowed))
-    if not result.holds or (result.idle and intent.state is State.ISOLATING):
+    if not (result.holds or result.elsewhere) or (result.idle and intent.state is State.ISOLATING):
         raise KernelRefused(f"{intent.name} is not cut off: {'; '.join(result.gaps)}", hint="watchdog-mesh doctor")
     where = intent.where
     if sight.cgroups:
@@ -223,7 +224,7 @@ def rescan(intent: Intent, place: Place) -> list[str]:
     return sequence.rescan(targets.target_of(intent, slot, place, cgroups, build=False))
 
 
-def release(intent: Intent, place: Place, now: datetime, step: Step = no_step, *, reason: str = "") -> Result:
+def release(intent: Intent, place: Place, now: datetime, step: Step = no_step, *, reason: str = "released") -> Result:
     """Let the target back and see that nothing of ours is left on it; people are told the reason."""
     with place.alone():
         current = place.intents.get(intent)

@@ -91,6 +91,20 @@ def _of_peer(name: str, settings: Config, place: Place) -> Located:
 
 def _peer_of(found: Located, settings: Config, place: Place) -> str:
     """The configured peer that was meant without its name: it is isolated as that peer, and every watcher knows."""
+    known = _known_peer(found, settings, place)
+    return "" if known and _is_held_elsewhere(known, found.where, place) else known
+
+
+def _is_held_elsewhere(peer: str, where: Where, place: Place) -> bool:
+    """Then this is something more that is cut off, under its own name."""
+    held = [each.where for each in place.intents.in_force() if each.where.peer == peer]
+    return any(
+        not (where.unit and where.unit == each.unit) and not (where.cgroup and where.cgroup == each.cgroup)
+        for each in held
+    )
+
+
+def _known_peer(found: Located, settings: Config, place: Place) -> str:
     where = found.where
     known = where.peer or place.peers.get(where.unit, "") or place.peers.get(where.cgroup, "")
     if known or not where.cgroup:

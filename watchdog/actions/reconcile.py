@@ -229,4 +229,4 @@ def _is_well(seen: Result, at: Moment, *, patient: bool) -> bool:
     if not seen.gaps or (seen.idle and not seen.intent.where.unit):
         return seen.holds
     tried_just_now = at.utc - seen.intent.changed < PATIENCE
-    return patient and seen.holds and seen.intent.trouble == "; ".join(seen.gaps) and tried_just_now
+    return patient and (seen.holds or seen.elsewhere) and seen.intent.trouble == "; ".join(seen.gaps) and tried_just_now

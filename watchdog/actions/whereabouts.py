@@ -107,18 +107,25 @@ def _is_outside(process: Process, new: Cgroup) -> bool:
     return place is not None and not new.contains(place)
 
 
-def begun_anew(where: Where, place: Place, held: Collection[Cgroup]) -> list[str]:
-    """A peer that is found by its processes and runs where nothing holds it, as it was started anew: a sentence."""
+def begun_anew(where: Where, place: Place, held: Collection[Cgroup]) -> tuple[list[str], list[str]]:
+    """Whether a peer that is found by its processes runs where nothing holds it, as it was started anew; then what of
+    that cannot be told. A sentence each.
+
+    Nobody is to be let back because of it: what names the process, as its pid file, may be the agent's to write.
+    """
     how = place.selectors.get(where.peer)
-    if how is None:
-        return []
-    with suppress(UsageError):  # it does not run, or who it is cannot be told
-        for process in agents.find(how):
-            at = place_of(process, place.root)
-            if at is not None and not any(cgroup.contains(at) for cgroup in held):
-                who = processes.describe(process.pid)
-                return [f"{where.peer} is {who} in {at.path} now: release it, and isolate it again"]
-    return []
+    try:
+        found = agents.find(how) if how else []
+    except agents.NotRunning:
+        return [], []
+    except UsageError as error:
+        return [], [f"whether {where.peer} runs elsewhere too is not known: {error.message}"]
+    for process in found:
+        at = place_of(process, place.root)
+        if at is not None and not any(cgroup.contains(at) for cgroup in held):
+            seems = f"{where.peer} seems to be {processes.describe(process.pid)} in {at.path} now, which is open"
+            return [f"{seems}: if it is, watchdog-mesh isolate --cgroup {at.path}"], []
+    return [], []
 
 
 def place_of(process: Process, root: Path) -> Cgroup | None:

@@ -26,9 +26,10 @@ class Steady:
 
     def __init__(self, stream: TextIO | None) -> None:
         """`stream` is None where it was closed when Python started."""
+        self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 -- as long as we are
+        self._was_terminal = self._stream.isatty()
         self.lost = ""
         """Why somebody who does want it did not get all of it."""
-        self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 -- as long as we are
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -51,7 +52,7 @@ class Steady:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())  # the interpreter, too, flushes what it holds, at exit
             os.close(nowhere)
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            if error.errno != errno.EPIPE and not (error.errno == errno.EIO and self._was_terminal):
                 self.lost = str(error.strerror)
 
 

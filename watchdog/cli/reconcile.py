@@ -35,7 +35,8 @@ def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal:
     settings = configured(config_path)
     if set_aside_journal:
         _set_aside(settings, output)
-    with place_of(settings, to_change=True) as place:
+    # At boot what can be read is barred and isolated again, whatever else is damaged: closed, not open.
+    with place_of(settings, to_change=not boot) as place:
         note_agents(settings, path, identity)
         nothing_to_do = boot and not place.intents.in_force()
         if boot and not nothing_to_do:

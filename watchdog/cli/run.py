@@ -38,7 +38,7 @@ def verb(config_path: Path | None, as_json: bool, own: str | None, listen: str |
     if listen is not None:
         _check_listen(listen)
         settings = msgspec.structs.replace(settings, status=StatusServer(listen=listen))
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(stream=sys.__stderr__ or sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     from watchdog import daemon
     from watchdog.actions.place import note_agents
 

@@ -35,6 +35,7 @@ SECTIONS = {
 OTHER_TYPES = ("target", "device", "timer", "path", "automount")
 SYSTEMD_RUNTIME = Path("/run/systemd/system")
 """Exists exactly when systemd is PID 1: sd_booted(3)."""
+SEE_UNITS = "see which there are: systemctl list-units --all"
 NOT_FOUND = "not-found"
 """LoadState of a unit that systemd does not know."""
 WITHOUT = "name the agent by pid_file, exec or port in the configuration, or by --pid or --cgroup"
@@ -93,6 +94,11 @@ class UnitState:
     """Number of the job queued or running for the unit; 0 for none."""
     ip_ingress_filter_path: tuple[str, ...]
     ip_egress_filter_path: tuple[str, ...]
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether systemd knows no such unit, and none of that name runs still."""
+        return self.load_state == NOT_FOUND and self.active_state == "inactive"
 
     def in_words(self) -> str:
         """As `systemctl status` would put it: "failed (failed), result exit-code"."""
@@ -188,12 +194,16 @@ def query(unit: str, timeout_s: float = QUERY_TIMEOUT_S) -> UnitState:
 def show(unit: str, timeout_s: float = QUERY_TIMEOUT_S) -> UnitState:
     """What systemd knows of a unit that exists; UsageError for one that does not."""
     state = query(unit, timeout_s)
-    if state.load_state == NOT_FOUND and state.active_state == "inactive":
-        raise UsageError(
-            f"there is no unit {state.id!r} on this host",
-            hint="see which there are: systemctl list-units --all",
-        )
+    if state.is_unknown:
+        raise UsageError(f"there is no unit {state.id!r} on this host", hint=SEE_UNITS)
     return state
+
+
+def unknown_of(units: Sequence[str], timeout_s: float = QUERY_TIMEOUT_S) -> set[str]:
+    """Those of the units, by their full names, that systemd does not know: asked in one call, answered in blocks."""
+    words = ["show", "--property=Id,LoadState,ActiveState", "--", *units]
+    states = [parse_state(block) for block in systemctl(words, timeout_s).stdout.strip().split("\n\n")]
+    return {unit for unit, state in zip(units, states, strict=True) if state.is_unknown}
 
 
 def parse_state(text: str) -> UnitState:

@@ -33,6 +33,7 @@ SIOCGSKNS = 0x894C
 """<linux/sockios.h>: a descriptor of the network namespace that a socket is in."""
 
 AF_XDP = 44
+FDINFO_BYTES = 4096
 INTERNET = frozenset({socket.AF_INET, socket.AF_INET6})
 
 _SOCKET, _RING = "socket:[", "anon_inode:[io_uring]"
@@ -221,8 +222,9 @@ def _in_flight(handle: Handle) -> int:
 def _said(handle: Handle, name: str) -> int:
     """A number of /proc/PID/fdinfo; 0 where it does not say."""
     path = f"/proc/{handle.pid}/task/{handle.thread}/fdinfo/{handle.fd}"
-    with open(path, encoding="ascii", errors="replace") as info:  # noqa: PTH123 -- every descriptor of every process
-        return next((int(line.split()[1]) for line in info if line.startswith(name)), 0)
+    with open(path, "rb", buffering=0) as info:  # noqa: PTH123 -- every descriptor of every process
+        lines = info.read(FDINFO_BYTES).decode("ascii", "replace").splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
 
 
 def _look_at_socket(inode: int, handle: Handle, process: int, known: Known, found: Scan) -> None:

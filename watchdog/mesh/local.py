@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import lru_cache
+from types import MappingProxyType
 
 from watchdog.clock import Moment, from_rfc3339, rfc3339
 from watchdog.journal import Journal
@@ -39,6 +41,8 @@ RESTARTS = """
 """
 OPEN, BEGUN = "open", "begun"
 """States of an order that is under way; the others are those of OrderState."""
+WORDS_KEPT = 64
+"""What that many watchers said last, as it was understood; of a thousand peers it is 16 KiB each."""
 UNDER_WAY = "SELECT * FROM orders WHERE state IN ('open', 'begun')"
 
 
@@ -59,7 +63,7 @@ class LocalCoordinator:
         rows = self._journal.read(
             "SELECT * FROM watcher WHERE boot = ? AND seen_s >= ? ORDER BY name", (at.boot, at.s - fresh_s)
         )
-        return [Member(r["name"], r["self_doubt"], at.s - r["seen_s"], json.loads(r["misses"])) for r in rows]
+        return [Member(r["name"], r["self_doubt"], at.s - r["seen_s"], _misses_in(r["misses"])) for r in rows]
 
     def record(self, peer: str, at: Moment) -> PeerRecord:
         return _record(self._journal.read(ONE, (peer,))[0], at)
@@ -277,6 +281,12 @@ def _still_vote(tx: sqlite3.Connection, on: OrderRequest | Order, at: Moment) ->
         (on.peer, at.boot, at.s - on.fresh_s),
     )
     return set(on.voters) <= {row["watcher"] for row in rows}
+
+
+@lru_cache(maxsize=WORDS_KEPT)
+def _misses_in(text: str) -> Mapping[str, int]:
+    """While all are well a watcher says the same every round, of every peer."""
+    return MappingProxyType(json.loads(text))
 
 
 def _released_since(tx: sqlite3.Connection, order: Order) -> bool:
