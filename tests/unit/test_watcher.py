@@ -410,6 +410,20 @@ def test_beside_agents_that_are_silenced_the_ladder_goes_on() -> None:
     assert bench.heard("*") == bench.heard("immune (watcher)") == []
 
 
+def test_nobody_waits_for_agents_that_are_silenced() -> None:
+    """They hang for the whole timeout, and what they answer could be no storm."""
+    stopped = [f"stopped{number}" for number in range(3)]
+    bench = Bench(peers=(*FOUR, *stopped))
+    bench.round()
+    silence(bench, *stopped)
+    bench.rounds(2, SILENT)
+    bench.watcher.begin_round(bench.at())
+    answers = {peer: replace(UP, peer=peer) for peer in FOUR} | {"shield": replace(DOWN, peer="shield")}
+    assert actions([o for peer in reversed(FOUR) for o in bench.watcher.hear(peer, answers[peer], bench.at())]) == [
+        "restart shield"
+    ]
+
+
 @pytest.mark.parametrize(("silenced", "doubts"), [((), True), (("sidecar",), True), (("shield", "sidecar"), False)])
 def test_who_goes_deaf_doubts_itself_while_anybody_is_not_silenced(
     bench: Bench, silenced: tuple[str, ...], doubts: bool
