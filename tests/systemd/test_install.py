@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.systemd.mission_bed import PEER
 from tests.systemd.testbed import REPOSITORY, Testbed
 
 pytestmark = pytest.mark.systemd
@@ -26,13 +27,6 @@ COMMAND = "/usr/local/bin/watchdog-mesh"
 CONFIG = "/etc/watchdog-mesh/config.toml"
 UNIT_FILES = ("/etc/systemd/system/watchdog-mesh@.service", "/etc/systemd/system/watchdog-mesh-restore.service")
 AGENTS = ("immune", "sidecar", "shield")
-PEER = """
-[[peer]]
-name = "{name}"
-endpoint = "http://127.0.0.1:{port}/healthz"
-unit = "{name}.service"
-status_listen = "127.0.0.1:{status}"
-"""
 SETTINGS = 'interval = "1h" # nobody answers here\n'
 REFUSED = 3
 
