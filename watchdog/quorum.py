@@ -7,7 +7,7 @@ and an isolation by mistake is as bad as a missed one, so it needs more than one
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from watchdog.ladder import Policy
@@ -18,6 +18,8 @@ LEAST_GONE = 2
 CLEAN_TICKS_WANTED = 2
 SETTLED_TICKS_WANTED = 4
 """Ticks in which nobody else went silent and all others see the same: agents hang together, and no watcher is sick."""
+MISSES_WITHOUT_THE_OTHERS = 3
+"""Their words are two intervals old at most: newer than the first of so many misses in a row."""
 LEAST_VOTES = 2
 """A single watcher may be the sick one."""
 STORM_TICKS = 2
@@ -52,6 +54,18 @@ def who_contradicts(gone: Collection[str], members: Iterable[Member]) -> set[str
     trusting = [each for each in members if not each.self_doubt]
     missed = any(each.missing.intersection(gone) for each in trusting)
     return set() if missed else {each.watcher for each in trusting if each.heard.intersection(gone)}
+
+
+def heard_by_most(missed: Mapping[str, int], members: Collection[Member]) -> set[str]:
+    """Peers that only a minority misses, of those that a watcher missed so often in a row.
+
+    More of the others that trust themselves hear the peer than miss it, this watcher counted; what its own watcher says
+    is left out, for that hears it where every link is cut.
+    """
+    trusting = [each for each in members if not each.self_doubt]
+    lasting = [peer for peer, misses in missed.items() if misses >= MISSES_WITHOUT_THE_OTHERS]
+    words = {peer: [w.misses[peer] for w in trusting if w.watcher != peer and peer in w.misses] for peer in lasting}
+    return {peer for peer, said in words.items() if said.count(0) > len(said) - said.count(0) + 1}
 
 
 def is_agreed(gone: Collection[str], heard: Collection[str], members: Collection[Member]) -> bool:
@@ -108,6 +122,8 @@ class Round:
     """What is wrong with the coordinator; empty when it answers."""
     agreed: bool = False
     """Every other watcher that is there misses those that did not answer, and one of them nobody that did."""
+    contradicted: int = 0
+    """Peers that did not answer, and most others hear, when what is left without them would be no storm."""
     alone_against: str = ""
     """The others, when this watcher hears nobody and they miss none of those; empty when it is not alone in that."""
 
@@ -129,6 +145,8 @@ def reasons_to_doubt(seen: Round) -> list[str]:
         reasons.append(f"{seen.newly_gone} of {seen.peers} peers went silent in one tick")
     if seen.alone_against:
         reasons.append(f"none of {seen.peers} peers answers, and none of them is missed by {seen.alone_against}")
+    if seen.contradicted:
+        reasons.append(f"{seen.contradicted} of the peers that it does not hear are heard by most of the others")
     if seen.own_endpoint:
         reasons.append(f"this watcher's own agent does not answer: {seen.own_endpoint}")
     if seen.coordinator:
@@ -193,6 +211,14 @@ def judge_round(doubt: Doubt, seen: Round) -> Doubt:
 def is_storm(suspect: int, peers: int) -> bool:
     """More than a third of the peers, and at least two."""
     return suspect >= LEAST_GONE and suspect * STORM_SHARE > peers
+
+
+def contradicted(missed: Mapping[str, int], peers: int, members: Collection[Member]) -> int:
+    """How many of those missed others hear, when a storm of them is one for this watcher alone; else 0."""
+    if not is_storm(len(missed), peers):
+        return 0
+    heard = len(heard_by_most(missed, members))
+    return 0 if is_storm(len(missed) - heard, peers) else heard
 
 
 def judge_storm(storm: Doubt, newly_suspect: int, seen: Round) -> Doubt:

@@ -32,6 +32,8 @@ class Tick:
     own_endpoint_heard: bool = False
     agreed: bool = False
     """Those that are gone are so for all watchers that are there."""
+    contradicted: int = 0
+    """How many of those that are gone most others hear, when only this watcher is in a storm."""
     alone_against: str = ""
     """The others that are there, when this watcher hears nobody and they miss nobody."""
     unflushed: bool = False
@@ -85,6 +87,7 @@ class Tick:
             own_endpoint=self.own_endpoint,
             coordinator=self.trouble,
             agreed=self.agreed,
+            contradicted=self.contradicted,
             alone_against=self.alone_against,
         )
 

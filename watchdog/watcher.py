@@ -394,8 +394,11 @@ class Watcher:
             tick.own_endpoint = ""  # we cut it off: its silence says nothing of this watcher
         if tick.gone:
             tick.silenced = set(self._coordinator.silences(at))  # one may have been silenced since the round began
-        if tick.may_hear_nobody or (tick.gone and self._hands_bound):
+        missed = {peer: self.peers[peer].standing.missed_count for peer in tick.gone - tick.silenced}
+        peers = len(tick.counted - tick.silenced)
+        if tick.may_hear_nobody or (tick.gone and self._hands_bound) or quorum.is_storm(len(missed), peers):
             others = self._others(tick.gone, at)
+            tick.contradicted = quorum.contradicted(missed, peers, others)
             tick.agreed = quorum.is_agreed(tick.gone, tick.heard(self.name), others)
             if tick.may_hear_nobody and tick.gone - tick.silenced:
                 tick.alone_against = ", ".join(sorted(quorum.who_contradicts(tick.gone, others)))

@@ -16,6 +16,7 @@ from watchdog.quorum import (
     Round,
     against_another_restart,
     budget_since_s,
+    contradicted,
     is_agreed,
     is_storm,
     judge_round,
@@ -66,6 +67,7 @@ def test_half_of_the_peers_and_at_least_two(gone: int, peers: int, too_many_are:
         ({"own_endpoint": "no answer"}, True),
         ({"coordinator": "the journal is locked"}, True),
         ({"alone_against": "shield"}, True),
+        ({"contradicted": 1}, True),
         ({"clock_jump_s": 5.0}, False),
         ({"clock_jump_s": 5.1}, True),
         ({"clock_jump_s": -5.1}, True),
@@ -316,6 +318,43 @@ def test_who_contradicts_a_watcher_that_hears_nobody(
 
 
 BOTH = "shield sidecar"
+
+
+@pytest.mark.parametrize(
+    ("missed", "members", "count"),
+    [
+        ({"shield": 3, "sidecar": 3}, said("bc"), 1),
+        ({"shield": 3, "sidecar": 3}, [word("b", hears=BOTH), word("c", hears=BOTH)], 2),
+        ({"shield": 9, "sidecar": 2}, said("bc"), 1),
+        ({"shield": 2, "sidecar": 2}, said("bc"), 0),
+        ({"shield": 3, "sidecar": 3}, said("b"), 0),
+        ({"shield": 3, "sidecar": 3}, said("b", "c"), 0),
+        ({"shield": 3, "sidecar": 3}, said("b", doubt="c"), 0),
+        ({"shield": 3, "sidecar": 3}, said("b", know_nothing="c"), 0),
+        ({"shield": 3, "sidecar": 3}, [word("shield", hears="shield"), word("sidecar", hears="sidecar")], 0),
+        ({"shield": 3, "sidecar": 3}, said("bcd", "e"), 1),
+        ({"shield": 3, "sidecar": 3}, said("bcd", "ef"), 0),
+        ({"shield": 3}, said("bcd"), 0),
+        ({"shield": 3, "sidecar": 3, "scribe": 3, "scout": 3}, said("bc"), 0),
+    ],
+    ids=[
+        "two hear one of them",
+        "two hear both",
+        "the others' words may be older than the misses",
+        "both of them",
+        "one word against another",
+        "most miss one",
+        "one that doubts itself has no word",
+        "nor has one that cannot ask",
+        "whoever hears its own agent proves nothing of the links",
+        "three against two, this watcher counted",
+        "three against three",
+        "one peer is no storm",
+        "without those that are heard it is a storm all the same",
+    ],
+)
+def test_whose_storm_others_contradict(missed: dict[str, int], members: list[Member], count: int) -> None:
+    assert contradicted(missed, 5, members) == count
 
 
 @pytest.mark.parametrize(

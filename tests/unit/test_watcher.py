@@ -840,29 +840,35 @@ def test_in_a_storm_what_is_missed_is_no_vote_while_the_round_is_under_way() -> 
 THREE, FIVE = ("immune", *FOUR[:2]), ("immune", *FOUR)
 
 
-def test_a_storm_that_one_watcher_sees_keeps_all_others_from_isolating() -> None:
-    """shield is dead, and scout misses scholar as well. Three of five voters would be enough."""
+def test_a_storm_that_one_watcher_sees_keeps_all_others_from_isolating_unless_they_know_better() -> None:
+    """shield is dead, and due to be isolated. scout misses two more: nobody knows at once that they are well."""
     mesh = Bench(
         peers=(*FIVE, "scholar"),
         names=("immune", "sidecar", "scribe", "scout"),
         policy=replace(POLICY, restarts_before_isolation=1),
     )
 
-    def rounds(count: int, silent: dict[str, Heartbeat], own: Heartbeat = UP, scout_misses: str = "") -> None:
+    def rounds(count: int, silent: dict[str, Heartbeat], scout_misses: tuple[str, ...] = ()) -> None:
         for _ in range(count):
             for name in mesh.names:
-                more = {scout_misses: DOWN} if name == "scout" else {}
-                mesh.round(silent | more, name, passes_s=INTERVAL_S / 4, own=own if name == "scout" else UP)
+                more = dict.fromkeys(scout_misses, DOWN) if name == "scout" else {}
+                mesh.round(silent | more, name, passes_s=INTERVAL_S / 4, own=UP)
 
     rounds(1, {})
-    rounds(1, SILENT)
-    rounds(10, SILENT, scout_misses="scholar")
+    rounds(3, SILENT)
+    rounds(1, SILENT, scout_misses=("scholar", "sidecar"))
+    assert mesh.watchers["scout"].storm.doubting
+    rounds(1, SILENT, scout_misses=("scholar", "sidecar"))
     assert actions(mesh.begun) == ["restart shield"]
     assert next(each.reason for each in mesh.told if each.peer_name == "*").endswith("nobody is isolated")
     assert not [each for each in mesh.told if "it should be isolated, and is not" in each.reason]
-    rounds(1, SILENT, own=DOWN, scout_misses="scholar")
-    rounds(1, SILENT, own=DOWN, scout_misses="scholar")
+    rounds(2, SILENT, scout_misses=("scholar", "sidecar"))
     assert actions(mesh.begun)[1:] == ["isolate shield"], "who doubts itself binds nobody"
+    assert mesh.watchers["scout"].doubt.reason == "2 of the peers that it does not hear are heard by most of the others"
+    rounds(20, SILENT, scout_misses=("scholar", "sidecar"))
+    assert len(mesh.begun) == 2, "and restarts nobody"
+    rounds(3, SILENT)
+    assert not mesh.doubts("scout")
 
 
 @pytest.mark.parametrize(

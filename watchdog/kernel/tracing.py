@@ -11,19 +11,24 @@ from watchdog.kernel import credentials
 from watchdog.kernel.credentials import Credentials
 
 SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
-SAME_USER, CAPABLE, NOBODY = 0, 2, 3
-"""Yama's: 1 is children alone, and who has asked to be traced (PR_SET_PTRACER), which is shown nowhere."""
+SAME_USER, WHO_ASKED, NOBODY = 0, 1, 3
+"""Yama's: 1 is children alone, and who has asked to be traced (PR_SET_PTRACER); 2 is who may trace everybody."""
 
 
-def may_trace_others(threads: Collection[Credentials], own: Collection[int], scope: int | None = None) -> bool:
-    """Whether any of these threads may trace a process that is none of its own."""
+def may_trace_others(threads: Collection[Credentials], own: Collection[int], scope: int | None = None) -> bool | None:
+    """Whether any of these threads may trace a process that is none of its own.
+
+    None where it hangs on who has asked to be traced: no kernel shows that.
+    """
     threads = frozenset(threads)
     scope = _scope() if scope is None else scope
     if scope >= NOBODY:
         return False
     if any(each.may_trace_all for each in threads):
         return True
-    return scope == SAME_USER and any(each.may_trace(other) for other in _others(threads, own) for each in threads)
+    if scope > WHO_ASKED or not any(each.may_trace(other) for other in _others(threads, own) for each in threads):
+        return False
+    return True if scope == SAME_USER else None
 
 
 def _scope() -> int:

@@ -120,7 +120,7 @@ def _given(threads: Collection[Credentials]) -> frozenset[Need]:
     return frozenset(need for each in threads for need in needs_met(each.given_by_programs)) | leave
 
 
-def _traces(threads: Collection[Credentials], targets: Collection[Cgroup]) -> bool:
+def _traces(threads: Collection[Credentials], targets: Collection[Cgroup]) -> bool | None:
     """A visitor of ours in its cgroup is nobody outside."""
     own = {pid for cgroup in targets for each in cgroups.tree(cgroup) for pid in cgroups.own_processes(each)}
     return tracing.may_trace_others(threads, own)
