@@ -8,7 +8,9 @@ aside would remove the WAL of the new one.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sqlite3
 import tempfile
 import threading
@@ -181,6 +183,23 @@ def make(state: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def takes_nothing(folder: Path) -> bool:
+    """Whether its disk is full, or mounted read-only."""
+    return _is_read_only(folder) or _is_full(folder)
+
+
+def copy(path: Path, folder: Path) -> Path:
+    """A journal's copy in `folder`, with what its WAL holds. Raises OSError, also when it was written to meanwhile."""
+    file = path.resolve()
+    parts = [part for part in (file, file.with_name(file.name + WAL)) if part.exists()]
+    before = [part.stat() for part in parts]
+    for part in parts:
+        shutil.copyfile(part, folder / part.name)
+    if any(now.st_mtime_ns != then.st_mtime_ns for now, then in zip([p.stat() for p in parts], before, strict=True)):
+        raise BlockingIOError(errno.EBUSY, "it was written to meanwhile")
+    return folder / file.name
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -13,10 +13,11 @@ import fcntl
 import json
 import os
 import sqlite3
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -261,6 +262,30 @@ def _make(path: Path) -> None:
             f"cannot make the journal in {path.parent}: {error.strerror}",
             hint="check [paths] state, the disk and its permissions",
         ) from error
+
+
+@contextmanager
+def readable(state: Path, scratch: Path) -> Iterator[tuple[Journal, str]]:
+    """The journal for a command that only reads, and why it is a copy of it; empty when it is none. Closed at the end.
+
+    SQLite writes beside a file even to read it. Where the disk takes nothing, what is there is read from a copy in
+    `scratch`; what is written to that is lost.
+    """
+    with ExitStack() as ended:
+        try:
+            journal, why = Journal.open(state), ""
+        except JournalFailed as error:
+            if not database.takes_nothing(state):
+                raise
+            try:
+                scratch.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+                folder = ended.enter_context(tempfile.TemporaryDirectory(prefix="journal-", dir=scratch))
+                copied = database.copy(state / FILE_NAME, Path(folder))
+            except OSError:
+                raise error from None
+            journal, why = Journal(copied), error.one_line()
+        with closing(journal):
+            yield journal, why
 
 
 def open_or_set_aside(state: Path, at: datetime) -> tuple[Journal, str]:

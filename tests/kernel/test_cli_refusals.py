@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.kernel.conftest import MakeCgroup, RunInside
 from tests.kernel.isolation_bed import Answer, Host, ours_at
 from watchdog.actions import locate, programs
 from watchdog.config import without_file
+from watchdog.database import FILE_NAME
 from watchdog.errors import UsageError
 from watchdog.kernel import bpffs, cgroups, gate
 from watchdog.kernel.cgroups import Cgroup
@@ -276,6 +278,33 @@ def test_a_full_disk(full_disk: Host, agent: Cgroup) -> None:
     (full_disk.state / "ballast").unlink()
     assert full_disk.intents() == []
     assert full_disk.mesh("isolate", "--cgroup", agent.path, *WHY).status == 0
+
+
+def read_only(folder: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True, timeout=10)
+
+
+@pytest.mark.parametrize(("taken", "remedy"), [(fill, "free space"), (read_only, "remount,rw")])
+def test_what_a_disk_that_takes_nothing_holds_is_told(
+    full_disk: Host, agent: Cgroup, taken: Callable[[Path], None], remedy: str
+) -> None:
+    full_disk.isolate(agent)
+    full_disk.close()
+    journal = (full_disk.state / FILE_NAME).read_bytes()
+    taken(full_disk.state)
+    for command, status, said in (
+        (("verify", "--cgroup", agent.path), 0, "holds"),
+        (("status",), 2, "ISOLATED"),
+        (("history",), 0, "isolated"),
+    ):
+        answer = full_disk.mesh(*command)
+        assert (answer.status, said in answer.out) == (status, True), answer
+        assert remedy in answer.err
+        [line] = answer.err.splitlines()
+        assert line.endswith("nothing is kept")
+        assert json.loads(full_disk.mesh(*command, "--json").out)["schema"]
+    assert (full_disk.state / FILE_NAME).read_bytes() == journal
+    assert [path for path in full_disk.run_dir.iterdir() if path.name.startswith("journal")] == []
 
 
 def test_a_disk_that_is_full_at_the_release(full_disk: Host, agent: Cgroup) -> None:

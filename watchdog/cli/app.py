@@ -15,10 +15,10 @@ import click
 from watchdog import __version__
 from watchdog.actions import place
 from watchdog.actions.place import Place
-from watchdog.cli.output import Output
+from watchdog.cli.output import Output, warning
 from watchdog.config import DEFAULT_PATH, Config, find, load, without_file
 from watchdog.errors import Exit, NotRoot, UsageError, WatchdogError
-from watchdog.journal import Journal
+from watchdog.journal import Journal, readable
 from watchdog.kernel.hold import Hold
 from watchdog.spans import seconds
 
@@ -129,22 +129,29 @@ def configured(config_path: Path | None) -> Config:
 
 
 @contextmanager
-def place_of(config: Config, *, to_change: bool = False) -> Iterator[Place]:
+def place_of(config: Config, *, to_change: bool = False, to_read: bool = False) -> Iterator[Place]:
     """The host's journal and places, as configured, and how a command tells people.
 
-    With `to_change` a damaged journal is refused before anything is done that it could not keep.
+    With `to_change` a damaged journal is refused before anything is done that it could not keep; `to_read` is
+    `closing_journal`'s.
     """
     from watchdog.cli.tell import news_of
 
-    with closing_journal(config) as journal:
+    with closing_journal(config, to_read=to_read) as journal:
         if to_change:
             journal.must_be_whole()
         yield replace(place.configured(config, journal), news=news_of(config, journal))
 
 
 @contextmanager
-def closing_journal(config: Config) -> Iterator[Journal]:
-    """The journal, opened and closed."""
+def closing_journal(config: Config, *, to_read: bool = False) -> Iterator[Journal]:
+    """The journal, opened and closed. With `to_read` a disk that takes nothing is said, and what it holds is read."""
+    if to_read:
+        with readable(config.paths.state, config.paths.run) as (journal, why):
+            if why:
+                warning(f"{why}; what it holds is read all the same, and nothing is kept")
+            yield journal
+        return
     journal = Journal.open(config.paths.state)
     try:
         yield journal

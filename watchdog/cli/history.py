@@ -39,7 +39,7 @@ def verb(config_path: Path | None, as_json: bool, newest: int, peer: str | None,
     """What was ordered, done and seen, the newest last."""
     output = Output(as_json=as_json)
     need_root()
-    with closing_journal(configured(config_path)) as journal:
+    with closing_journal(configured(config_path), to_read=True) as journal:
         if check:
             return _check(output, journal.broken_records())
         records = journal.trail(newest=None if peer else newest)

@@ -94,7 +94,12 @@ class Output:
                 facts["problems"] = list(error.problems)
             self.document("error", 1, facts)
         else:
-            print(_fitted(f"watchdog-mesh: {error.one_line()}", sys.stderr), file=sys.stderr)
+            warning(error.one_line())
+
+
+def warning(text: str) -> None:
+    """One line on standard error, also with --json."""
+    print(_fitted(f"watchdog-mesh: {text}", sys.stderr), file=sys.stderr)
 
 
 def one_line(text: str) -> str:

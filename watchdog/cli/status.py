@@ -54,7 +54,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool) -> int:
     output = Output(as_json=as_json)
     need_root()
     settings = configured(config_path)
-    with place_of(settings) as place:
+    with place_of(settings, to_read=True) as place:
         isolations = [view_of(intent, place) for intent in place.intents.in_force()]
         shadows = [shadow.verify(intent, place) for intent in place.intents.shadows()]
         silences = coordinator_of(place.journal).silences(clock.moment())

@@ -37,7 +37,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     output, wanted = Output(as_json=as_json), named(target)
     need_root()
     settings = configured(config_path)
-    with place_of(settings) as place:
+    with place_of(settings, to_read=True) as place:
         intent = meant(wanted, settings, place)
         if intent is None and (watched := shadow_meant(wanted, place)) is not None:
             return _of_shadow(output, watched, place)
