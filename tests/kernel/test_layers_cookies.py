@@ -26,6 +26,8 @@ from watchdog.kernel.hooks import Placed
 from watchdog.kernel.layers import whose
 from watchdog.kernel.layers.base import Target
 from watchdog.kernel.layers.cookies import POINT_HOOKS, Cookies
+from watchdog.kernel.layers.once import one_look
+from watchdog.kernel.layers.reach import reach_of
 from watchdog.kernel.programs import BELOW, COOKIES, COOKIES_MAP, MADE_COUNT_MAP, MADE_FLOWS_MAP, WHOSE, Hook
 from watchdog.kernel.slots import NOTHING, Counters, Slot, Traffic
 
@@ -101,6 +103,18 @@ def arrives(bound: socket.socket, data: bytes) -> bool:
 
 def entries(common_set: Common) -> list[elsewhere.Entry]:
     return elsewhere.entries(common_set.maps[COOKIES_MAP])
+
+
+def test_what_is_asked_at_once_is_looked_at_once_and_anew_the_next_time(bed: Bed, target_of: TargetOf) -> None:
+    bed.move_in()
+    target = target_of(bed.home)
+    with one_look():
+        before = whose.look(target)
+        bed.agent.run("own = socket.socket(INET, DGRAM)")
+        assert whose.look(target) is before
+        assert reach_of(target.cgroups) is reach_of(target.cgroups)
+    assert len(whose.look(target).sockets) == len(before.sockets) + 1
+    assert reach_of(target.cgroups) is not reach_of(target.cgroups)
 
 
 def test_udp_from_elsewhere_and_nobody_else(

@@ -16,6 +16,7 @@ from watchdog.intents import Intent, Where, With
 from watchdog.kernel import bpffs, cgroups, common, elsewhere, gate, hold, hooks, slots, tc_maps, visitor_traffic
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.layers import sequence, whose
+from watchdog.kernel.layers.once import one_look
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.programs import EGRESS, GUARD_IN, GUARD_OUT, INGRESS, WHOSE, Hook
 from watchdog.kernel.slots import Counters, Slot
@@ -91,9 +92,10 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     at_hooks = [gap for cgroup in there if (gap := gate.gap(cgroup, slot))]
     stopped = [cgroup for cgroup in there if gate.stops(cgroup, slot)]
     target = targets.target_of(intent, slot, place, stopped, build=False)
-    beyond = sequence.standings(target, BEYOND_PACKETS) if stopped else []
+    with one_look():
+        beyond = sequence.standings(target, BEYOND_PACKETS) if stopped else []
+        looked = facts.look(stopped, whose.look(target)) if stopped else None
     standings = [Standing(sequence.PACKETS.name, gaps=tuple(at_hooks)), *beyond] if stopped else []
-    looked = facts.look(stopped, whose.look(target)) if stopped else None
     later = next_start(intent, place, sight)
     ended = whereabouts.has_ended(intent.where, place.root)
     idle = ended or (not there and (bool(later) or not intent.where.unit))

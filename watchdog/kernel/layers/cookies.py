@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache, partial
 
 from watchdog.errors import KernelRefused, WatchdogError
@@ -104,8 +105,7 @@ def _uncovered(target: Target, origins: Origins) -> Scan:
         foreign = [each for each in foreign if points.get(each.cookie) not in seeing]
     if not whose.is_told(target):
         foreign = [each for each in foreign if not _is_own(target, each, found, origins)]
-    found.sockets = {each.inode: each for each in foreign}
-    return found
+    return replace(found, sockets={each.inode: each for each in foreign})
 
 
 def _is_own(target: Target, each: Socket, found: Scan, origins: Origins) -> bool:

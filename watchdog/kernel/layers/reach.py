@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from watchdog.kernel import cgroups, netns, packet_sockets, taps
 from watchdog.kernel.cgroups import Cgroup
+from watchdog.kernel.layers.once import once
 from watchdog.kernel.netns import Netns
 
 
@@ -33,8 +34,12 @@ class Reach:
         return {inode: place for inode, place in self.spaces.items() if inode not in hosts}
 
 
-def reach_of(targets: Iterable[Cgroup]) -> Reach:
+def reach_of(targets: Collection[Cgroup]) -> Reach:
     """Look at every process in the cgroups and below; what goes midway is left out."""
+    return once(("reach", *targets), lambda: _reach_of(targets))
+
+
+def _reach_of(targets: Collection[Cgroup]) -> Reach:
     listed = frozenset(pid for cgroup in targets for pid in cgroups.processes(cgroup))
     pids = listed - {cgroups.OTHER_NAMESPACE}
     spaces = netns.of_processes(pids)

@@ -23,6 +23,7 @@ from watchdog.kernel.layers.freeze import Freeze
 from watchdog.kernel.layers.hooked import Hooked
 from watchdog.kernel.layers.host_end import HostEnd
 from watchdog.kernel.layers.lsm import Lsm
+from watchdog.kernel.layers.once import one_look
 from watchdog.kernel.layers.packets import Packets
 from watchdog.kernel.layers.tc import Tc
 
@@ -119,7 +120,8 @@ def rescan(target: Target) -> list[str]:
 
     Cheap while there is nothing new: call it every few seconds, with a target that keeps what it knows.
     """
-    refused = {layer.name: _refusal(layer, target) for layer in (COOKIES, DESCRIPTORS)}
+    with one_look():  # what one does changes nothing of what the other looks for
+        refused = {layer.name: _refusal(layer, target) for layer in (COOKIES, DESCRIPTORS)}
     return [f"{name}: {reason}" for name, reason in refused.items() if reason]
 
 

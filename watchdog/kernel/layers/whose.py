@@ -9,6 +9,7 @@ from watchdog.kernel import hooks, sockets
 from watchdog.kernel.cgroups import CgroupGone
 from watchdog.kernel.hooks import Placed
 from watchdog.kernel.layers.base import Target
+from watchdog.kernel.layers.once import once
 from watchdog.kernel.programs import WHOSE
 from watchdog.kernel.sockets import Scan
 
@@ -39,4 +40,6 @@ def is_told(target: Target) -> bool:
 
 def look(target: Target) -> Scan:
     """Everything the target has open; every socket counts as from elsewhere where nothing tells."""
-    return sockets.scan(target.cgroups, target.known if is_told(target) else None)
+    return once(
+        ("whose", target.cgroups), lambda: sockets.scan(target.cgroups, target.known if is_told(target) else None)
+    )
