@@ -10,6 +10,7 @@ from typing import Protocol
 
 from watchdog.clock import Moment
 from watchdog.journal import Journal
+from watchdog.ladder import PeerRecord
 from watchdog.mesh.coordinator import Coordinator, Order
 from watchdog.model import Action, Escalation, EventState, Severity
 
@@ -104,6 +105,11 @@ class Herald:
     def dropped(self, order: Order, why: str, at: Moment) -> None:
         """An order came to nothing: nobody needs to be told, but the trail says so."""
         self._note_end(order, f"{order.action} not begun", why, at)
+
+    def lapsed(self, peer: str, record: PeerRecord, at: Moment) -> None:
+        """Whoever was carrying out the peer's newest order was killed, or stood still: another takes over."""
+        outcome = "its watcher never said how it ended"
+        self._journal.record(at.utc, f"{record.last_action} lapsed", peer=peer, token=record.token, outcome=outcome)
 
     def _note_end(self, order: Order, kind: str, outcome: str, at: Moment) -> None:
         self._journal.record(at.utc, kind, peer=order.peer, token=order.token, watcher=order.watcher, outcome=outcome)

@@ -9,7 +9,7 @@ from watchdog import quorum
 from watchdog.clock import Moment
 from watchdog.herald import STORM, Herald
 from watchdog.journal import Journal
-from watchdog.ladder import Demand, PeerRecord, Policy
+from watchdog.ladder import Demand, OrderState, PeerRecord, Policy
 from watchdog.mesh.coordinator import THIS_HOST, Coordinator, Denied, Member, Order, OrderRequest
 from watchdog.mesh.overview import fresh_s, votes_on
 from watchdog.model import Action, Heartbeat, Severity
@@ -155,6 +155,8 @@ class Ordering:
             claim = self._coordinator.claim(request, at)
             if isinstance(claim, Denied):
                 return None
+            if held.record.order is OrderState.LAPSED:
+                self._herald.lapsed(held.peer, held.record, at)
             again = held.record.last_action is action and held.record.order_episode == claim.episode
             self._herald.ordered(claim, at, again=again and action is Action.ISOLATE and held.record.in_vain)
         self._told_token = claim.token

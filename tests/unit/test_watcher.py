@@ -777,6 +777,17 @@ def test_a_watcher_started_among_the_dead_doubts_itself_first() -> None:
     assert bench.doubts()
 
 
+def test_the_trail_says_that_an_order_was_begun_and_never_ended(bench: Bench) -> None:
+    bench.rounds(2, SILENT)
+    [order] = bench.round(SILENT, carry_out=False)
+    assert bench.watcher.may_begin(order, bench.at())
+    bench.start()
+    bench.rounds(8, SILENT)
+    [lapsed] = bench.trail("restart lapsed")
+    assert (lapsed["peer"], lapsed["token"]) == ("shield", order.token)
+    assert [entry["token"] for entry in bench.trail("restart done")] == [2, 3]
+
+
 def test_a_storm_is_told_once_and_isolates_nobody() -> None:
     bench = Bench(peers=(*FOUR, "scholar"), names=("immune", "warden"))
     for name in bench.names:
