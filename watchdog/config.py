@@ -178,15 +178,30 @@ def find(given: Path | None = None) -> Path:
 
 def load(path: Path) -> Config:
     """Read and check the file; raises ConfigurationError with every problem found."""
+    return parse(_text_of(path), path, os.environ)
+
+
+def usable(path: Path) -> tuple[Config, ConfigurationError | None]:
+    """What is right of the file, and what is wrong with the rest; nothing of it is used where it is no TOML at all.
+
+    An incident does not wait for a file to be mended: what is left out is the mesh's default, which lets less pass.
+    """
+    try:
+        config, problems = _parsed(_text_of(path), path, os.environ)
+    except ConfigurationError as error:
+        return without_file(os.environ), error
+    return config, _all_wrong(path, problems) if problems else None
+
+
+def _text_of(path: Path) -> str:
     try:
         if not _is_at_hand(path):
             raise _unreadable(path, "it is no file")
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise _unreadable(path, "it is not UTF-8 text") from error
-    return parse(text, path, os.environ)
 
 
 def _is_at_hand(path: Path) -> bool:
@@ -203,6 +218,19 @@ def _unreadable(path: Path, reason: str) -> ConfigurationError:
 
 def parse(text: str, path: Path, environment: Mapping[str, str]) -> Config:
     """The configuration in `text`, with the paths that `environment` sets; `path` is for messages."""
+    config, problems = _parsed(text, path, environment)
+    if problems:
+        raise _all_wrong(path, problems)
+    return config
+
+
+def _all_wrong(path: Path, problems: Sequence[str]) -> ConfigurationError:
+    number = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return ConfigurationError(f"{path} has {number}: {'; '.join(problems)}", problems=problems)
+
+
+def _parsed(text: str, path: Path, environment: Mapping[str, str]) -> tuple[Config, list[str]]:
+    """What is well formed, and what is wrong. Raises ConfigurationError where it is no TOML."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -217,13 +245,7 @@ def parse(text: str, path: Path, environment: Mapping[str, str]) -> Config:
     if not {"interval", "timeout"} & (set(table) - set(values)):
         problems += config_check.times(config)
     problems += [] if table.get("peer") else ["peer: want at least one [[peer]]"]
-    if problems:
-        problems = [_as_set(problem, environment) for problem in problems]
-        raise ConfigurationError(
-            f"{path} has {len(problems)} problem{'s' if len(problems) > 1 else ''}: {'; '.join(problems)}",
-            problems=problems,
-        )
-    return config
+    return config, [_as_set(problem, environment) for problem in problems]
 
 
 def _names_in(tables: Any) -> list[str]:

@@ -337,8 +337,8 @@ def slots_in_use(place: Place) -> list[Path]:
     return named + [filters.ingress.parent for filters in drop_ins if filters.ingress is not None]
 
 
-def receivers(settings: Config) -> list[Receiver]:
-    """The configured webhooks with their secrets read."""
+def receivers(settings: Config, *, sign: bool = True) -> list[Receiver]:
+    """The configured webhooks; with their secrets read to `sign`, which what is only owed to them does not need."""
     return [
         Receiver(
             name=hook.name,
@@ -346,7 +346,7 @@ def receivers(settings: Config) -> list[Receiver]:
             secrets=tuple(
                 config_files.read_for(f"webhook {hook.name!r}.{setting}", webhook.read_secret, path)
                 for setting in ("secret_file", "previous_secret_file")
-                if (path := getattr(hook, setting)) is not None
+                if sign and (path := getattr(hook, setting)) is not None
             ),
             min_severity=hook.min_severity,
             timeout_s=hook.timeout,

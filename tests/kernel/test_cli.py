@@ -15,7 +15,7 @@ from tests.kernel.isolation_bed import NOW, Host, moment, ours_at
 from watchdog import clock, config
 from watchdog.actions import programs
 from watchdog.actions.orders import HostActions
-from watchdog.cli.status import OPEN
+from watchdog.cli.status import OPEN, RELEASED, merge
 from watchdog.clock import rfc3339
 from watchdog.host.caller import who
 from watchdog.intents import State, Until
@@ -30,6 +30,7 @@ from watchdog.model import Action
 from watchdog.outbox import Outbox
 from watchdog.paths import facts
 from watchdog.status import published
+from watchdog.status.published import Published
 from watchdog.webhook import Receiver
 
 pytestmark = pytest.mark.kernel
@@ -506,6 +507,15 @@ def test_status_does_not_call_isolated_what_is_open(host: Host, agent: Cgroup) -
     assert "its release has not ended; end it with: watchdog-mesh reconcile" in host.mesh("verify", "shield").out
     assert host.mesh("reconcile").status == OK
     assert host.mesh("status", "--json").document["isolations"] == []
+
+
+@pytest.mark.parametrize(("cut_off", "said"), [(True, "ISOLATED"), (None, "UNKNOWN")])
+def test_a_watcher_that_has_not_heard_of_the_release_isolates_nobody(cut_off: bool | None, said: str) -> None:
+    """It goes by the journal when it asks the peer next: up to an interval later."""
+    row = {"name": "shield", "status": "ISOLATED", "detail": "HTTP 200", "last_seen": rfc3339(NOW), "missed_count": 0}
+    watchers = [Published("immune", alive=True, document={"peers": [row]})]
+    (merged,) = merge(watchers, ["shield"], {} if cut_off is None else {"shield": cut_off})
+    assert (merged["status"], merged["detail"] == RELEASED) == (said, cut_off is None)
 
 
 def test_verify_and_status_say_when_it_ends_and_that_it_is_overdue(host: Host, agent: Cgroup) -> None:

@@ -14,7 +14,7 @@ from tests.unit.own import Start, starting
 
 pytestmark = pytest.mark.kernel
 
-FAILED, USAGE, HOST_CANNOT = 1, 2, 5
+FAILED, HOST_CANNOT = 1, 5
 PEER = '[[peer]]\nname = "{name}"\nendpoint = "http://127.0.0.1:9/"\n{setting}\n'
 
 
@@ -30,7 +30,8 @@ def checks(answer: Answer) -> dict[str, dict[str, Any]]:
 
 def test_a_host_that_can_isolate_and_has_no_configuration(host: Host, tmp_path: Path) -> None:
     answer = host.mesh("doctor", "--json", env={"WATCHDOG_MESH_CONFIG": str(tmp_path / "none.toml")})
-    assert answer.status == USAGE, "one that was named must be there"
+    assert (answer.status, answer.document["can_isolate"]) == (FAILED, True), "one that was named must be there"
+    assert "No such file" in checks(answer)["configuration"]["detail"]
     host.configure(PEER.format(name="shield", setting=""))
     answer = host.mesh("doctor", "--json")
     found = checks(answer)

@@ -179,6 +179,58 @@ def test_bad_configuration(
     refused(configured, verb, USAGE, [str(path), says])
 
 
+NO_SECRET = '[[webhook]]\nname = "architect"\nurl = "http://127.0.0.1:9/"\nsecret_file = "/nowhere/secret"\n'
+BROKEN = ("[isolation]\nlevle = 1\n", "[[webhook", 'watchers = ["nemo"]\n', NO_SECRET)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=["unknown setting", "not TOML", "a wrong name", "no secret"])
+def test_in_an_incident_what_is_right_of_a_configuration_is_used(configured: Host, agent: Cgroup, broken: str) -> None:
+    """And what is wrong is said, whatever is asked for."""
+    good = configured.config.read_text()
+    path = configured.configure(broken + good if "nemo" in broken else good + broken)
+    commands: list[tuple[list[str], int, str]] = [
+        (["isolate", "--cgroup", str(agent.path), *WHY], OK, "is isolated"),
+        (["verify", "--cgroup", str(agent.path)], OK, "holds"),
+        (["status"], 2, "ISOLATED"),
+        (["history"], OK, "isolated"),
+        (["reconcile"], OK, "nothing was changed"),
+        (["release", "--cgroup", str(agent.path), *WHY], OK, "is released"),
+        (["doctor"], FAILED, "This host can isolate."),
+    ]
+    for words, status, says in commands:
+        answer = configured.mesh(*words)
+        assert (answer.status, says in answer.out) == (status, True), answer
+        warned = answer.err.splitlines()[0]
+        assert str(path) in warned
+        assert "what is right of it is used" in warned
+        owed = [row["receiver"] for row in configured.place.journal.read("SELECT receiver FROM delivery")]
+        assert (owed != []) is (broken is NO_SECRET), "told when its secret can be read again"
+    assert configured.attached() == []
+
+
+def test_nobody_is_isolated_by_a_journal_that_may_not_be_meant(configured: Host, agent: Cgroup) -> None:
+    path = configured.configure(configured.config.read_text() + "[paths]\nstate = 3\n")
+    refused(
+        configured,
+        ["isolate", "--cgroup", str(agent.path), *WHY],
+        USAGE,
+        [str(path), "paths.state: want"],
+        ["env", "-u", "WATCHDOG_MESH_STATE_DIR"],
+    )
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=["unknown setting", "not TOML", "a wrong name", "no secret"])
+def test_at_boot_a_wrong_configuration_opens_nothing(configured: Host, agent: Cgroup, broken: str) -> None:
+    good = configured.config.read_text()
+    configured.configure(broken + good if "nemo" in broken else good + broken)
+    configured.isolate(agent)
+    configured.close()
+    assert gate.detach(agent, {program_id for _, program_id in configured.attached()})
+    answer = configured.mesh("reconcile", "--boot")
+    assert (answer.status, "isolated again" in answer.out) == (OK, True), answer
+    assert configured.mesh("verify", "--cgroup", agent.path).status == OK
+
+
 @pytest.mark.parametrize("where", ["--config", "the environment"])
 def test_no_configuration_where_one_was_named(configured: Host, where: str) -> None:
     nowhere = configured.folder / "none.toml"

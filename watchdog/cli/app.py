@@ -17,7 +17,8 @@ from watchdog.actions import place
 from watchdog.actions.place import Place
 from watchdog.cli.output import Output, warning
 from watchdog.config import DEFAULT_PATH, Config, find, load, without_file
-from watchdog.errors import Exit, NotRoot, UsageError, WatchdogError
+from watchdog.config import usable as config_of
+from watchdog.errors import ConfigurationError, Exit, NotRoot, UsageError, WatchdogError
 from watchdog.journal import Journal, readable
 from watchdog.kernel.hold import Hold
 from watchdog.spans import seconds
@@ -37,6 +38,8 @@ VERBS = {
     "config": "check a configuration, or print an example",
 }
 
+PATHS = ("paths", "$")
+"""How what is wrong with where things are begins: in the file, or in the environment."""
 DAY_S = 24 * 3600.0
 TEXT_LIMIT = 2000
 """Characters of a reason: what is longer belongs into the incident's own record."""
@@ -126,6 +129,25 @@ def configured(config_path: Path | None) -> Config:
     if path == DEFAULT_PATH and config_path is None and not path.exists():
         return without_file(os.environ)
     return load(path)
+
+
+def usable(config_path: Path | None, *, at_boot: bool = False) -> tuple[Config, ConfigurationError | None]:
+    """The same for a verb that no mistake in the file is to keep from an incident: what is right of it, and what is
+    wrong, which is said.
+
+    Raises ConfigurationError for a file that was named and cannot be read; and, but at boot, where it is not known
+    which journal is meant.
+    """
+    path = find(config_path)
+    if path == DEFAULT_PATH and config_path is None and not path.exists():
+        return without_file(os.environ), None
+    config, wrong = config_of(path)
+    if wrong is None:
+        return config, None
+    if not at_boot and ((not wrong.problems and config_path) or any(each.startswith(PATHS) for each in wrong.problems)):
+        raise wrong
+    warning(f"{wrong.message}; what is right of it is used, with the journal in {config.paths.state}")
+    return config, wrong
 
 
 @contextmanager

@@ -14,10 +14,10 @@ import click
 from watchdog import config, config_files
 from watchdog.actions import programs, targets
 from watchdog.actions.place import Place, selector_of
-from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.app import common, need_root, place_of, usable
 from watchdog.cli.output import Output, one_line, table
 from watchdog.config import Config
-from watchdog.errors import Exit, HostCannot, WatchdogError
+from watchdog.errors import ConfigurationError, Exit, HostCannot, WatchdogError
 from watchdog.host import agents, systemd
 from watchdog.host.processes import describe
 from watchdog.kernel import bpffs, cgroups, headers, libbpf, selftest
@@ -38,7 +38,7 @@ def verb(config_path: Path | None, as_json: bool, coverage: bool) -> int:
     """
     output = Output(as_json=as_json)
     need_root()
-    settings = configured(config_path)
+    settings, wrong = usable(config_path)
     if coverage:
         from watchdog.cli import doctor_coverage
 
@@ -46,7 +46,7 @@ def verb(config_path: Path | None, as_json: bool, coverage: bool) -> int:
             return doctor_coverage.run(output, place)
     checks = list(_host_checks(settings))
     can_isolate = all(check.ok for check in checks)
-    checks += _other_checks(settings, config.find(config_path))
+    checks += _other_checks(settings, config.find(config_path), wrong)
     output.document("doctor", 1, {"can_isolate": can_isolate, "checks": [asdict(check) for check in checks]})
     if not as_json:
         table([("ok" if check.ok else "FAIL", check.name, check.detail) for check in checks], ("", "CHECK", "FOUND"))
@@ -138,7 +138,7 @@ def _proof(place: Place) -> list[Check]:
     return [Check("programs", ok=True, detail=f"ready and proved in {took_s:.1f} s"), *checks]
 
 
-def _other_checks(settings: Config, path: Path) -> list[Check]:
+def _other_checks(settings: Config, path: Path, wrong: ConfigurationError | None) -> list[Check]:
     """What is not needed to isolate, and still should be right."""
     checks = [_tried("link filters", lambda: _link_filters(settings))]
     running = systemd.running()
@@ -146,9 +146,9 @@ def _other_checks(settings: Config, path: Path) -> list[Check]:
     if running:
         lasting = systemd.supports_filter_paths()
         checks.append(Check("lasting filters", ok=bool(lasting), detail=lasting.detail))
-    if not path.exists():
+    if wrong is None and not path.exists():
         return [*checks, Check("configuration", ok=False, detail=f"there is none at {path}", remedy=WRITE_ONE)]
-    unusable = "; ".join(config_files.problems(settings))
+    unusable = wrong.message if wrong is not None else "; ".join(config_files.problems(settings))
     checks.append(
         Check(
             "configuration",

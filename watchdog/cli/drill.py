@@ -10,7 +10,7 @@ import click
 
 from watchdog.actions import drill
 from watchdog.actions.place import no_news
-from watchdog.cli.app import common, configured, need_root, place_of
+from watchdog.cli.app import common, need_root, place_of, usable
 from watchdog.cli.output import Output, table
 from watchdog.errors import Exit
 
@@ -26,7 +26,7 @@ def verb(config_path: Path | None, as_json: bool) -> int:
     """
     output = Output(as_json=as_json)
     need_root()
-    with place_of(configured(config_path), to_change=True) as place:
+    with place_of(usable(config_path)[0], to_change=True) as place:
         steps = drill.drill(replace(place, news=no_news))
     failed = next((step for step in steps if not step.ok), None)
     passed = failed is None

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from watchdog.actions import flow_facts
-from watchdog.cli.app import closing_journal, common, configured, need_root
+from watchdog.cli.app import closing_journal, common, need_root, usable
 from watchdog.cli.output import Output
 from watchdog.errors import Exit
 from watchdog.numbers import counted
@@ -39,7 +39,7 @@ def verb(config_path: Path | None, as_json: bool, newest: int, peer: str | None,
     """What was ordered, done and seen, the newest last."""
     output = Output(as_json=as_json)
     need_root()
-    with closing_journal(configured(config_path), to_read=True) as journal:
+    with closing_journal(usable(config_path)[0], to_read=True) as journal:
         if check:
             return _check(output, journal.broken_records())
         records = journal.trail(newest=None if peer else newest)

@@ -13,15 +13,16 @@ import click
 from watchdog import clock
 from watchdog.actions import allowing, holding, isolation, locate, planning, shadow
 from watchdog.actions.holding import Result
+from watchdog.actions.locate import Named
 from watchdog.actions.place import Place
 from watchdog.cli import report
 from watchdog.cli.allow import allow_options, asked
-from watchdog.cli.app import common, configured, given_span_s, need_root, paths_option, place_of, stated
+from watchdog.cli.app import common, configured, given_span_s, need_root, paths_option, place_of, stated, usable
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
 from watchdog.cli.tell import deliver, tell
 from watchdog.config import Config
-from watchdog.errors import Exit, UsageError, WatchdogError
+from watchdog.errors import ConfigurationError, Exit, UsageError, WatchdogError
 from watchdog.host.caller import who
 from watchdog.intents import Until, Where, Why
 from watchdog.kernel.hold import Hold
@@ -81,7 +82,7 @@ def verb(
         stated(incident, "--incident")
     until = _until(given_span_s(ttl, "--ttl", LONGEST_S)) if ttl is not None else None
     need_root()
-    settings = configured(config_path)
+    settings = _settings(config_path, wanted)
     with place_of(settings, to_change=True) as place:
         located = locate.locate(wanted, settings, place, adopt_it=adopt_it)
         allowed = allow.of(located.where.peer, settings)
@@ -116,6 +117,17 @@ def verb(
     output.words(*(f"  {line}" for line in report.paths_in_words(result.verdicts) if all_paths))
     output.words(*(f"  {notice}" for notice in notices))
     return Exit.PARTIAL if result.is_partial else Exit.OK
+
+
+def _settings(config_path: Path | None, wanted: Named) -> Config:
+    """Who a peer is only the configuration says, and all of it has to be right; for any other target what is right."""
+    if not wanted.peer:
+        return usable(config_path)[0]
+    try:
+        return configured(config_path)
+    except ConfigurationError as error:
+        hint = error.hint or "mend it, or name the agent by --unit, --pid or --cgroup: that needs none"
+        raise ConfigurationError(error.message, problems=error.problems, hint=hint) from error
 
 
 def _tell_people(result: Result, reason: str, settings: Config, place: Place) -> list[str]:

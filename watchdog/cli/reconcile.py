@@ -12,7 +12,7 @@ from watchdog import clock, journal
 from watchdog.actions import reconcile
 from watchdog.actions.place import note_agents
 from watchdog.actions.reconcile import Repair
-from watchdog.cli.app import closing_journal, common, configured, need_root, place_of
+from watchdog.cli.app import closing_journal, common, need_root, place_of, usable
 from watchdog.cli.output import Output
 from watchdog.cli.tell import FLUSH_S, deliver
 from watchdog.config import Config, find
@@ -32,12 +32,13 @@ def verb(config_path: Path | None, as_json: bool, boot: bool, set_aside_journal:
     need_root()
     path = find(config_path)
     identity = identity_of(str(path))
-    settings = configured(config_path)
+    settings, wrong = usable(config_path, at_boot=boot)
     if set_aside_journal:
         _set_aside(settings, output)
     # At boot what can be read is barred and isolated again, whatever else is damaged: closed, not open.
     with place_of(settings, to_change=not boot) as place:
-        note_agents(settings, path, identity)
+        if wrong is None:
+            note_agents(settings, path, identity)
         nothing_to_do = boot and not place.intents.in_force()
         if boot and not nothing_to_do:
             reconcile.bar(place)

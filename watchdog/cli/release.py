@@ -14,7 +14,7 @@ from watchdog.actions import adopt, holding, inside, isolation, locate, moving, 
 from watchdog.actions.locate import Named
 from watchdog.actions.place import Place, look
 from watchdog.cli import report
-from watchdog.cli.app import common, configured, need_root, place_of, stated
+from watchdog.cli.app import common, need_root, place_of, stated, usable
 from watchdog.cli.output import Output
 from watchdog.cli.target import named, target_options
 from watchdog.cli.tell import by_hand, deliver
@@ -35,7 +35,7 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
     output, wanted = Output(as_json=as_json), named(target)
     stated(reason, "--reason")
     need_root()
-    settings = configured(config_path)
+    settings, _ = usable(config_path)
     with place_of(settings, to_change=True) as place:
         intent = meant(wanted, settings, place)
         if intent is None and (watched := shadow_meant(wanted, place)) is not None:

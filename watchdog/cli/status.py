@@ -14,7 +14,7 @@ from watchdog.actions import shadow
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
 from watchdog.cli import report
-from watchdog.cli.app import common, configured, need_root, paths_option, place_of
+from watchdog.cli.app import common, need_root, paths_option, place_of, usable
 from watchdog.cli.output import Output, table
 from watchdog.config import Config
 from watchdog.errors import WatchdogError
@@ -31,6 +31,7 @@ from watchdog.status.published import Published
 
 UNKNOWN = "UNKNOWN"
 NOT_VERIFIED = "; whoever answers does not say who it is"
+RELEASED = "it is isolated no more, and was not asked since"
 OPEN = "it is NOT cut off, though the journal has an isolation of it"
 WORST_FIRST = (Status.ISOLATED.value, Status.OFFLINE.value, Status.DEGRADED.value, UNKNOWN, Status.HEALTHY.value)
 EXIT_OF = {
@@ -53,7 +54,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool) -> int:
     """
     output = Output(as_json=as_json)
     need_root()
-    settings = configured(config_path)
+    settings, _ = usable(config_path)
     with place_of(settings, to_read=True) as place:
         isolations = [view_of(intent, place) for intent in place.intents.in_force()]
         shadows = [shadow.verify(intent, place) for intent in place.intents.shadows()]
@@ -100,6 +101,8 @@ def _merged(name: str, watchers: list[Published], cut_off: bool | None) -> dict[
     row["status"] = Status.ISOLATED.value if cut_off else worst
     if cut_off is False:
         row["status"], row["detail"] = UNKNOWN, OPEN
+    elif cut_off is None and worst == Status.ISOLATED.value:
+        row["status"], row["detail"] = UNKNOWN, RELEASED
     row["seen_by"] = {watcher: row["status"] if watcher in heard else UNKNOWN for watcher, row in words.items()}
     return row
 

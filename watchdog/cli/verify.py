@@ -13,7 +13,7 @@ from watchdog.actions import flow_facts, holding, inside, locate, shadow
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
 from watchdog.cli import report
-from watchdog.cli.app import common, configured, need_root, paths_option, place_of
+from watchdog.cli.app import common, need_root, paths_option, place_of, usable
 from watchdog.cli.output import Output
 from watchdog.cli.release import meant, name_of, shadow_meant
 from watchdog.cli.target import named, target_options
@@ -36,7 +36,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     """
     output, wanted = Output(as_json=as_json), named(target)
     need_root()
-    settings = configured(config_path)
+    settings, _ = usable(config_path)
     with place_of(settings, to_read=True) as place:
         intent = meant(wanted, settings, place)
         if intent is None and (watched := shadow_meant(wanted, place)) is not None:
