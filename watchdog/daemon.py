@@ -137,6 +137,8 @@ class Daemon:
         ended = [f"nobody delivers to {', '.join(dead)}: the thread ended"] if dead else []
         ended += ["nobody looks after the isolations: the thread ended"] if self.keeper.is_dead else []
         ended += ["nobody tries the isolations from inside: the thread ended"] if self.inspector.is_dead else []
+        if stuck_s := self.keeper.stuck_s:
+            ended.append(f"looking after the isolations has stood still for {stuck_s:.0f} s")
         if ended:
             seen = replace(seen, health=replace(seen.health, ok=False, reason="; ".join(ended)))
         return replace(seen, isolations=self.keeper.views, outbox=self._backlogs())

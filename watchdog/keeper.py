@@ -30,6 +30,9 @@ PAUSE_SHARE = 3.0
 """After a sweep the kernel's news are let be for this many times as long as it took: whoever makes them without end has
 us sweep a quarter of the time, and no more."""
 
+LONGEST_WORK_S = 120.0
+"""A sweep waits a minute for the lock, and may have programs to build; beyond that something hangs."""
+
 LOST_PINS: set[str] = {Kind.PINS, Kind.BPFFS}
 
 log = logging.getLogger("watchdog")
@@ -56,6 +59,7 @@ class Keeper:
         self._sweep_s = sweep_s
         self._stopping = threading.Event()
         self._trouble = ""
+        self._working_since_s: float | None = None
         self._thread: threading.Thread | None = None
         self.views: tuple[IsolationView, ...] = ()
 
@@ -78,6 +82,11 @@ class Keeper:
         """Whether the thread ended though nobody stopped it: a mistake of ours."""
         return self._thread is not None and not self._thread.is_alive() and not self._stopping.is_set()
 
+    @property
+    def stuck_s(self) -> float:
+        """For how long it has been at one sweep, when that is longer than any takes; else 0."""
+        return stuck_s(self._working_since_s, clock.now_s())
+
     def _run(self) -> None:
         self._try(self._follow)
         due_s = clock.now_s() + self._sweep_s
@@ -91,6 +100,7 @@ class Keeper:
             self._stopping.wait(listen_s - clock.now_s())
 
     def _try(self, work: Callable[[], None]) -> None:
+        self._working_since_s = clock.now_s()
         try:
             work()
         except WatchdogError as error:
@@ -99,6 +109,8 @@ class Keeper:
             log.exception("looking after the isolations failed")
         else:
             self._trouble = ""
+        finally:
+            self._working_since_s = None
 
     def _sweep_and_follow(self) -> None:
         self._prepare()
@@ -123,6 +135,12 @@ class Keeper:
         if trouble != self._trouble:
             self._trouble = trouble
             log.error("cannot look after the isolations: %s", trouble)
+
+
+def stuck_s(working_since_s: float | None, now_s: float) -> float:
+    """For how long a thread has been at one piece of work, when that is longer than any takes; else 0."""
+    took_s = 0.0 if working_since_s is None else now_s - working_since_s
+    return took_s if took_s > LONGEST_WORK_S else 0.0
 
 
 def following(began_s: float, ended_s: float, sweep_s: float = SWEEP_S) -> tuple[float, float]:

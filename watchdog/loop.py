@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import queue
 import random
 import threading
@@ -38,6 +39,8 @@ with 200 hung peers of 1,000 takes about a third of it longer: two waves of hung
 LONGEST_WAIT_S = 1.0
 """The loop turns at least this often, so that a loop that stands still is seen to."""
 NO_THREAD = "this host gives no thread; raise TasksMax= of the watcher's unit, or see what else runs here"
+ENDLESS_INTERVALS = 2
+"""A probe has its deadline, and what this host says of a miss its own: together less than this."""
 STALL_SHARE = 0.5
 """Share of the probes' timeout for which this process may stand still before silence proves nothing."""
 
@@ -79,7 +82,8 @@ class Loop:
         self._hands = hands
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._again: list[Message] = []
-        self._in_flight: set[str] = set()
+        self._in_flight: dict[str, float] = {}
+        """When each probe that has not ended was begun; the own endpoint's key is empty."""
         self._stopping = threading.Event()
         self._probes = ThreadPoolExecutor(MOST_PROBES_AT_ONCE, thread_name_prefix="watchdog-probe")
         self._work = ThreadPoolExecutor(MOST_ACTIONS_AT_ONCE, thread_name_prefix="watchdog-action")
@@ -141,7 +145,7 @@ class Loop:
             late_s=max(0.0, at.s - due.s) if before else 0.0,
             clock_jump_s=clock_jump_s,
             suspended_s=suspended_s,
-            own_endpoint_probed=self._own is not None and "" not in self._in_flight,
+            own_endpoint_probed=self._own is not None and ("" not in self._in_flight or bool(self._endless(""))),
         )
         again, self._again = self._again, []
         for message in again:
@@ -170,11 +174,23 @@ class Loop:
                     before = self._watcher.peers[name].progress
                     self._submit(name, replace(self._targets[name], before=before) if before else self._targets[name])
             self._turn(min(last_s, pending[0][0] if pending else last_s) - now_s)
+        for name in () if self.stopping else [each for each in self._in_flight if each and self._endless(each)]:
+            self._watcher.skip(name, unasked=self._endless(name))
+            self._hands.show(name)
+
+    def _endless(self, key: str) -> str:
+        """Why nothing is known, where the probe is of a round before the last: what asks may hang as what it asks."""
+        took_s = clock.now_s() - self._in_flight.get(key, math.inf)
+        return (
+            f"a probe has not ended for {took_s:.0f} s" if took_s > ENDLESS_INTERVALS * self._policy.interval_s else ""
+        )
 
     def _submit(self, key: str, target: Target) -> None:
         """One probe a peer at a time; the own endpoint's key is empty."""
+        if not key and (endless := self._endless(key)):
+            self._watcher.hear_own(Heartbeat(target.name, healthy=False, detail=endless))
         if key not in self._in_flight:
-            self._in_flight.add(key)
+            self._in_flight[key] = clock.now_s()
             if not is_begun(self._probes, self._ask, key, target):
                 self._take(key, target, None, clock.now_s(), f"cannot probe {target.name or 'its agent'}: {NO_THREAD}")
 
@@ -231,7 +247,7 @@ class Loop:
 
     def _take(self, key: str, target: Target, beat: Heartbeat | None, asked_s: float, refused: str) -> None:
         """What became of a probe: without a heartbeat the peer could not be asked, and `refused` says why."""
-        self._in_flight.discard(key)
+        self._in_flight.pop(key, None)
         self._refused = refused or self._refused
         if not key:
             self._watcher.hear_own(beat or Heartbeat(target.name, healthy=False, detail=refused))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 
-from watchdog.database import SET_ASIDE_HINT
-from watchdog.errors import JournalCorrupt
 from watchdog.journal import Journal
 from watchdog.ladder import Standing
 from watchdog.model import Progress
@@ -26,13 +25,15 @@ class Saved:
     """What the peer said of it when it was heard last before this was saved."""
 
 
+log = logging.getLogger("watchdog")
+
 ITSELF = ""
 """Under this name a watcher keeps what it believes of itself: no peer can have it."""
 Row = TypeVar("Row", Saved, Doubt)
 
 
 class Standings:
-    """The rows of the watcher `name`. What nobody can read raises JournalCorrupt."""
+    """The rows of the watcher `name`. A row that nobody can read is none: all else in the journal is worth more."""
 
     def __init__(self, journal: Journal, name: str) -> None:
         self._journal = journal
@@ -61,7 +62,5 @@ class Standings:
         try:
             return msgspec.json.decode(rows[0]["body"], type=kind)
         except msgspec.MsgspecError as error:
-            what = f"what {self._name} believed of {peer or 'itself'}: {error}"
-            raise JournalCorrupt(
-                f"the journal {self._journal.path} is damaged ({what})", hint=SET_ASIDE_HINT
-            ) from error
+            log.error("what %s believed of %s cannot be read, and begins anew: %s", self._name, peer or "itself", error)
+            return None

@@ -19,7 +19,7 @@ from datetime import datetime
 
 from watchdog import ladder, quorum
 from watchdog.clock import Moment
-from watchdog.errors import JournalCorrupt, JournalFailed, WatchdogError
+from watchdog.errors import JournalFailed, WatchdogError
 from watchdog.herald import STORM, Herald, Publish
 from watchdog.journal import Journal
 from watchdog.ladder import Demand, OrderState, PeerRecord, Policy, Standing
@@ -110,9 +110,7 @@ class Watcher:
             return  # the journal was asked for another one, which may have taken seconds
         try:
             self._take_up(at)
-        except JournalCorrupt:
-            raise
-        except JournalFailed as error:
+        except JournalFailed as error:  # a damaged one too: it is set aside after the first round
             self.trouble = error.one_line()
 
     def _take_up(self, at: Moment) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,3 +171,14 @@ def await_freed(program_id: int) -> None:
             return
         assert time.monotonic() < deadline_s, f"program {program_id} is still there"
         time.sleep(0.02)
+
+
+def overwrite_root_page(journal: Path, table: str) -> None:
+    """Garbage where a table begins; the file itself opens well."""
+    with closing(sqlite3.connect(journal)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with journal.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)

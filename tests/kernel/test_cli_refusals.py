@@ -15,7 +15,7 @@ import pytest
 
 from tests import AS_NOBODY
 from tests.kernel.conftest import MakeCgroup, RunInside
-from tests.kernel.isolation_bed import Answer, Host, ours_at
+from tests.kernel.isolation_bed import Answer, Host, ours_at, overwrite_root_page
 from watchdog.actions import locate, programs
 from watchdog.config import without_file
 from watchdog.database import FILE_NAME
@@ -558,13 +558,3 @@ def test_at_boot_a_damaged_journal_holds_what_can_be_read_of_it(host: Host, agen
     assert host.mesh("reconcile", "--boot").status == OK
     assert len(ours_at(agent)) == len(GATE)
     assert host.mesh("reconcile").status == FAILED
-
-
-def overwrite_root_page(journal: Path, table: str) -> None:
-    with closing(sqlite3.connect(journal)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-        (size,) = connection.execute("PRAGMA page_size").fetchone()
-    with journal.open("r+b") as file:
-        file.seek((page - 1) * size)
-        file.write(b"\xa5" * size)

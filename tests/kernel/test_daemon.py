@@ -19,7 +19,7 @@ import requests
 
 from tests.kernel import foreign
 from tests.kernel.conftest import MakeCgroup
-from tests.kernel.isolation_bed import WHY, Host
+from tests.kernel.isolation_bed import WHY, Host, overwrite_root_page
 from tests.unit.agents import Agent, agents, eventually
 from watchdog import clock, config
 from watchdog.config import for_watcher
@@ -199,6 +199,16 @@ def is_well(host: Host) -> bool:
 
 def began_and_ended(host: Host) -> bool:
     return [state for key, state, _ in told(host) if "self-doubt" in key or "resolved" in key] == ["FIRING", "RESOLVED"]
+
+
+def test_damage_deep_inside_keeps_no_watcher_from_starting(host: Host, peer: Agent) -> None:
+    with host.place.journal.transaction() as tx:
+        tx.execute("INSERT INTO standing (watcher, peer, body) VALUES ('immune', 'shield', '{}')")
+    host.close()
+    overwrite_root_page(host.state / "journal.db", "standing")
+    with running(host, peer) as watcher:
+        eventually(lambda: list(host.state.glob("journal.db.damaged-*")) and is_well(host), START_S)
+        assert watcher.poll() is None
 
 
 @pytest.mark.parametrize("how", LOCKERS)

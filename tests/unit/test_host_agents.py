@@ -70,7 +70,7 @@ def test_by_pid_file(start: Start, tmp_path: Path) -> None:
     ("text", "match"),
     [
         ("", "holds no process number"),
-        ("shield\n", "holds no process number: 'shield'"),
+        ("shield\n", "holds no process number$"),
         ("-1\n", "holds no process number"),
         ("12x", "holds no process number"),
         ("\u0663", "holds no process number"),
@@ -90,7 +90,10 @@ def test_pid_files_that_name_no_process(tmp_path: Path, text: str, match: str) -
 def test_pid_files_that_cannot_be_read(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    for path, match in ((tmp_path / "none", "No such file"), (tmp_path, "not a file"), (fifo, "not a file")):
+    link = tmp_path / "link"
+    link.symlink_to("/etc/shadow")
+    missing = tmp_path / "none"
+    for path, match in ((missing, "No such file"), (tmp_path, "not a file"), (fifo, "not a file"), (link, "a link")):
         with pytest.raises(UsageError, match=match) as caught:
             find(AgentSelector(pid_file=path))
         assert caught.value.hint

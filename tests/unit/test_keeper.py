@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from watchdog.keeper import SWEEP_S, following
+from watchdog.keeper import SWEEP_S, following, stuck_s
 
 FOUND_S = 5.0
 """As the documents say."""
@@ -45,3 +45,8 @@ def test_others_have_the_lock_half_of_the_time(took_s: float) -> None:
     listen_s, due_s = following(0.0, took_s)
     assert took_s / listen_s <= 1 / 2
     assert due_s >= SWEEP_S
+
+
+@pytest.mark.parametrize(("since_s", "now_s", "told_s"), [(None, 1e6, 0.0), (0.0, 120.0, 0.0), (0.0, 121.0, 121.0)])
+def test_a_sweep_that_hangs_is_told(since_s: float | None, now_s: float, told_s: float) -> None:
+    assert stuck_s(since_s, now_s) == told_s

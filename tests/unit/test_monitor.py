@@ -293,6 +293,37 @@ def test_a_bug_while_probing_ends_neither_the_round_nor_the_monitor(
     eventually(lambda: monitor.health().ok)
 
 
+class Endless(Broken):
+    """A prober that does not come back from some peers."""
+
+    def __init__(self, peers: set[str], over: threading.Event) -> None:
+        super().__init__(set())
+        self.endless, self.over = peers, over
+
+    def probe(self, target: Target) -> Heartbeat:
+        if target.name in self.endless:
+            self.over.wait(HANG_S)
+        return super().probe(target)
+
+
+def test_a_probe_that_never_ends_is_told_and_its_peer_is_not_called_well(
+    mesh: dict[str, Agent], monitors: Monitors
+) -> None:
+    over = threading.Event()
+    prober = Endless(set(), over)
+    monitor = monitors(mesh, prober=prober)
+    monitor.start()
+    eventually(lambda: prober.asked.count("shield") >= 2)
+    prober.endless.add("shield")
+
+    def unasked() -> str:
+        return next(row.unasked for row in monitor.all_peers() if row.name == "shield")
+
+    eventually(lambda: "a probe has not ended for" in unasked())
+    over.set()
+    eventually(lambda: not unasked())
+
+
 def test_a_bug_while_acting_is_a_failed_order(mesh: dict[str, Agent], monitors: Monitors) -> None:
     heard: list[Escalation] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -168,9 +169,7 @@ def _of_pid_file(path: Path) -> Process:
         raise UsageError(f"the pid file {path} can be written by everybody", hint=f"chmod o-w {path}")
     first = text.strip().partition("\n")[0].strip()
     if not first.isascii() or not first.isdecimal():
-        raise UsageError(
-            f"the pid file {path} holds no process number: {first[:PID_FILE_LIMIT_BYTES]!r}", hint=PID_FILE_WANTED
-        )
+        raise UsageError(f"the pid file {path} holds no process number", hint=PID_FILE_WANTED)
     process = _of_pid(int(first), f", though the pid file {path} names it")
     age_s = clock.now_s() - process.started_s()
     if age_s < clock.utc_now().timestamp() - written_s - STALE_SLACK_S:
@@ -182,17 +181,24 @@ def _of_pid_file(path: Path) -> Process:
 
 
 def _read_pid_file(path: Path) -> tuple[str, int, float]:
-    """Its text, mode and time of writing. Only a regular file: a FIFO would hold us."""
+    """Its text, mode and time of writing. Only a regular file, and no link: it may be the agent's to make, a FIFO would
+    hold us, and a link have us read what only root may."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise UsageError(f"the pid file {path} is not a file", hint=PID_FILE_WANTED)
-        with path.open("rb") as file:
-            return file.read(PID_FILE_LIMIT_BYTES).decode(errors="replace"), found.st_mode, found.st_mtime
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                raise UsageError(f"the pid file {path} is not a file", hint=PID_FILE_WANTED)
+            text = os.read(file, PID_FILE_LIMIT_BYTES).decode(errors="replace")
+        finally:
+            os.close(file)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(f"the pid file {path} is a link", hint=PID_FILE_WANTED) from error
         raise UsageError(
             f"cannot read the pid file {path}: {error.strerror}", hint="the agent may not be running"
         ) from error
+    return text, found.st_mode, found.st_mtime
 
 
 def same(before: Sequence[Process], after: Sequence[Process]) -> bool:
