@@ -12,7 +12,7 @@ from watchdog.errors import JournalFailed
 from watchdog.intents import Intents, State, Where, Why, With
 from watchdog.journal import Journal
 from watchdog.mesh import coordinator_of
-from watchdog.mesh.coordinator import Coordinator, Order, OrderRequest
+from watchdog.mesh.coordinator import Coordinator, Order, OrderRequest, Silence
 from watchdog.model import Action
 
 SHIELD = Where("/cg", 1, peer="shield")
@@ -94,3 +94,11 @@ def test_an_intent_and_what_is_told_of_it_are_one_transaction(journal: Journal, 
         isolate_and_fail()
     assert not mesh.record("shield", at(0.0)).isolated
     assert intents.in_force() == []
+
+
+def test_the_end_of_a_silence_is_what_was_said_when_it_was_made(mesh: Coordinator) -> None:
+    """Two clocks read one after the other are a little apart, and differently each time."""
+    until = START + timedelta(minutes=30)
+    mesh.silence(Silence("shield", until, "upgrade", "root"), at(0.0))
+    for apart_s in (0.000007, -0.000003, 0.2):
+        assert mesh.silences(at(100.0, wall_step_s=apart_s))["shield"].until == until

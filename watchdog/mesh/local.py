@@ -41,6 +41,8 @@ RESTARTS = """
 """
 OPEN, BEGUN = "open", "begun"
 """States of an order that is under way; the others are those of OrderState."""
+CLOCKS_DIFFER = timedelta(seconds=1)
+"""Two readings of two clocks are never exactly as far apart: less than this is no step."""
 WORDS_KEPT = 64
 """What that many watchers said last, as it was understood; of a thousand peers it is 16 KiB each."""
 UNDER_WAY = "SELECT * FROM orders WHERE state IN ('open', 'begun')"
@@ -242,7 +244,8 @@ class LocalCoordinator:
         for row in self._journal.read("SELECT * FROM silence"):
             until = from_rfc3339(row["until"])
             if row["boot"] == at.boot:
-                until = at.utc + timedelta(seconds=row["until_s"] - at.s)
+                by_our_clock = at.utc + timedelta(seconds=row["until_s"] - at.s)
+                until = by_our_clock if abs(by_our_clock - until) > CLOCKS_DIFFER else until
             if until > at.utc:
                 in_force[row["peer"]] = Silence(row["peer"], until, row["reason"], row["by"])
         return in_force
