@@ -97,6 +97,14 @@ def test_in_words(host: Host, cgroup: Cgroup, agent: Inside) -> None:
     assert "is gone" in host.mesh("release", *target, "--reason", "enough").out.splitlines()[0]
 
 
+def test_it_is_found_by_the_process_that_it_watches(host: Host, cgroup: Cgroup, agent: Inside) -> None:
+    target = ("--pid", str(agent.pid))
+    assert host.mesh("isolate", *target, "--reason", "curious", "--shadow").status == OK
+    assert "a shadow counts what would be dropped" in host.mesh("verify", *target).out
+    assert "is gone" in host.mesh("release", *target, "--reason", "enough").out.splitlines()[0]
+    assert names_at(cgroup) == []
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_nothing_is_dropped_and_everything_is_counted(host: Host, ends: Ends, family: int) -> None:
     """TCP and UDP, both ways, established and new."""

@@ -103,6 +103,17 @@ def test_the_first_five_minutes_and_the_last(bed: Testbed) -> None:
     assert bed.systemctl("is-active", "watchdog-mesh@shield.service").stdout.strip() == "active"
 
     assert mesh(bed, "release", "shield", "--reason", "test is over").returncode == 0
+
+    assert mesh(bed, "isolate", "shield", "--reason", "test", "--shadow").returncode == 0
+    refused = install(bed, "--uninstall")
+    assert refused.returncode == REFUSED, refused.stdout + refused.stderr
+    problem, cgroup, hint = refused.stderr.splitlines()
+    assert problem.startswith("install: an agent has a shadow")
+    assert cgroup.endswith("/system.slice/shield.service")
+    assert "watchdog-mesh release --cgroup PATH --reason uninstall" in hint
+    assert bed.systemctl("is-active", "watchdog-mesh@shield.service").stdout.strip() == "active"
+
+    assert mesh(bed, "release", "--cgroup", cgroup, "--reason", "uninstall").returncode == 0
     removed = install(bed, "--uninstall")
     assert removed.returncode == 0, removed.stdout + removed.stderr
     for path in (*UNIT_FILES, COMMAND, "/opt/watchdog-mesh", "/run/watchdog-mesh", "/sys/fs/bpf/watchdog-mesh"):

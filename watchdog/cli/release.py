@@ -38,7 +38,7 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
     settings, _ = usable(config_path)
     with place_of(settings, to_change=True) as place:
         intent = meant(wanted, settings, place)
-        if intent is None and (watched := shadow_meant(wanted, place)) is not None:
+        if intent is None and (watched := shadow_meant(wanted, settings, place)) is not None:
             return _end_shadow(output, watched, place, reason)
         intent = intent or _adopted(wanted, settings, place)
         if intent is None:
@@ -89,14 +89,19 @@ def meant(wanted: Named, settings: Config, place: Place) -> Intent | None:
     """
     if (intent := _named(wanted, place.intents.in_force())) is not None:
         return intent
-    if shadow_meant(wanted, place) is not None:
+    if _named(wanted, place.intents.shadows()) is not None:
         return None
     return isolation.find(place, locate.locate(wanted, settings, place).where)
 
 
-def shadow_meant(wanted: Named, place: Place) -> Intent | None:
-    """The shadow that was named."""
-    return _named(wanted, place.intents.shadows())
+def shadow_meant(wanted: Named, settings: Config, place: Place) -> Intent | None:
+    """The shadow that was named, or that watches where what was named is now.
+
+    Raises UsageError for a name that no shadow has, and that is not known.
+    """
+    if (intent := _named(wanted, place.intents.shadows())) is not None:
+        return intent
+    return shadow.find(place, locate.locate(wanted, settings, place).where)
 
 
 def _named(wanted: Named, intents: Iterable[Intent]) -> Intent | None:

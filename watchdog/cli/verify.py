@@ -39,7 +39,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     settings, _ = usable(config_path)
     with place_of(settings, to_read=True) as place:
         intent = meant(wanted, settings, place)
-        if intent is None and (watched := shadow_meant(wanted, place)) is not None:
+        if intent is None and (watched := shadow_meant(wanted, settings, place)) is not None:
             return _of_shadow(output, watched, place)
         if intent is None:
             return _without_intent(output, name_of(wanted), locate.locate(wanted, settings, place).where, place)
