@@ -137,6 +137,7 @@ def test_words_say_that_an_agent_is_frozen(host: Host, agent: Cgroup) -> None:
     frozen = host.mesh("isolate", *target, "--reason", "it lies", "--level", "frozen")
     assert (frozen.status, frozen.out.splitlines()[0]) == (OK, f"{agent.path} is isolated and frozen: {agent.path}")
     assert f"ISOLATED {agent.path} and frozen since " in host.mesh("status").out
+    assert host.mesh("verify", *target).out.startswith(f"The isolation of {agent.path}, level frozen, holds: ")
     again = host.mesh("isolate", *target, "--reason", "again", "--level", "frozen")
     assert again.out.startswith(f"{agent.path} is isolated and frozen already")
     thawed = host.mesh("isolate", *target, "--reason", "look at it", "--level", "network")

@@ -399,6 +399,10 @@ def test_verify_tries_it_and_says_what_is_open_until_it_is_not(host: Host, agent
     target = ("--cgroup", str(agent.path))
     assert host.mesh("isolate", *target, "--reason", "it lies").status == 0
     opened(agent)
+    before = host.mesh("verify", *target)
+    assert "DOES NOT HOLD" in before.out
+    assert "verified from inside before it was lost" in before.out
+    assert "all is stopped" not in before.out
     seen = host.mesh("verify", *target, "--inside", "--json")
     assert seen.status == 1
     assert "new raw socket: ICMP" in " ".join(seen.document["inside"]["wrong"])

@@ -87,8 +87,11 @@ def _inside(inside: Inside) -> dict[str, Any]:
     }
 
 
-def inside_in_words(inside: Inside | None, right: str = STOPPED) -> list[str]:
-    """What was found from inside, for people, in one line; `right` is what ought to be."""
+def inside_in_words(inside: Inside | None, right: str = STOPPED, *, is_old: bool = False) -> list[str]:
+    """What was found from inside, for people, in one line; `right` is what ought to be.
+
+    `is_old` says that it was tried before the isolation was lost: what it found is true no more.
+    """
     if inside is None:
         return ["not verified from inside yet"]
     when = rfc3339(inside.utc)[11:19]
@@ -96,6 +99,8 @@ def inside_in_words(inside: Inside | None, right: str = STOPPED) -> list[str]:
         return [f"NOT verified from inside ({when}): {inside.why_not}"]
     if inside.wrong:
         return [f"NOT as it should be, tried from inside ({when}): {right} but {', '.join(inside.wrong)}"]
+    if is_old:
+        return [f"verified from inside before it was lost ({when}), which says nothing of now: try it with --inside"]
     return [f"verified from inside ({when}): {inside.tried} tries, {inside.stopped} stopped: {right}"]
 
 

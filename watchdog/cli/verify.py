@@ -19,6 +19,7 @@ from watchdog.cli.release import meant, name_of, shadow_meant
 from watchdog.cli.target import named, target_options
 from watchdog.errors import Exit
 from watchdog.intents import Intent, State, Where
+from watchdog.kernel.layers.base import FROZEN
 
 CUT_SHORT = "its release has not ended; end it"
 
@@ -44,7 +45,8 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
         if intent is None:
             return _without_intent(output, name_of(wanted), locate.locate(wanted, settings, place).where, place)
         result = holding.verify(intent, place)
-        if from_inside or (intent.inside is not None and intent.inside.wrong):  # who put it back since does not say
+        tried_now = from_inside or (intent.inside is not None and bool(intent.inside.wrong))
+        if tried_now:  # also where it was open the last time: who put it back since does not say
             found = inside.look(intent, place, clock.moment())
             result = replace(result, intent=place.intents.note_inside(intent, found))
         result = _with_inside(result)
@@ -53,13 +55,14 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     output.document("verify", 1, report.facts_of(result))
     whole = "holds in part" if result.is_partial else "holds"
     verdict = whole if result.holds else "DOES NOT HOLD"
-    output.words(f"The isolation of {intent.name} {verdict}: {report.place_of(result)}")
+    level = f", level {FROZEN}," if intent.why.level == FROZEN else ""
+    output.words(f"The isolation of {intent.name}{level} {verdict}: {report.place_of(result)}")
     output.words(*(f"  {line}" for line in report.ending_in_words(intent.why, at)))
     output.words(*(f"  {line}" for line in report.moved_in_words(result)))
     output.words(*(f"  {line}" for line in report.uncovered_in_words(result)))
-    output.words(
-        *(f"  {line}" for line in report.inside_in_words(result.intent.inside)), f"  {report.dropped_in_words(result)}"
-    )
+    is_old = not result.holds and not tried_now
+    output.words(*(f"  {line}" for line in report.inside_in_words(result.intent.inside, is_old=is_old)))
+    output.words(f"  {report.dropped_in_words(result)}")
     if all_paths:
         output.words(*(f"  {line}" for line in report.paths_in_words(result.verdicts)))
     allowed = report.allowed_in_words(intent.why.allow or (), at) + report.let_in_in_words(result)
