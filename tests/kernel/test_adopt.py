@@ -500,6 +500,18 @@ def test_the_command(bed: Bed) -> None:
     assert nothing_left(bed)
 
 
+def test_one_that_has_ended_is_not_said_to_be_moved_back(bed: Bed) -> None:
+    pid = str(bed.agent.pid)
+    assert bed.host.mesh("isolate", "--pid", pid, "--reason", "drill", "--adopt").status == PARTIAL
+    (new,) = bed.new()
+    bed.agent.close()
+    released = bed.host.mesh("release", "--cgroup", new, "--reason", "over")
+    assert released.status == OK, released.err
+    assert "nothing of it runs any more, and the cgroup that was made is gone" in released.out
+    assert "moved back" not in released.out
+    assert bed.new() == []
+
+
 @pytest.mark.parametrize("more", [(), ("--force",)])
 def test_what_is_never_moved(bed: Bed, more: tuple[str, ...]) -> None:
     """The command itself is a child of this test."""

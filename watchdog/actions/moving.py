@@ -45,6 +45,9 @@ NAMED_AT_MOST = 3
 
 INIT_PID = 1
 
+RETURNED = "returned"
+"""The step of a release at which one process is back where it was."""
+
 Step = Callable[[str], None]
 
 
@@ -184,7 +187,7 @@ def _empty(where: Where, new: Cgroup, place: Place, step: Step) -> str:
                 moves.put(each.pid, home)
             except KernelRefused as error:
                 return error.message
-            step("returned")
+            step(RETURNED)
     return "others come for every one that is moved"
 
 

@@ -48,9 +48,11 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
             output.words(f"{name_of(wanted)} is not isolated; nothing was changed")
             return Exit.OK
         _note(intent, place, reason)
-        result = isolation.release(intent, place, clock.utc_now(), reason=by_hand(reason))
+        steps: list[str] = []
+        result = isolation.release(intent, place, clock.utc_now(), steps.append, reason=by_hand(reason))
+        moved = report.moved_back_in_words(result, any_moved=moving.RETURNED in steps)
         output.words(f"{intent.name} is released: {report.place_of(result)}", f"  {report.dropped_in_words(result)}")
-        output.words(*(f"  {line}" for line in [*report.moved_in_words(result), *report.flows_in_words(result)]))
+        output.words(*(f"  {line}" for line in [*moved, *report.flows_in_words(result)]))
         output.words(*(f"  but {gap}" for gap in result.gaps))
         notices = deliver(settings, place)
         freed = inside.look_freed(moving.returned(result.intent, place), place, clock.moment())

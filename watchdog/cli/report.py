@@ -116,13 +116,20 @@ def _moved(where: Where) -> dict[str, Any] | None:
     }
 
 
+def moved_back_in_words(result: Result, *, any_moved: bool) -> list[str]:
+    """Where its processes are again after a release, for people; `any_moved` is whether there were any left."""
+    moved = result.intent.where.moved
+    if moved is None or result.gaps:
+        return []
+    said = f"moved back to {moved.cgroup}" if any_moved else "nothing of it runs any more"
+    return [f"{said}, and the cgroup that was made is gone"]
+
+
 def moved_in_words(result: Result) -> list[str]:
-    """Where its processes were before, or are again, for people."""
+    """Where its processes were before, for people."""
     moved = result.intent.where.moved
     if moved is None:
         return []
-    if result.intent.state is State.RELEASED:
-        return [] if result.gaps else [f"moved back to {moved.cgroup}, and the cgroup that was made is gone"]
     return [f"moved there from {moved.cgroup}: {_processes(len(moved.processes))}; a release moves back"]
 
 
