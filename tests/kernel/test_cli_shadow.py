@@ -140,6 +140,19 @@ def test_a_list_is_tried_before_it_counts(host: Host, cgroup: Cgroup, agent: Ins
     assert host.mesh(*target).document["changed"] is False
 
 
+def test_its_time_is_lengthened_and_what_is_not_taken_is_said(host: Host, cgroup: Cgroup) -> None:
+    target = ("isolate", "--cgroup", cgroup.path, "--reason", "curious", "--shadow")
+    assert host.mesh(*target, "--ttl", "1h").status == OK
+    longer = host.mesh(*target, "--ttl", "2h", "--json").document
+    assert longer["changed"] is True
+    assert longer["changes"][0].startswith(f"until {longer['until']}, was ")
+    shorter = host.mesh(*target, "--ttl", "3s")
+    assert "  it is not shortened to " in shorter.out
+    again = host.mesh(*target, "--ttl", "3s", "--json").document
+    assert (again["changed"], again["until"], len(again["not_taken"])) == (False, longer["until"], 1)
+    assert "curious; it is not shortened to " in host.mesh("history").out
+
+
 def test_an_isolation_takes_the_place_of_a_shadow_and_none_comes_beside_it(host: Host, cgroup: Cgroup) -> None:
     target = ("isolate", "--cgroup", cgroup.path, "--reason", "it lies")
     begin(host, cgroup)

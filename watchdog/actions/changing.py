@@ -58,6 +58,12 @@ def changes(before: Intent, after: Intent) -> tuple[str, ...]:
     return tuple(f"{what} {then}, was {first}" for what, first, then in pairs if then != first)
 
 
+def facts_of(why: Why, changes: tuple[str, ...], not_taken: tuple[str, ...]) -> dict[str, object]:
+    """For the audit trail: why it was asked for again and by whom, and what came of that."""
+    facts: dict[str, object] = {"asked": why.reason, "asked_by": why.by, "changes": changes, "not_taken": not_taken}
+    return {key: said for key, said in facts.items() if said or key.startswith("asked")}
+
+
 def _listed(allow: tuple[Allowed, ...] | None) -> str:
     return ", ".join(map(str, allow or ())) or "nothing"
 

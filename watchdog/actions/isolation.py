@@ -86,8 +86,7 @@ def isolate(
             asked = changing.wanted(intent, where, why)
             not_taken = changing.not_taken(asked.why, why)
             changes = changing.changes(intent, asked)
-            more = {"changes": changes, "not_taken": not_taken}
-            facts = {"asked": why.reason, "asked_by": why.by} | {key: said for key, said in more.items() if said}
+            facts = changing.facts_of(why, changes, not_taken)
             before = holding.verify(intent, place)
             same = asked == intent
             if same and before.holds and not before.gaps:

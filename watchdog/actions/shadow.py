@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from watchdog import clock
-from watchdog.actions import allowing, flow_facts, isolation, programs
+from watchdog.actions import allowing, changing, flow_facts, isolation, programs
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place, look
 from watchdog.errors import KernelRefused, Refused, WatchdogError
@@ -24,7 +24,9 @@ from watchdog.kernel.programs import SHADOW
 
 
 def begin(where: Where, why: Why, place: Place, now: datetime) -> Result:
-    """Watch a target, or exchange the allow-list that its shadow judges by. Refused where it is isolated."""
+    """Watch a target. One that is watched already is changed as an isolation in force is: another allow-list, a longer
+    time. Refused where it is isolated.
+    """
     with place.alone():
         isolated = isolation.find(place, where)
         if isolated is not None:
@@ -32,14 +34,17 @@ def begin(where: Where, why: Why, place: Place, now: datetime) -> Result:
                 f"{isolated.name} is isolated: a shadow would drop nothing, and what is dropped is counted already",
                 hint="see it with: watchdog-mesh verify",
             )
-        intent, changed = find(place, where), False
-        if intent is None:
-            intent, changed = _begun(where, why, place, now), True
-        elif why.allow is not None and why.allow != intent.why.allow:
-            intent = place.intents.change(intent, State.SHADOW, now, why=replace(intent.why, allow=why.allow))
-            changed = True
+        known = find(place, where)
+        intent = _begun(where, why, place, now) if known is None else known
+        asked = changing.wanted(intent, intent.where, replace(why, level=""))  # it cuts nothing off, at no level
+        changes, not_taken = changing.changes(intent, asked), changing.not_taken(asked.why, why)
+        changed = known is None or asked != known
+        if asked != intent or not_taken:
+            facts = changing.facts_of(why, changes, not_taken)
+            intent = place.intents.change(asked, State.SHADOW, now, facts=facts)
         try:
-            return replace(_attach(intent, place, now), changed=changed)
+            after = _attach(intent, place, now)
+            return replace(after, changed=changed, changes=changes, not_taken=not_taken)
         except WatchdogError:
             finish_end(intent, place, now)
             raise

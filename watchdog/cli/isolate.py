@@ -167,6 +167,7 @@ def _watch(output: Output, where: Where, why: Why, place: Place) -> int:
     name = result.intent.name
     output.words(
         f"{name} is NOT isolated: a shadow counts what would be dropped, since {clock.rfc3339(result.intent.since)}",
+        *(f"  {line}" for line in (*result.changes, *result.not_taken)),
         *(f"  {line}" for line in report.shadow_in_words(result, clock.moment())),
         f"  end it with: watchdog-mesh release {_again(result)} --reason ...",
     )
