@@ -34,6 +34,7 @@ MAX_PORT = 65535
 
 _BRACKETED = re.compile(r"\[(?P<network>[^\]]*)\](?P<rest>.*)")
 _PORT = re.compile(r":(?P<port>[^/]*)(?:/(?P<protocol>.*))?")
+_PREFIX_AND_PORT = re.compile(r"(?P<network>[^/]*/[0-9]+)(?P<rest>:.*)")
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 Network = IPv4Network | IPv6Network
@@ -122,7 +123,9 @@ def _split(what: str) -> tuple[str, str]:
 
 
 def _must_not_mean_a_port(text: str) -> None:
-    """2001:db8::1:443 is an address, and hardly what was meant."""
+    """2001:db8::1:443 is an address, and hardly what was meant; 2001:db8::/32:443 is nothing, and clear."""
+    if match := _PREFIX_AND_PORT.fullmatch(text):
+        raise ValueError(f"a port of IPv6 wants brackets; write [{match['network']}]{match['rest']}")
     before, _, last = text.rpartition(":")
     if last.isdecimal() and _is_address(before):
         raise ValueError(f"is {last} a port? Want [{before}]:{last} then, or {text}/128 for the address")
@@ -160,8 +163,8 @@ def _why_no_network(text: str) -> str:
         if re.search(r"[A-Za-z]", address) and ":" not in address:
             return f"{address} is a name; want an address: names are not looked up, they may change"
         return f"{address!r} is no address; {WANTED}"
-    most = 128 if ":" in address else 32
-    return f"{slash}{prefix} is no prefix; want /1 to /{most}, and a port as :443"
+    most, port = (128, "[2001:db8::/32]:443") if ":" in address else (32, ":443")
+    return f"{slash}{prefix} is no prefix; want /1 to /{most}, and a port as {port}"
 
 
 def _port_and_protocol(rest: str) -> tuple[int | None, str]:
