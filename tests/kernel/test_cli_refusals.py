@@ -107,7 +107,7 @@ def shown(value: object) -> str:
         # --pid
         (["isolate", "--pid", "4194305", *WHY], USAGE, ["there is no process 4194305", "ps -ef"]),
         (["isolate", "--pid", "0", *WHY], USAGE, ["'--pid': 0 is not in the range", "isolate --help"]),
-        (["isolate", "--pid", "x", *WHY], USAGE, ["'x' is not a valid integer", "isolate --help"]),
+        (["isolate", "--pid", "x", *WHY], USAGE, ["'x' is not a valid process id", "isolate --help"]),
         # --unit
         (["isolate", "--unit", "../x", *WHY], USAGE, ["'../x' is not the name of a unit", "like shield.service"]),
         (["isolate", "--unit", "-.slice", *WHY], USAGE, ["'-.slice' is not the name of a unit"]),
@@ -123,6 +123,7 @@ def shown(value: object) -> str:
         (["isolate", "--cgroup", "@root/", "--force", *WHY], REFUSED, ["is the root cgroup"]),
         # Why, and until when
         (["isolate", "shield"], USAGE, ["Missing option '--reason'", "isolate --help"]),
+        (["history", "--last", "x"], USAGE, ["'x' is not a valid whole number", "history --help"]),
         (["isolate", "shield", "--reason", ""], USAGE, ["--reason says nothing", "in a sentence"]),
         (["isolate", "shield", "--reason", " \t\n"], USAGE, ["--reason says nothing"]),
         (["release", "shield", "--reason", ""], USAGE, ["--reason says nothing"]),

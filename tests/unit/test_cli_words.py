@@ -10,7 +10,9 @@ import pytest
 
 from watchdog.actions import flow_facts
 from watchdog.cli import history, report
+from watchdog.cli.app import run
 from watchdog.clock import Moment
+from watchdog.errors import Exit
 from watchdog.intents import Allowed, Until
 from watchdog.paths.words import Coverage, Verdict
 
@@ -146,3 +148,15 @@ def test_every_path_and_what_is_open_in_words() -> None:
         "not covered: AF_VSOCK",
     ]
     assert report.paths_in_short([]) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["isolate", "shield", "--reason"], "Option '--reason' requires an argument; see watchdog-mesh isolate --help"),
+        (["isolat", "shield"], "No such command 'isolat'; see watchdog-mesh --help"),
+    ],
+)
+def test_where_the_help_is(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words) == Exit.USAGE
+    assert capsys.readouterr().err == f"watchdog-mesh: {said}\n"

@@ -109,7 +109,9 @@ def run(arguments: Sequence[str], held: Hold | None = None) -> int:
         click.echo(error.format_message())
         return Exit.USAGE
     except click.ClickException as error:
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "watchdog-mesh"
+        verb = next((f" {word}" for word in arguments[:1] if word in VERBS), "")  # click does not always say which
+        named = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        command = named or f"watchdog-mesh{verb}"
         output.error(UsageError(error.format_message().rstrip("."), hint=f"see {command} --help"))
         return Exit.USAGE
     except (click.Abort, KeyboardInterrupt):

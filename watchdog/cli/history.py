@@ -22,12 +22,18 @@ INDENT = " " * 22
 TIME_LENGTH = len("2026-01-01T00:00:00")
 
 
+class Count(click.IntRange):
+    """How many, called so that a person knows it in what click says of one that is none."""
+
+    name = "whole number"
+
+
 @click.command()
 @common
 @click.option(
     "--last",
     "newest",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     metavar="N",
     default=SHOWN_BY_DEFAULT,
     show_default=True,

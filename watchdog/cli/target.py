@@ -13,11 +13,17 @@ from watchdog.errors import UsageError
 WANTED = "a configured PEER, --unit UNIT, --pid N or --cgroup PATH"
 
 
+class Pid(click.IntRange):
+    """A process id, called so in what click says of one that is none."""
+
+    name = "process id"
+
+
 def target_options(command: F) -> F:
     """PEER, --unit, --pid and --cgroup; `named` makes one target of them."""
     for option in (
         click.option("--cgroup", metavar="PATH", help="A cgroup by its path in the v2 tree."),
-        click.option("--pid", type=click.IntRange(min=1), metavar="N", help="The cgroup of a process."),
+        click.option("--pid", type=Pid(min=1), metavar="N", help="The cgroup of a process."),
         click.option("--unit", metavar="UNIT", help="A systemd unit."),
         click.argument("peer", required=False),
     ):
