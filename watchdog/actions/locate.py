@@ -70,9 +70,18 @@ def configured_peer(name: str, settings: Config) -> config.Peer:
     """The peer of that name. Raises UsageError that says which there are."""
     peer = settings.peer(name)
     if peer is None:
-        known = ", ".join(each.name for each in settings.peers) or "none"
-        raise UsageError(f"there is no peer {name!r} in the configuration", hint=f"known: {known}; or name a --unit")
+        problem, hint = unknown_peer(name, settings)
+        raise UsageError(problem, hint=f"{hint}; or name a --unit")
     return peer
+
+
+def unknown_peer(name: str, settings: Config) -> tuple[str, str]:
+    """What is wrong with a name that no peer has, and what to do. Every configuration that was read has a peer."""
+    if not settings.peers:
+        problem = f"there is no peer {name!r}: there is no configuration at {config.DEFAULT_PATH}"
+        return problem, "write one: watchdog-mesh config example; or give its path with --config"
+    known = ", ".join(each.name for each in settings.peers)
+    return f"there is no peer {name!r} in the configuration", f"known: {known}"
 
 
 def _of_peer(name: str, settings: Config, place: Place) -> Located:
@@ -165,11 +174,17 @@ def check_rails(located: Located, settings: Config, place: Place, *, force: bool
         raise Refused(f"{_name(located.where)} is not isolated: {'; '.join(never)}", hint=hint)
     found = rails.objections(facts)
     if found and not force:
-        apart = facts.strangers or facts.elsewhere
-        hint = "if that is meant, say --force" + ("; or have a cgroup made for it, with --adopt" if apart else "")
+        hint = way_round(facts, located.agent or ())
         kind = "; ".join(each.partition(":")[0] for each in found)  # what is named after it may differ every time
         raise Refused(f"{_name(located.where)} is not isolated: {'; '.join(found)}", hint=hint, kind=kind)
     return found
+
+
+def way_round(facts: rails.Facts, agent: Collection[int]) -> str:
+    """What is left to an operator who means it. PID 1 and this very process are never moved, so not even adopted."""
+    may_be_moved = not {INIT_PID, os.getpid()} & set(agent)
+    adopt_it = "; or have a cgroup made for it, with --adopt"
+    return "if that is meant, say --force" + (adopt_it if may_be_moved and (facts.strangers or facts.elsewhere) else "")
 
 
 def facts_of(located: Located, settings: Config, place: Place) -> rails.Facts:

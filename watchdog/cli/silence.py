@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from watchdog import clock
+from watchdog.actions import locate
 from watchdog.cli.app import DAY_S, closing_journal, common, configured, given_span_s, need_root, stated
 from watchdog.cli.output import Output
 from watchdog.errors import Exit, UsageError
@@ -32,8 +33,8 @@ def verb(config_path: Path | None, as_json: bool, peer: str, span: str | None, r
     need_root()
     settings = configured(config_path)
     if settings.peer(peer) is None:
-        known = ", ".join(each.name for each in settings.peers) or "none"
-        raise UsageError(f"there is no peer {peer!r} in the configuration", hint=f"known: {known}")
+        problem, hint = locate.unknown_peer(peer, settings)
+        raise UsageError(problem, hint=hint)
     with closing_journal(settings) as journal:
         coordinator, at = coordinator_of(journal), clock.moment()
         if end:
