@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -68,3 +72,40 @@ def test_no_file_is_opened_under_the_number_of_a_closed_stream(tmp_path: Path) -
     line = f'exec "$@" >{tmp_path}/said 0<&- 2>&-'
     subprocess.run(["sh", "-c", line, "sh", sys.executable, "-c", opened], check=True)
     assert (tmp_path / "said").read_text() == "True\n"
+
+
+def on_terminal(columns: int, code: str) -> list[str]:
+    """What a Python program prints on a terminal of so many columns, without the trailing blanks."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdin=its, stdout=its, env=environment):
+        os.close(its)
+        said = b""
+        try:
+            while part := os.read(ours, 4096):
+                said += part
+        except OSError:  # EIO: the other end is closed
+            os.close(ours)
+    return [line.rstrip() for line in said.decode().splitlines()]
+
+
+COVERAGE = """
+from watchdog.cli.doctor_coverage import AT_MOST, HEADER
+from watchdog.cli.output import table
+table([
+    ("E3d2", "root", "passes", "timeout", "passes", "not applicable", "new unconnected UDP socket, IPv6"),
+    ("E12h", "user", "EAFNOSUPPORT", "EACCES", "no answer", "covered DISAGREES", "socket of another family"),
+], HEADER, AT_MOST)
+"""
+
+
+def test_a_table_leaves_its_room_to_what_is_read() -> None:
+    assert on_terminal(80, COVERAGE)[3:7] == [
+        " E3d2  root  passes   timeout  passes   not         new unconnected UDP socket,",
+        "                                        applicable  IPv6",
+        " E12h  user  EAFNOSU  EACCES   no       covered     socket of another family",
+        "             PPORT             answer   DISAGREES",
+    ]
+    whole = on_terminal(160, COVERAGE)[3:]
+    assert [line.split()[0] for line in whole if line] == ["E3d2", "E12h"], "a line each where there is room"

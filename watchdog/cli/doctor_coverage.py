@@ -14,7 +14,9 @@ from watchdog.paths import coverage
 from watchdog.paths.coverage import Row
 from watchdog.paths.words import Coverage
 
-HEADER = ("PATH", "WHO", "BEFORE", "DURING", "AFTER", "VERDICT", "", "WHAT IT IS")
+HEADER = ("PATH", "WHO", "BEFORE", "DURING", "AFTER", "VERDICT", "WHAT IT IS")
+AT_MOST = {"BEFORE": 7, "DURING": 7, "AFTER": 7, "VERDICT": 10}
+"""In a narrow terminal: "timeout", and "applicable" below "not", are whole."""
 DISAGREES = "DISAGREES"
 
 
@@ -30,7 +32,7 @@ def run(output: Output, place: Place) -> int:
         "doctor-coverage", 1, {"agrees": not wrong, "missing": missing, "rows": [_facts(row) for row in rows]}
     )
     if not output.as_json:
-        table([_cells(row) for row in rows], HEADER)
+        table([_cells(row) for row in rows], HEADER, AT_MOST)
     output.words(*(f"this kernel lacks the layer {name}: {why}" for name, why in missing.items()))
     output.words(*(f"{row.path} {row.title}, as {row.who}: {row.disagreement}" for row in wrong))
     output.words(_tally(rows), "What was seen is what is said." if not wrong else "What was seen is NOT what is said.")
@@ -39,7 +41,8 @@ def run(output: Output, place: Place) -> int:
 
 def _cells(row: Row) -> tuple[str, ...]:
     tries = tuple("passes" if each.passed else each.word for each in (row.before, row.during, row.after))
-    return (row.path, row.who, *tries, row.verdict.coverage, DISAGREES if row.disagreement else "", row.title)
+    verdict = f"{row.verdict.coverage} {DISAGREES}" if row.disagreement else str(row.verdict.coverage)
+    return (row.path, row.who, *tries, verdict, row.title)
 
 
 def _facts(row: Row) -> dict[str, Any]:

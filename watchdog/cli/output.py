@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from textwrap import wrap
+from types import MappingProxyType
 from typing import Any, TextIO, cast
 
 from watchdog.errors import ConfigurationError, Exit, WatchdogError
@@ -18,6 +19,9 @@ SCHEMA_PREFIX = "watchdog-mesh"
 INDENT = 4
 PIPED_CHARS = 4096
 """More than any row has: rich breaks at 80 where there is no terminal."""
+GAP = 3
+"""Characters between two columns of a table."""
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 
 
 class Steady:
@@ -120,20 +124,26 @@ def broken(line: str, columns: int) -> str:
     return "\n".join(wrapped)
 
 
-def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
-    """A table that fits the terminal; in a pipe a line for each row, however long, for grep to find."""
+def table(rows: Sequence[Sequence[str]], header: Sequence[str], at_most: Mapping[str, int] = NO_LIMITS) -> None:
+    """A table that fits the terminal; in a pipe a line for each row, however long, for grep to find.
+
+    `at_most` are characters of columns that are folded first where there is not room for all, to leave it to others.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    piped = not sys.stdout.isatty()
+    console = Console(highlight=False, soft_wrap=piped, width=PIPED_CHARS if piped else None)
+    columns = zip(header, *rows, strict=True)
+    is_tight = bool(at_most) and sum(max(map(len, cells)) + GAP for cells in columns) > console.width
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=is_tight)
     for name in header:
-        shown.add_column(name, overflow="fold")
+        shown.add_column(name, overflow="fold", max_width=at_most.get(name) if is_tight else None)
     for row in rows:
         shown.add_row(*(Text(one_line(cell), style=STYLES.get(cell, "")) for cell in row))
-    piped = not sys.stdout.isatty()
-    Console(highlight=False, soft_wrap=piped, width=PIPED_CHARS if piped else None).print(shown)
+    console.print(shown)
 
 
 STYLES = {
