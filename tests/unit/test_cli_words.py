@@ -110,18 +110,18 @@ def test_flows_that_an_earlier_version_kept() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({}, ["it lies"]),
+        ({}, ["was isolated: it lies"]),
         (
             {"incident": "INC-7", "dropped_packets": 0, "dropped_frames": 0},
-            ["it lies; incident INC-7; dropped 0 packets"],
+            ["was isolated: it lies; incident INC-7; dropped 0 packets"],
         ),
         (
             {"dropped_packets": 1234, "dropped_frames": 1, "flows": FLOWS},
-            ["it lies; dropped 1,234 packets and 1 frame", FLOW_LINE],
+            ["was isolated: it lies; dropped 1,234 packets and 1 frame", FLOW_LINE],
         ),
         (
             {"flows": FLOWS | {"top": [FLOW] * 9, "seen": 50}},
-            ["it lies", FLOW_LINE, FLOW_LINE, FLOW_LINE, "and 47 flows more"],
+            ["was isolated: it lies", FLOW_LINE, FLOW_LINE, FLOW_LINE, "and 47 flows more"],
         ),
     ],
 )
@@ -130,6 +130,34 @@ def test_history_of_a_release(more: dict[str, Any], said: list[str]) -> None:
     first, *others = history._lines(record)
     assert first == f"2026-01-02T03:04:05Z  intent released     shield: {said[0]}"
     assert others == [f"{' ' * 22}{line}" for line in said[1:]]
+
+
+BY_ROOT = {"user": "root", "login": "ann"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "said"),
+    [
+        (
+            "intent isolated",
+            {"target": "shield", "reason": "it lies", "by": BY_ROOT},
+            "shield: it lies; by root (login ann)",
+        ),
+        (
+            "intent released",
+            {"target": "shield", "reason": "it lies", "by": BY_ROOT, "incident": "INC-7"},
+            "shield: was isolated by root (login ann): it lies; incident INC-7",
+        ),
+        ("release asked for", {"target": "shield", "reason": "it was repaired"}, "shield: it was repaired"),
+        ("intent ended", {"target": "shield", "reason": "curious"}, "shield: was watched: curious"),
+        ("journal set aside", {"found": "the journal is damaged"}, "the journal is damaged"),
+        ("silence ended", {"peer": "shield"}, "shield"),
+    ],
+)
+def test_history_says_whose_reason_it_is(kind: str, facts: dict[str, Any], said: str) -> None:
+    assert history._lines({"at": "2026-01-02T03:04:05Z", "kind": kind, **facts}) == [
+        f"2026-01-02T03:04:05Z  {kind:<18}  {said}"
+    ]
 
 
 def test_every_path_and_what_is_open_in_words() -> None:

@@ -19,6 +19,13 @@ TOLD = ("reason", "outcome", "found", "done", "error", "until", "why", "event")
 FLOWS_SHOWN = 3
 INDENT = " " * 22
 """As far as a line's time reaches."""
+BEGUN_AS = {
+    "intent releasing": "isolated",
+    "intent released": "isolated",
+    "intent ending": "watched",
+    "intent ended": "watched",
+}
+"""Records of an end, which say who had begun it and why: why it was to end is in "release asked for"."""
 TIME_LENGTH = len("2026-01-01T00:00:00")
 
 
@@ -75,7 +82,10 @@ def _line(record: dict[str, Any]) -> str:
     whom = next((str(record[key]) for key in WHOM if record.get(key)), "")
     if record.get("asked"):  # of one that was isolated already: why it was asked for now, and by whom
         record = record | {"reason": record["asked"], "by": record.get("asked_by")}
-    facts = [str(record[key]) for key in TOLD if record.get(key)]
+    facts = _begun(record)
+    if facts:
+        record = record | {"reason": None, "by": None}
+    facts += [str(record[key]) for key in TOLD if record.get(key)]
     facts += [*record.get("changes", ()), *record.get("not_taken", ())]
     if record.get("incident") and not record.get("asked"):
         facts.append(f"incident {record['incident']}")
@@ -84,10 +94,23 @@ def _line(record: dict[str, Any]) -> str:
         facts.append(f"dropped {counted(record['dropped_packets'], 'packet')}{frames}")
     if record.get("moved_from"):
         facts.append(f"moved there from {record['moved_from']}")
-    by = record.get("by")
-    if isinstance(by, dict):
-        by = f"{by.get('user', '')} (login {by['login']})" if by.get("login") else by.get("user")
-    if by:
+    if by := _name(record.get("by")):
         facts.append(f"by {by}")
     when, kind = f"{str(record['at'])[:TIME_LENGTH]}Z", record["kind"].replace("_", " ")
-    return f"{when}  {kind:<18}  {whom}{': ' if facts else ''}{'; '.join(facts)}"
+    said = ": ".join(part for part in (whom, "; ".join(facts)) if part)
+    return f"{when}  {kind:<18}  {said}"
+
+
+def _begun(record: dict[str, Any]) -> list[str]:
+    """Of the record of an end: who had begun it, and why."""
+    if record["kind"] not in BEGUN_AS:
+        return []
+    by, why = _name(record.get("by")), record.get("reason")
+    return [f"was {BEGUN_AS[record['kind']]}{f' by {by}' if by else ''}{f': {why}' if why else ''}"]
+
+
+def _name(by: Any) -> str:
+    """Who it was, as a record keeps that."""
+    if not isinstance(by, dict):
+        return str(by or "")
+    return f"{by.get('user', '')} (login {by['login']})" if by.get("login") else str(by.get("user") or "")
