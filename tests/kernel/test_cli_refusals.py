@@ -259,8 +259,7 @@ def damaged(configured: Host, agent: Cgroup) -> Host:
 
 @pytest.mark.parametrize(
     "words",
-    [[verb, "--cgroup", AGENT, *WHY] for verb in ("isolate", "release")]
-    + [["verify", "--cgroup", AGENT], ["status"], ["history"], ["reconcile"]],
+    [[verb, "--cgroup", AGENT, *WHY] for verb in ("isolate", "release")] + [["status"], ["history"], ["reconcile"]],
     ids=lambda words: str(words[0]),
 )
 def test_a_damaged_journal_is_named_and_stays(damaged: Host, agent: Cgroup, words: list[str]) -> None:
@@ -270,6 +269,18 @@ def test_a_damaged_journal_is_named_and_stays(damaged: Host, agent: Cgroup, word
     check_words(answer, FAILED, [str(path), "is damaged", "it was left as it is", "reconcile --set-aside-journal"])
     assert path.read_bytes() == before
     assert damaged.attached() == attached
+
+
+@pytest.mark.parametrize(("state", "status"), [("is cut off in the kernel", 4), ("is not cut off", FAILED)])
+def test_verify_asks_the_kernel_where_the_journal_is_damaged(
+    damaged: Host, agent: Cgroup, state: str, status: int
+) -> None:
+    if status == FAILED:
+        gate.detach(agent, {program_id for _, program_id in damaged.attached()})
+    answer = damaged.mesh("verify", "--cgroup", agent.path)
+    assert (answer.status, state in answer.out) == (status, True), answer
+    assert "is damaged" in answer.err
+    assert "--set-aside-journal" in answer.err
 
 
 def test_a_damaged_journal_is_kept_and_what_the_kernel_holds_is_adopted(damaged: Host, agent: Cgroup) -> None:

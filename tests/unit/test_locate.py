@@ -15,7 +15,7 @@ from watchdog.rails import Facts
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (without_file({}), f"there is no peer 'nemo': there is no configuration at {DEFAULT_PATH}; write one"),
+        (without_file({}), f"there is no peer 'nemo': none is configured, by default in {DEFAULT_PATH}; write one"),
         (
             Config(peers=[Peer("shield", "http://127.0.0.1:9/healthz")]),
             "there is no peer 'nemo' in the configuration; known: shield; or name a --unit",

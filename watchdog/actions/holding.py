@@ -213,6 +213,14 @@ def still_over(where: Where, place: Place) -> list[str]:
     return left
 
 
+def is_filtered(where: Where, place: Place) -> bool:
+    """Whether programs of ours filter all that a target occupies, whosever isolation it is."""
+    there = look(where, place.root).cgroups
+    with suppress(CgroupGone):
+        return bool(there) and all(view.ours for cgroup in there for view in gate.query(cgroup).values())
+    return False
+
+
 def held_over(where: Where, place: Place) -> list[str]:
     """Who holds a target's packets and has not isolated it yet, or never will: a sentence each."""
     found = []

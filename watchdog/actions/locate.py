@@ -76,9 +76,9 @@ def configured_peer(name: str, settings: Config) -> config.Peer:
 
 
 def unknown_peer(name: str, settings: Config) -> tuple[str, str]:
-    """What is wrong with a name that no peer has, and what to do. Every configuration that was read has a peer."""
+    """What is wrong with a name that no peer has, and what to do."""
     if not settings.peers:
-        problem = f"there is no peer {name!r}: there is no configuration at {config.DEFAULT_PATH}"
+        problem = f"there is no peer {name!r}: none is configured, by default in {config.DEFAULT_PATH}"
         return problem, "write one: watchdog-mesh config example; or give its path with --config"
     known = ", ".join(each.name for each in settings.peers)
     return f"there is no peer {name!r} in the configuration", f"known: {known}"

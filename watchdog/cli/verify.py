@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ import click
 from watchdog import clock
 from watchdog.actions import flow_facts, holding, inside, locate, shadow
 from watchdog.actions.holding import Result
-from watchdog.actions.place import Place
+from watchdog.actions.locate import Named
+from watchdog.actions.place import Place, configured
 from watchdog.cli import report
 from watchdog.cli.app import common, need_root, paths_option, place_of, usable
-from watchdog.cli.output import Output
+from watchdog.cli.output import Output, warning
 from watchdog.cli.release import meant, name_of, shadow_meant
 from watchdog.cli.target import named, target_options
-from watchdog.errors import Exit
+from watchdog.config import Config
+from watchdog.errors import Exit, JournalCorrupt
 from watchdog.intents import Intent, State, Where
+from watchdog.journal import Journal
 from watchdog.kernel.layers.base import FROZEN
 
 CUT_SHORT = "its release has not ended; end it"
@@ -38,7 +42,12 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     output, wanted = Output(as_json=as_json), named(target)
     need_root()
     settings, _ = usable(config_path)
-    with place_of(settings, to_read=True) as place:
+    with ExitStack() as opened:
+        try:
+            place = opened.enter_context(place_of(settings, to_read=True))
+        except JournalCorrupt as error:
+            warning(error.one_line())
+            return _without_journal(output, wanted, settings)
         intent = meant(wanted, settings, place)
         if intent is None and (watched := shadow_meant(wanted, settings, place)) is not None:
             return _of_shadow(output, watched, place)
@@ -72,6 +81,21 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
         output.words(f"  {CUT_SHORT if cut_short else 'put it back'} with: watchdog-mesh reconcile")
         return Exit.FAILED
     return Exit.PARTIAL if result.is_partial else Exit.OK
+
+
+def _without_journal(output: Output, wanted: Named, settings: Config) -> int:
+    """What is meant nobody knows; what is cut off the kernel does."""
+    with closing(Journal.in_memory()) as nothing:
+        place = configured(settings, nothing)
+        where = locate.locate(wanted, settings, place).where
+        found, held = holding.still_over(where, place), holding.held_over(where, place)
+        holds = holding.is_filtered(where, place)
+    output.document("verify", 1, {"target": name_of(wanted), "holds": holds, "state": None, "gaps": [*found, *held]})
+    is_cut_off = (
+        "is cut off in the kernel; whether all of it holds the journal cannot say" if holds else "is not cut off"
+    )
+    output.words(f"{name_of(wanted)} {is_cut_off}", *(f"  {each}" for each in (*found, *held)))
+    return Exit.PARTIAL if holds else Exit.FAILED
 
 
 def _with_inside(result: Result) -> Result:
