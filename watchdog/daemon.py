@@ -22,6 +22,7 @@ from watchdog.actions.orders import HostActions
 from watchdog.actions.ownership import Ownerships
 from watchdog.actions.place import Place, configured
 from watchdog.actions.reconcile import Repair
+from watchdog.actions.waiting import Holders
 from watchdog.clock import Moment
 from watchdog.config import Config, Peer
 from watchdog.errors import JournalFailed, WatchdogError
@@ -72,7 +73,8 @@ class Daemon:
         assert settings.self_name is not None, "for_watcher() says whose watcher this is"
         self.name = settings.self_name
         self.settings = settings
-        self.place = place = replace(place, news=self._news)
+        self.place = place = replace(place, news=self._news, waiting=self._log_waiting)
+        self._waited_for = ""
         self._trouble = trouble
         self._is_ready = False
         self._owed: deque[Owed] = deque()
@@ -249,6 +251,12 @@ class Daemon:
     def _news(self, intent: Intent, words: str) -> Callable[[], None]:
         """What a command had begun when it was killed, or its time has ended: then a watcher tells."""
         return news.of_change(self.outbox, intent, words, self.name)
+
+    def _log_waiting(self, found: Holders) -> None:
+        """Other watchers' sweeps end by themselves; who is stopped needs somebody, and is told once."""
+        if found.stopped and found.words != self._waited_for:
+            self._waited_for = found.words
+            log.warning("waiting for %s; %s", found.words, found.remedy)
 
     def _own_key(self, what: str) -> str:
         return f"{self.name}/{clock.boot_id()}/{what}"

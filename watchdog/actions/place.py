@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from watchdog import early
+from watchdog.actions import waiting
+from watchdog.actions.waiting import Holders
 from watchdog.config import Config, Peer
 from watchdog.errors import HostCannot, SystemdFailed, WatchdogError
 from watchdog.host import systemd, unit_filters
@@ -18,12 +20,15 @@ from watchdog.intents import Intent, Intents, Where
 from watchdog.journal import Journal
 from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
-from watchdog.kernel.locks import locked
+from watchdog.kernel.locks import PATIENCE_S, LockBusy, locked
 from watchdog.kernel.slices import SLICE
 from watchdog.kernel.sockets import Known
 
 LOCK_TIMEOUT_S = 60.0
 """Longer than the slowest isolation: a daemon-reload under load, and a build of programs if none are ready."""
+
+TOLD_AFTER_S = 1.0
+"""How long somebody waits for it before they are told for whom."""
 
 WHOLE_CGROUP = ("unit", "cgroup")
 """Selectors that name a cgroup and all that is in it; the others name processes, and the rest are strangers."""
@@ -58,6 +63,8 @@ class Place:
     selectors: Mapping[str, AgentSelector] = field(default_factory=dict)
     """By configured peer that is found by its processes: where it runs now may be another cgroup than before."""
     news: News = field(default=no_news, compare=False, repr=False)
+    waiting: Callable[[Holders], None] = field(default=waiting.no_word, compare=False, repr=False)
+    """Told once for whom it is waited, where that takes longer than TOLD_AFTER_S."""
     known: dict[tuple[int, frozenset[int]], Known] = field(default_factory=dict, compare=False, repr=False)
     """What this process has found out about the sockets of isolated agents, by intent and all intents in force."""
 
@@ -85,8 +92,15 @@ class Place:
 
         `waits` is called where that takes longer than a keeper's sweep.
         """
-        with locked(self.run / "isolation.lock", LOCK_TIMEOUT_S, waits):
+        path = self.run / "isolation.lock"
+        told = [(PATIENCE_S, waits), (TOLD_AFTER_S, lambda: self.waiting(waiting.holders(path)))]
+        with locked(path, LOCK_TIMEOUT_S, told, _busy):
             yield
+
+
+def _busy(path: Path) -> LockBusy:
+    found = waiting.holders(path)
+    return LockBusy(f"{path} is held by {found.words} for {LOCK_TIMEOUT_S:g} s now", hint=found.remedy)
 
 
 def configured(settings: Config, journal: Journal, own: Peer | None = None) -> Place:

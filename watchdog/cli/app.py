@@ -15,6 +15,7 @@ import click
 from watchdog import __version__
 from watchdog.actions import place
 from watchdog.actions.place import Place
+from watchdog.actions.waiting import Holders
 from watchdog.cli.output import Output, warning
 from watchdog.config import DEFAULT_PATH, Config, find, load, without_file
 from watchdog.config import usable as config_of
@@ -164,7 +165,11 @@ def place_of(config: Config, *, to_change: bool = False, to_read: bool = False) 
     with closing_journal(config, to_read=to_read) as journal:
         if to_change:
             journal.must_be_whole()
-        yield replace(place.configured(config, journal), news=news_of(config, journal))
+        yield replace(place.configured(config, journal), news=news_of(config, journal), waiting=_say_waiting)
+
+
+def _say_waiting(found: Holders) -> None:
+    warning(f"waiting for {found.words}{f'; {found.remedy}' if found.stopped else ''}")
 
 
 @contextmanager

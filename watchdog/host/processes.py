@@ -15,6 +15,8 @@ PPID, FLAGS, STARTED = 1, 6, 19
 """Places of the fields ppid (4), flags (9) and starttime (22) of /proc/PID/stat, counted after the command's name."""
 PF_KTHREAD = 0x00200000
 """<linux/sched.h>: a thread of the kernel's own."""
+STOPPED = "T"
+"""State of a process that a signal has stopped, as Ctrl-Z does; one that a debugger holds is in state t."""
 DEAD = ("Z", "X")
 """States of a process that has ended: it runs nothing and waits to be reaped."""
 COMMAND_SHOWN = 60
@@ -61,6 +63,12 @@ def _running_one(pid: int, fields: list[str] | None) -> Process | None:
     if fields is None or (fields[0] in DEAD and not _has_threads(pid)):
         return None
     return Process(pid, int(fields[STARTED]))
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped it, until another lets it go on."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] == STOPPED
 
 
 def has_lost_leader(pid: int) -> bool:
@@ -205,10 +213,13 @@ def describe(pid: int) -> str:
     cgroup = cgroup_of(pid)
     if cgroup is None:
         return f"pid {pid} (gone)"
-    shown = printable(" ".join(command_line(pid))) or f"[{printable(name_of(pid))}]"
-    if len(shown) > COMMAND_SHOWN:
-        shown = shown[: COMMAND_SHOWN - 3] + "..."
-    return f"pid {pid} {shown} (cgroup {printable(cgroup)})"
+    return f"pid {pid} {shown(pid, command_line(pid))} (cgroup {printable(cgroup)})"
+
+
+def shown(pid: int, words: Iterable[str]) -> str:
+    """These words of its command line for people, or the kernel's name for it where there are none."""
+    line = printable(" ".join(words)) or f"[{printable(name_of(pid))}]"
+    return line if len(line) <= COMMAND_SHOWN else line[: COMMAND_SHOWN - 3] + "..."
 
 
 def printable(text: str) -> str:

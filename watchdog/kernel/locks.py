@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,17 +27,26 @@ class LockBusy(WatchdogError):
     """Somebody else held the lock until the deadline."""
 
 
-@contextmanager
-def locked(path: Path, timeout_s: float, waits: Callable[[], None] = lambda: None) -> Iterator[int]:
-    """Hold the lock file, made where it is missing; LockBusy after `timeout_s`.
+Waits = tuple[float, Callable[[], None]]
+"""What is called once when a lock has been waited for so many seconds."""
 
-    `waits` is called once when it has been waited for as long as PATIENCE_S.
+
+def held_by_another(path: Path) -> LockBusy:
+    """The error, for who knows no better words."""
+    return LockBusy(f"{path} is held by another process", hint=f"see which: fuser -v {path}")
+
+
+@contextmanager
+def locked(
+    path: Path, timeout_s: float, waits: Iterable[Waits] = (), busy: Callable[[Path], LockBusy] = held_by_another
+) -> Iterator[int]:
+    """Hold the lock file, made where it is missing; after `timeout_s` the error that `busy` makes.
 
     Yields its descriptor: a child that inherits it keeps the lock after we are gone.
     """
     fd = _opened(path)
     try:
-        _take(fd, path, timeout_s, waits)
+        _take(fd, path, timeout_s, waits, busy)
         yield fd
     finally:
         os.close(fd)
@@ -51,19 +60,18 @@ def _opened(path: Path) -> int:
         raise WatchdogError(f"cannot open the lock {path}: {error.strerror}", hint="set paths.run") from error
 
 
-def _take(fd: int, path: Path, timeout_s: float, waits: Callable[[], None]) -> None:
-    begun_s, is_told = time.monotonic(), False
+def _take(fd: int, path: Path, timeout_s: float, waits: Iterable[Waits], busy: Callable[[Path], LockBusy]) -> None:
+    begun_s, due = time.monotonic(), sorted(waits, key=lambda each: each[0])
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
             waited_s = time.monotonic() - begun_s
-            if waited_s >= PATIENCE_S and not is_told:
-                waits()
-                is_told = True
+            while due and waited_s >= due[0][0]:
+                due.pop(0)[1]()
             if waited_s >= timeout_s:
-                raise LockBusy(f"{path} is held by another process", hint=f"see which: fuser -v {path}") from error
+                raise busy(path) from error
         time.sleep(RETRY_S)
 
 
