@@ -9,14 +9,15 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
-from watchdog import clock
+from watchdog import clock, interrupts
 from watchdog.actions import holding, inside, isolation
 from watchdog.actions.holding import Result
 from watchdog.actions.place import Place
+from watchdog.actions.stand_ins import REASON
 from watchdog.errors import Exit, HostCannot, WatchdogError
 from watchdog.host.caller import who
 from watchdog.intents import Inside, Intent, Until, Where, Why
@@ -31,7 +32,6 @@ STAND_IN = ("sleep", "600")
 """It ends by itself, also when the drill is killed."""
 LONGEST_S = 60.0
 """A drill that is killed is released by a watcher, or `reconcile`, after this time."""
-REASON = "a drill, on a stand-in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +52,26 @@ Outcome = tuple[bool, str]
 
 def drill(place: Place) -> list[Step]:
     """Isolate a stand-in, see that it is, release it, see that it is free. What follows a step that fails is left out,
-    but never the release.
+    but never the release, also when it is interrupted.
 
     Raises WatchdogError where there can be no stand-in.
     """
     with _stand_in(place) as cgroup:
-        steps = list(_until_one_fails(_isolating(Where(str(cgroup.path), cgroup.inode), place)))
-        if (intent := next((each for each in place.intents.in_force() if _is_of(each, cgroup)), None)) is not None:
-            steps += _until_one_fails(_releasing(intent, cgroup, place))
-        return steps
+        try:
+            return _steps(cgroup, place)
+        except KeyboardInterrupt:
+            interrupts.settle()
+            if (intent := _intent_of(cgroup, place)) is not None:
+                with suppress(WatchdogError):  # reconcile does, and whoever interrupted is told so
+                    isolation.release(intent, place, clock.utc_now(), reason=REASON)
+            raise
+
+
+def _steps(cgroup: Cgroup, place: Place) -> list[Step]:
+    steps = list(_until_one_fails(_isolating(Where(str(cgroup.path), cgroup.inode), place)))
+    if (intent := _intent_of(cgroup, place)) is not None:
+        steps += _until_one_fails(_releasing(intent, cgroup, place))
+    return steps
 
 
 def _until_one_fails(todo: Iterator[tuple[str, Callable[[], Outcome]]]) -> Iterator[Step]:
@@ -94,8 +105,9 @@ def _releasing(intent: Intent, cgroup: Cgroup, place: Place) -> Iterator[tuple[s
     yield "free again", lambda: _told(inside.look_freed(intent, place, clock.moment()))
 
 
-def _is_of(intent: Intent, cgroup: Cgroup) -> bool:
-    return (intent.where.cgroup, intent.where.cgroup_id) == (str(cgroup.path), cgroup.inode)
+def _intent_of(cgroup: Cgroup, place: Place) -> Intent | None:
+    mine = (str(cgroup.path), cgroup.inode)
+    return next((each for each in place.intents.in_force() if (each.where.cgroup, each.where.cgroup_id) == mine), None)
 
 
 @contextmanager

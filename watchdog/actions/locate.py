@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchdog import clock, config, rails
-from watchdog.actions import adopt, moving, whereabouts
+from watchdog.actions import adopt, moving, stand_ins, whereabouts
 from watchdog.actions.place import Place, glance, look, names_a_cgroup, selector_of, unit_cgroup
 from watchdog.config import Config
 from watchdog.errors import Refused, UsageError
@@ -198,6 +198,7 @@ def facts_of(located: Located, settings: Config, place: Place) -> rails.Facts:
     if where.moved is not None:
         inside = {process.pid for process in whereabouts.family(where, place.root)}
     others = [intent for intent in place.intents.in_force() if not _same(intent.where, where)]
+    others = [intent for intent in others if not stand_ins.is_gone(intent, place.root)]
     above = {parent.pid for parent in processes.ancestors(os.getpid())} - {INIT_PID}
     return rails.Facts(
         is_root_cgroup=any(cgroup.is_root for cgroup in found),

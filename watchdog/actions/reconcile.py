@@ -10,10 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from watchdog.actions import adopt, allowing, drift, holding, isolation, noted, programs, shadow, suspects, whereabouts
+from watchdog.actions import (
+    adopt,
+    allowing,
+    drift,
+    holding,
+    isolation,
+    noted,
+    programs,
+    shadow,
+    stand_ins,
+    suspects,
+    whereabouts,
+)
 from watchdog.actions.drift import NOTHING, Kind
 from watchdog.actions.holding import Result
-from watchdog.actions.place import Place, look
+from watchdog.actions.place import Place, look, no_news
 from watchdog.clock import Moment, rfc3339
 from watchdog.errors import WatchdogError
 from watchdog.host import unit_filters
@@ -167,6 +179,8 @@ def _meant(intent: Intent) -> str:
 
 
 def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:
+    if stand_ins.is_gone(intent, place.root):
+        return _drill_ended(intent, place, at)
     if intent.state is State.RELEASING:
         return _released(intent, place, at, "its release was cut short", "released")
     if intent.state is State.UNDOING:
@@ -188,6 +202,13 @@ def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], 
 def _released(intent: Intent, place: Place, at: Moment, found: str, done: str) -> Repair:
     repair = Repair(intent.name, found, done, over=True, released=intent)
     isolation.finish_release(intent, place, at.utc, reason=repair.words)
+    return repair
+
+
+def _drill_ended(intent: Intent, place: Place, at: Moment) -> Repair:
+    """Nobody was told of the drill, and nobody is of its end."""
+    repair = Repair(intent.name, "its drill was cut short, and the stand-in is gone", "released", expected=True)
+    isolation.finish_release(intent, replace(place, news=no_news), at.utc, reason=repair.words)
     return repair
 
 
