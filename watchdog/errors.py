@@ -21,6 +21,8 @@ class Exit(IntEnum):
     PARTIAL = 4
     HOST_CANNOT = 5
     NOT_ROOT = 6
+    INTERRUPTED = 130
+    """As a shell has it of what SIGINT ended."""
 
 
 class WatchdogError(Exception):
@@ -75,6 +77,12 @@ class NotRoot(WatchdogError):
     """Only root may do this."""
 
     exit_status = Exit.NOT_ROOT
+
+
+class Interrupted(WatchdogError):
+    """Somebody wanted no more of it (Ctrl-C)."""
+
+    exit_status = Exit.INTERRUPTED
 
 
 class KernelRefused(WatchdogError):

@@ -341,6 +341,19 @@ def test_the_command_holds_before_it_has_read_its_configuration_and_killed_leave
     assert host.intents() == []
 
 
+def test_an_interrupt_lets_go_and_says_what_may_be_the_case(host: Host, agent: Cgroup, start: Start) -> None:
+    with start("isolate", "shield", *REASON) as command:
+        assert programs_at(agent) == HELD
+        command.process.send_signal(signal.SIGINT)
+        out, err = command.process.communicate(timeout=WAIT_S)
+    assert programs_at(agent) == []
+    assert (command.process.returncode, out) == (130, "")
+    [line] = err.splitlines()
+    assert line.startswith(
+        "watchdog-mesh: interrupted; shield may be cut off or not; see watchdog-mesh verify shield; "
+    )
+
+
 def test_what_it_holds_becomes_the_isolation(host: Host, agent: Cgroup, start: Start) -> None:
     with start("isolate", "shield", *REASON) as command:
         assert programs_at(agent) == HELD

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from watchdog import __version__
+from watchdog import __version__, interrupts
 from watchdog.actions import place
 from watchdog.actions.place import Place
 from watchdog.actions.waiting import Holders
@@ -60,6 +60,12 @@ class Verbs(click.Group):
         verb: click.Command = importlib.import_module(f"watchdog.cli.{cmd_name}").verb
         return verb
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # of which click would say something itself: an empty line
+            raise click.Abort from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
@@ -73,7 +79,7 @@ def cli() -> None:
     """SOC agents that watch each other: heartbeat, restart, and isolation in the kernel.
 
     Exit status: 0 the wanted state holds, 1 failed, 2 usage or configuration, 3 refused by a safety rail,
-    4 partial, 5 this host cannot, 6 not root. `status` has its own.
+    4 partial, 5 this host cannot, 6 not root, 130 interrupted. `status` has its own.
     """
 
 
@@ -116,8 +122,9 @@ def run(arguments: Sequence[str], held: Hold | None = None) -> int:
         output.error(UsageError(error.format_message().rstrip("."), hint=f"see {command} --help"))
         return Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
-        output.error(WatchdogError("interrupted"))
-        return Exit.FAILED
+        interrupted = interrupts.error_of(arguments)
+        output.error(interrupted)
+        return int(interrupted.exit_status)
 
 
 def need_root() -> None:
