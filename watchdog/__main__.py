@@ -10,6 +10,17 @@ STANDARD_ERROR = 2
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    work = _run
+    while True:
+        try:
+            status = work()
+            break
+        except KeyboardInterrupt:  # while there was nobody yet to say so: imports take longer than most of what is done
+            work = _say_interrupted
+    sys.exit(status)
+
+
+def _run() -> int:
     from watchdog import early
 
     _open_standard_streams()
@@ -19,11 +30,28 @@ def main() -> None:
             import site
 
             site.main()
+        import signal
+
+        from watchdog import interrupts
+
+        interrupts.listen(signal.SIGINT)
         from watchdog.cli.app import run
         from watchdog.cli.output import steady
 
         status = steady(lambda: run(words, held))
-    sys.exit(status)
+        interrupts.end()
+    return status
+
+
+def _say_interrupted() -> int:
+    from watchdog import interrupts
+
+    interrupts.end()
+    from watchdog.cli.output import Output, steady
+
+    error = interrupts.error_of(sys.argv[1:])
+    steady(lambda: Output(as_json="--json" in sys.argv[1:]).error(error))
+    return int(error.exit_status)
 
 
 def _open_standard_streams() -> None:

@@ -67,6 +67,9 @@ def hold(words: Sequence[str]) -> Hold:
         cgroup = _cgroup_of(*target_of(words))
         if cgroup and not carries_ours(cgroup):
             found.stop(cgroup)
+    except KeyboardInterrupt:
+        found.lift()  # nobody else knows yet whom it holds
+        raise
     except (OSError, ValueError):
         return found  # no note, or one that is not to be trusted: the command itself says what is wrong, if anything is
     return found

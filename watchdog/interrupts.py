@@ -30,6 +30,15 @@ def settle() -> None:
     _settled = True
 
 
+def end() -> None:
+    """Settle until the process has ended.
+
+    Python drops our handler before that, and an interrupt would take the place of the exit status.
+    """
+    settle()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     if not _settled:
         raise KeyboardInterrupt

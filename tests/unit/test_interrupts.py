@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import click
 import pytest
 
@@ -10,6 +17,42 @@ from watchdog.cli import isolate, release
 from watchdog.errors import Exit
 
 REASON = ("--reason", "it lies")
+PROJECT = Path(interrupts.__file__).parents[1]
+AT_IMPORT = """
+import os, signal, sys
+at = sys.argv.pop(1)
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == at:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from watchdog.__main__ import main
+main()
+"""
+AFTER_OUTPUT = """
+import os, signal, sys
+class Interrupting:
+    def __getattr__(self, name):
+        return getattr(sys.__stdout__, name)
+    def flush(self):
+        sys.__stdout__.flush()
+        os.kill(os.getpid(), signal.SIGINT)
+sys.stdout = Interrupting()
+from watchdog.__main__ import main
+main()
+"""
+AT_EXIT = """
+import atexit, ctypes, os, signal
+from watchdog.__main__ import main
+class AtTheVeryEnd:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGINT):
+        kill(pid, number)
+import sys
+sys.at_the_very_end = AtTheVeryEnd()
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+main()
+"""
 
 
 @pytest.mark.parametrize(
@@ -52,3 +95,56 @@ def test_the_options_with_a_word_of_their_own_are_those_of_the_verbs() -> None:
         *interrupts.TARGETS,
         *interrupts.VALUES,
     }
+
+
+def run(script: str, *words: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-c", script, *words]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+EARLY = [
+    "watchdog.early",
+    "watchdog.kernel.hold",
+    "watchdog.interrupts",
+    "watchdog.cli.app",
+    "click",
+    "watchdog.journal",
+]
+
+
+@pytest.mark.parametrize("module", [*EARLY, "watchdog.cli.status"])
+def test_it_is_one_line_from_the_first_import_on(module: str) -> None:
+    said = run(AT_IMPORT, module, "status")
+    assert said == (Exit.INTERRUPTED, "", "watchdog-mesh: interrupted\n")
+
+
+@pytest.mark.parametrize("module", [*EARLY, "watchdog.cli.isolate"])
+def test_it_is_one_document_with_json_from_the_first_import_on(module: str) -> None:
+    status, out, err = run(AT_IMPORT, module, "isolate", "shield", *REASON, "--json")
+    assert (status, err) == (Exit.INTERRUPTED, "")
+    document = json.loads(out)
+    assert document["schema"] == "watchdog-mesh/error/1"
+    assert document["error"] == "interrupted; shield may be cut off or not"
+    assert document["exit_status"] == Exit.INTERRUPTED
+
+
+@pytest.mark.parametrize("script", [AFTER_OUTPUT, AT_EXIT], ids=["after its output", "while Python ends"])
+@pytest.mark.parametrize(
+    ("words", "ends"), [(["config", "example", "--json"], Exit.OK), (["no-such-verb", "--json"], Exit.USAGE)]
+)
+def test_what_has_said_its_document_ends_with_its_own_status(script: str, words: list[str], ends: Exit) -> None:
+    status, out, err = run(script, *words)
+    assert (status, err) == (ends, "")
+    json.loads(out)
+
+
+def test_one_who_was_started_without_interrupts_has_none() -> None:
+    """As by nohup, or a shell's & in a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupts.listen(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

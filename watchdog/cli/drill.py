@@ -29,7 +29,7 @@ def verb(config_path: Path | None, as_json: bool) -> int:
     """
     output = Output(as_json=as_json)
     need_root()
-    interrupts.listen(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    interrupts.listen(signal.SIGTERM, signal.SIGHUP)
     with place_of(usable(config_path)[0], to_change=True) as place:
         steps = drill.drill(replace(place, news=no_news))
     failed = next((step for step in steps if not step.ok), None)

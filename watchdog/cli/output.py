@@ -13,6 +13,7 @@ from textwrap import wrap
 from types import MappingProxyType
 from typing import Any, TextIO, cast
 
+from watchdog import interrupts
 from watchdog.errors import ConfigurationError, Exit, WatchdogError
 
 SCHEMA_PREFIX = "watchdog-mesh"
@@ -60,7 +61,7 @@ class Steady:
                 self.lost = str(error.strerror)
 
 
-def steady(verb: Callable[[], int]) -> int:
+def steady(verb: Callable[[], int | None]) -> int:
     """Run a verb with such streams; its exit status, or 1 where it would be 0 and its output was lost."""
     out, err = Steady(sys.stdout), Steady(sys.stderr)
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
@@ -82,12 +83,15 @@ class Output:
             print(_fitted(line, sys.stdout))
 
     def document(self, kind: str, version: int, facts: Mapping[str, Any]) -> None:
-        """The JSON document of one kind; nothing without --json."""
+        """The JSON document of one kind; nothing without --json. It is the last there is to do: an interrupt changes
+        nothing any more."""
+        interrupts.settle()
         if self.as_json:
             print(json.dumps({"schema": f"{SCHEMA_PREFIX}/{kind}/{version}", **facts}, indent=2, default=str))
 
     def error(self, error: WatchdogError) -> None:
         """One line on standard error; with --json a document on standard output instead."""
+        interrupts.settle()
         if self.as_json:
             facts: dict[str, Any] = {
                 "error": error.message,

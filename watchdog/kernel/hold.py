@@ -71,6 +71,9 @@ class Hold:
         except OSError:
             _close(links)
             return False
+        except KeyboardInterrupt:
+            _close(links)
+            raise
         self._links[cgroup] = links
         return True
 
