@@ -179,6 +179,7 @@ def view_of(intent: Intent, place: Place) -> IsolationView:
         until=until.utc if until else None,
         overdue=until is not None and until.is_over(clock.moment()),
         holds=result.holds,
+        holds_nothing=result.holds_nothing,
         state=intent.state.value,
         refused=flow_facts.refused(intent),
     )

@@ -345,7 +345,7 @@ def test_one_of_two_ends_midway(bed: Bed) -> None:
 
 
 def test_all_of_it_ends_while_isolated(bed: Bed) -> None:
-    intent = bed.adopt()
+    intent = bed.adopt(level=FROZEN)
     bed.agent.process.kill()
     bed.agent.process.wait()
     while cgroups.processes(Cgroup(bed.new()[0], intent.where.cgroup_id, bed.old.root)):
@@ -353,6 +353,14 @@ def test_all_of_it_ends_while_isolated(bed: Bed) -> None:
     assert repaired(bed) == []
     seen = holding.verify(intent, bed.host.place)
     assert (seen.idle, seen.gaps) == (True, (whereabouts.ENDED,))
+    told = [bed.host.mesh("status").out, bed.host.mesh("verify", "--cgroup", intent.where.cgroup).out]
+    for out in told:
+        assert "release it, and isolate again" in out
+        assert "reconcile" not in out
+        assert "IN PART" not in out.upper()
+        assert "frozen" not in out
+    assert f"HOLDS NOTHING NOW: the isolation of {intent.where.cgroup} since " in told[0]
+    assert f"The isolation of {intent.where.cgroup} holds nothing now: " in told[1]
     assert bed.release() == ()
     assert bed.new() == []
 

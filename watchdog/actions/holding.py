@@ -62,6 +62,11 @@ class Result:
     """What was asked for when it was isolated already, and could not be, a sentence each."""
 
     @property
+    def holds_nothing(self) -> bool:
+        """Whether nothing is there to be held, nor put back: a unit has a drop-in that can be missing."""
+        return self.idle and not self.intent.where.unit
+
+    @property
     def uncovered(self) -> tuple[str, ...]:
         """The paths that are open and apply to it, a sentence each: no layer of ours that holds would stop them."""
         return tuple(f"{each.title}: {each.why}" for each in self.verdicts if each.coverage is Coverage.NOT_COVERED)

@@ -247,7 +247,7 @@ def _restore(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *
 
 def _is_well(seen: Result, at: Moment, *, patient: bool) -> bool:
     """Nothing is to be done: it holds, or it only waits for its agent to start, or the same was tried just now."""
-    if not seen.gaps or (seen.idle and not seen.intent.where.unit):
+    if not seen.gaps or seen.holds_nothing:
         return seen.holds
     tried_just_now = at.utc - seen.intent.changed < PATIENCE
     return patient and (seen.holds or seen.elsewhere) and seen.intent.trouble == "; ".join(seen.gaps) and tried_just_now

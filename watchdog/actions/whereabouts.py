@@ -16,7 +16,11 @@ from watchdog.kernel import cgroups
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.moved import Moved, Was
 
-ENDED = "the processes that were moved into it have ended: nothing is held, and what starts now is elsewhere"
+ENDED = (
+    "the processes that were moved into it have ended: nothing is held, and what starts now is elsewhere: release it, "
+    "and isolate again"
+)
+"""reconcile has nothing to put back then."""
 
 
 def known(some: Collection[Process], place: Place) -> Where | None:

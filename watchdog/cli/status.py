@@ -146,7 +146,7 @@ def _print(
         output.words("No peers are configured")
     for view in isolations:
         where = ", ".join(part for part in (view.unit, view.cgroup) if part)
-        frozen = " and frozen" if view.level == FROZEN else ""
+        frozen = " and frozen" if view.level == FROZEN and not view.holds_nothing else ""
         output.words(
             f"{_how(view)} {view.peer or where}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
             f"  {where}{f', moved there from {view.moved_from}' if view.moved_from else ''}",
@@ -158,7 +158,8 @@ def _print(
         say = report.paths_in_words if all_paths else report.paths_in_short
         output.words(*(f"  {line}" for line in say(view.paths)))
         if view.drift:
-            output.words(f"  NOT AS MEANT: {view.drift}; put it back with: watchdog-mesh reconcile")
+            remedy = "" if view.holds_nothing else "; put it back with: watchdog-mesh reconcile"
+            output.words(f"  NOT AS MEANT: {view.drift}{remedy}")
     for watched in shadows:
         output.words(f"SHADOW of {watched.intent.name}, which is NOT isolated: {watched.intent.why.reason}")
         output.words(*(f"  {line}" for line in report.shadow_in_words(watched, clock.moment())))
@@ -178,6 +179,8 @@ def _how(view: IsolationView) -> str:
         return f"{view.state.upper()} (not done: if no command is at work, watchdog-mesh reconcile ends it)"
     if not view.holds:
         return "NOT CUT OFF, as it is meant to be:"
+    if view.holds_nothing:
+        return "HOLDS NOTHING NOW: the isolation of"
     return "CUT OFF IN PART" if view.uncovered or view.drift else "ISOLATED"
 
 

@@ -63,6 +63,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
         result = replace(result, flows=flow_facts.of(intent, place, result.dropped, at))
     output.document("verify", 1, report.facts_of(result))
     whole = "holds in part" if result.is_partial else "holds"
+    whole = "holds nothing now" if result.holds_nothing else whole
     verdict = whole if result.holds else "DOES NOT HOLD"
     level = f", level {FROZEN}," if intent.why.level == FROZEN else ""
     output.words(f"The isolation of {intent.name}{level} {verdict}: {report.place_of(result)}")

@@ -83,6 +83,8 @@ class IsolationView:
     """Whether that time has come, and nobody has released it."""
     holds: bool = True
     """Whether the kernel cuts it off."""
+    holds_nothing: bool = False
+    """Whether nothing of it runs where it is held, and there is nothing to put back."""
     state: str = "isolated"
     """Where the intent stands: isolating and releasing are of a command that has not ended, or was killed."""
     refused: int = 0
