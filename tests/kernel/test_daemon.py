@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -20,6 +22,7 @@ import requests
 from tests.kernel import foreign
 from tests.kernel.conftest import MakeCgroup
 from tests.kernel.isolation_bed import WHY, Host, overwrite_root_page
+from tests.kernel.test_waiting import stopped_with_the_lock
 from tests.unit.agents import Agent, agents, eventually
 from watchdog import clock, config
 from watchdog.config import for_watcher
@@ -180,6 +183,18 @@ def running(host: Host, peer: Agent) -> Iterator[subprocess.Popen[str]]:
     finally:
         watcher.terminate()
         watcher.communicate(timeout=START_S)
+
+
+def test_whom_a_watcher_waits_for_is_in_its_log_when_that_one_is_stopped(host: Host, peer: Agent) -> None:
+    with stopped_with_the_lock(host) as holder, running(host, peer) as watcher:
+        assert watcher.stderr is not None
+        patience = threading.Timer(START_S, watcher.kill)
+        patience.start()
+        said = next((line for line in watcher.stderr if "waiting for" in line), "")
+        patience.cancel()
+        holder.send_signal(signal.SIGCONT)
+        assert holder.wait(START_S) == 0
+    assert f"waiting for process {holder.pid} (watchdog-mesh isolate shield), which is stopped; let it go on: " in said
 
 
 def published(host: Host) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -26,23 +28,32 @@ with Place(Journal.in_memory(), Path("/"), Path(sys.argv[1])).alone():
 """
 
 
+@contextmanager
+def stopped_with_the_lock(host: Host) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that was stopped in the middle of its isolation."""
+    words = ["/opt/x/bin/watchdog-mesh", "isolate", "shield"]
+    with subprocess.Popen([sys.executable, "-c", STOPPED, str(host.run_dir), *words], env=host.environment) as stopped:
+        try:
+            os.waitid(os.P_PID, stopped.pid, os.WSTOPPED)
+            yield stopped
+        finally:
+            stopped.kill()
+
+
 def test_behind_an_isolate_that_was_stopped_a_command_says_so_and_goes_on_after_it(
     host: Host, scratch_cgroup: MakeCgroup
 ) -> None:
     agent = scratch_cgroup("agent")
-    one = [sys.executable, "-c", STOPPED, str(host.run_dir), "/opt/x/bin/watchdog-mesh", "isolate", "shield"]
     other = [sys.executable, "-m", "watchdog", "isolate", "--cgroup", str(agent.path), "--reason", "x", "--json"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(one, env=host.environment) as stopped:
-        try:
-            os.waitid(os.P_PID, stopped.pid, os.WSTOPPED)
-            with subprocess.Popen(other, env=host.environment, stdout=pipe, stderr=pipe, text=True) as waits:
-                assert waits.stderr is not None
-                said = waits.stderr.readline()
-                stopped.send_signal(signal.SIGCONT)
-                assert waits.wait(WAIT_S) == OK
-        finally:
-            stopped.kill()
+    with (
+        stopped_with_the_lock(host) as stopped,
+        subprocess.Popen(other, env=host.environment, stdout=pipe, stderr=pipe, text=True) as waits,
+    ):
+        assert waits.stderr is not None
+        said = waits.stderr.readline()
+        stopped.send_signal(signal.SIGCONT)
+        assert waits.wait(WAIT_S) == OK
     pid = stopped.pid
     assert said == (
         f"watchdog-mesh: waiting for process {pid} (watchdog-mesh isolate shield), which is stopped; let it go on: "
