@@ -147,8 +147,9 @@ def _print(
     for view in isolations:
         where = ", ".join(part for part in (view.unit, view.cgroup) if part)
         frozen = " and frozen" if view.level == FROZEN and not view.holds_nothing else ""
+        whom = view.peer or view.unit or view.cgroup
         output.words(
-            f"{_how(view)} {view.peer or view.unit or view.cgroup}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
+            f"{_how(view)} {whom}{frozen} since {clock.rfc3339(view.since)}: {view.reason}",
             f"  {where}{f', moved there from {view.moved_from}' if view.moved_from else ''}",
             f"  dropped: {counted(view.dropped.egress_packets, 'packet')} out, {view.dropped.ingress_packets:,} in"
             + report.frames_in_words(view.dropped.frames_out, view.dropped.frames_in)
