@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from watchdog.kernel import taps
+from watchdog.kernel import taps, unsynced
+from watchdog.kernel.unsynced import File
 
 DEVICES = """Character devices:
   1 mem
@@ -37,5 +39,13 @@ def test_their_majors_are_read() -> None:
     ],
 )
 def test_one_is_told_by_its_numbers(kind: int, major: int, minor: int, is_one: bool) -> None:
-    file = os.stat_result((kind, *[0] * 9), {"st_rdev": os.makedev(major, minor)})
+    file = File(kind, inode=7, device=os.makedev(major, minor))
     assert taps.is_one(file, {246, 247}) is is_one
+
+
+def test_a_file_is_told_as_stat_tells_it(tmp_path: Path) -> None:
+    for path in (tmp_path, Path("/dev/null"), Path("/proc/self/exe")):
+        known = path.stat()
+        assert unsynced.look(str(path)) == File(known.st_mode, known.st_ino, known.st_rdev)
+    with pytest.raises(FileNotFoundError):
+        unsynced.look(str(tmp_path / "gone"))

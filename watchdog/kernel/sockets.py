@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 
-from watchdog.kernel import cgroups, pidfd, taps
+from watchdog.kernel import cgroups, pidfd, taps, unsynced
 from watchdog.kernel.cgroups import Cgroup
 
 LEVEL = 0x77640001
@@ -197,10 +197,10 @@ def _look_at(handle: Handle, path: str, process: int, known: Known, found: Scan)
         if leads_to.startswith(_SOCKET):
             _look_at_socket(int(leads_to[len(_SOCKET) : -1]), handle, process, known, found)
         elif leads_to.startswith("/"):
-            if taps.is_one(os.stat(path), found.tap_majors):  # noqa: PTH116 -- every descriptor of every process
+            if taps.is_one(unsynced.look(path), found.tap_majors):
                 found.tuns.append(handle)
         elif leads_to == _RING:
-            found.rings[os.stat(path).st_ino] = handle.pid  # noqa: PTH116 -- every descriptor of every process
+            found.rings[unsynced.look(path).inode] = handle.pid
             if registered := _registered(handle):
                 found.unseen.append(f"process {handle.pid} has {registered} files registered with io_uring")
     except OSError as error:

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from watchdog.kernel import libbpf
+from watchdog.kernel import libbpf, unsynced
+from watchdog.kernel.unsynced import File
 
 TUN_DEVICE = os.makedev(10, 200)
 NAMES = frozenset({"macvtap", "ipvtap"})
@@ -34,10 +35,9 @@ def parse(text: str) -> frozenset[int]:
     return frozenset(int(row[0]) for row in rows if len(row) == 2 and row[1] in NAMES)  # noqa: PLR2004 -- just said
 
 
-def is_one(file: os.stat_result, tap_majors: Collection[int]) -> bool:
+def is_one(file: File, tap_majors: Collection[int]) -> bool:
     """Whether an open file is such a device."""
-    number = file.st_rdev
-    return stat.S_ISCHR(file.st_mode) and (number == TUN_DEVICE or os.major(number) in tap_majors)
+    return stat.S_ISCHR(file.mode) and (file.device == TUN_DEVICE or os.major(file.device) in tap_majors)
 
 
 def are_held(pids: Iterable[int]) -> bool:
@@ -46,13 +46,13 @@ def are_held(pids: Iterable[int]) -> bool:
     return bool(loaded) and any(is_one(file, loaded) for pid in pids for file in _open_files(pid))
 
 
-def _open_files(pid: int) -> Iterator[os.stat_result]:
+def _open_files(pid: int) -> Iterator[File]:
     with suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 -- every descriptor of every process
             folder = f"/proc/{pid}/task/{thread}/fd"
             for name in os.listdir(folder):  # noqa: PTH208
                 with suppress(OSError):
-                    yield os.stat(f"{folder}/{name}")  # noqa: PTH116
+                    yield unsynced.look(f"{folder}/{name}")
 
 
 def refused(map_id: int) -> frozenset[int]:
