@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -546,6 +546,37 @@ names = globals()
     assert bed.agent.run(send) == 1
     COOKIES_LAYER.detach(target)
     assert bed.agent.run(send) == "pass"
+
+
+def test_what_is_known_of_a_socket_is_its_own_also_where_descriptors_are_exchanged_all_the_time(
+    bed: Bed, target_of: TargetOf
+) -> None:
+    bed.agent.run("there = os.dup(0); made = socket.socket(INET, DGRAM), socket.socket(UNIX)")  # the first to be seen
+    bed.move_in()
+    inodes = bed.agent.run("[os.fstat(each.fileno()).st_ino for each in made]")
+    bed.agent.run(
+        """
+import threading
+stop = threading.Event()
+def exchange():
+    while not stop.is_set():
+        for each in made:
+            os.dup2(each.fileno(), there)
+exchanging = threading.Thread(target=exchange); exchanging.start()
+"""
+    )
+    target = target_of(bed.home)
+    whose.ask(target)
+    seen = set()
+    for _ in range(300):
+        known: sockets.Known = {}
+        handles = sockets.scan(target.cgroups, known).handles
+        seen |= {(inode, each.family) for inode, each in known.items()}
+        for each in handles.values():
+            with suppress(sockets.Exchanged), sockets.opened(each) as fd:
+                assert os.fstat(fd).st_ino == each.inode
+    bed.agent.run("stop.set(); exchanging.join()")
+    assert seen == set(zip(inodes, (socket.AF_INET, socket.AF_UNIX), strict=True))
 
 
 def test_thousands_of_sockets_from_elsewhere(bed: Bed, target_of: TargetOf, common_set: Common) -> None:

@@ -74,7 +74,7 @@ def _held(pids: Iterable[int], wanted: Iterable[int]) -> Iterator[tuple[int, Han
                 with suppress(OSError):
                     inode = links.get(os.readlink(f"{folder}/{name}"))  # noqa: PTH115 -- every descriptor
                     if inode is not None:
-                        yield inode, Handle(pid, int(thread), int(name))
+                        yield inode, Handle(pid, int(thread), int(name), inode)
 
 
 def _cookie(handle: Handle) -> int:

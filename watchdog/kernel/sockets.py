@@ -34,6 +34,10 @@ SIOCGSKNS = 0x894C
 
 AF_XDP = 44
 FDINFO_BYTES = 4096
+
+TRIES = 3
+"""For a descriptor that leads elsewhere whenever it is taken: who exchanges them all the time wins one race in four."""
+
 INTERNET = frozenset({socket.AF_INET, socket.AF_INET6})
 
 _SOCKET, _RING = "socket:[", "anon_inode:[io_uring]"
@@ -68,6 +72,8 @@ class Handle:
     thread: int
     """The process itself, or a thread with descriptors of its own."""
     fd: int
+    inode: int = 0
+    """Of the socket that was seen there; 0 for what is no socket."""
 
 
 @dataclass(slots=True)
@@ -118,15 +124,53 @@ def scan(targets: Sequence[Cgroup], known: Known | None = None) -> Scan:
     return found
 
 
+class Exchanged(OSError):
+    """The socket may be there still, and its process exchanges its descriptors faster than they are taken."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, "it exchanges its descriptors meanwhile")
+
+
 @contextmanager
 def opened(handle: Handle) -> Iterator[int]:
-    """The socket itself. OSError where it is gone, or not for us to look at."""
-    with pidfd.opened(handle.pid, handle.thread) as process:
-        fd = pidfd.take(process, handle.fd)
+    """The very socket that was seen there, wherever its process has it now. OSError where it is gone, or not for us to
+    look at; Exchanged where it could not be had."""
+    fd = _taken(handle)
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+def _taken(handle: Handle) -> int:
+    for _ in range(TRIES):
+        with pidfd.opened(handle.pid, handle.thread) as process:
+            fd = _take(process, handle.fd, handle.inode)
+        if fd is not None:
+            return fd
+        handle = _where_now(handle)
+    raise Exchanged
+
+
+def _take(process: int, there: int, inode: int) -> int | None:
+    """A descriptor of ours for what is there now; None where it is not this socket. Asked of the link: an inode number
+    alone may be that of a file."""
+    fd = pidfd.take(process, there)
+    if not inode or os.readlink(f"/proc/self/fd/{fd}") == f"{_SOCKET}{inode}]":  # noqa: PTH115 -- of every new socket
+        return fd
+    os.close(fd)
+    return None
+
+
+def _where_now(handle: Handle) -> Handle:
+    """Another descriptor of its process for the same socket; OSError where it has none."""
+    for thread in _tables(handle.pid, Scan()):
+        folder = f"/proc/{handle.pid}/task/{thread}/fd"
+        for name in os.listdir(folder):  # noqa: PTH208 -- every descriptor of a process
+            with suppress(OSError):
+                if os.readlink(f"{folder}/{name}") == f"{_SOCKET}{handle.inode}]":  # noqa: PTH115
+                    return Handle(handle.pid, thread, int(name), handle.inode)
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def option(fd: int, level: int, name: int, size_bytes: int = 4) -> bytes | None:
@@ -191,11 +235,16 @@ def _hidden_rings(found: Scan) -> list[str]:
     return [f"process {pid} has io_uring without a descriptor: its files are not known" for pid in sorted(hidden)]
 
 
-def _look_at(handle: Handle, path: str, process: int, known: Known, found: Scan) -> None:
+def _look_at(handle: Handle, path: str, process: int, known: Known, found: Scan, tries: int = TRIES) -> None:
     try:
         leads_to = os.readlink(path)  # noqa: PTH115 -- every descriptor of every process
         if leads_to.startswith(_SOCKET):
-            _look_at_socket(int(leads_to[len(_SOCKET) : -1]), handle, process, known, found)
+            at = Handle(handle.pid, handle.thread, handle.fd, int(leads_to[len(_SOCKET) : -1]))
+            if _look_at_socket(at, process, known, found):
+                return
+            if tries == 1:
+                raise Exchanged
+            _look_at(handle, path, process, known, found, tries - 1)
         elif leads_to.startswith("/"):
             if taps.is_one(unsynced.look(path), found.tap_majors):
                 found.tuns.append(handle)
@@ -227,11 +276,15 @@ def _said(handle: Handle, name: str) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
 
 
-def _look_at_socket(inode: int, handle: Handle, process: int, known: Known, found: Scan) -> None:
+def _look_at_socket(handle: Handle, process: int, known: Known, found: Scan) -> bool:
+    """Whether it was there still when it was taken."""
+    inode = handle.inode
     if inode in found.sockets:
-        return
+        return True
     if inode not in known:
-        fd = pidfd.take(process, handle.fd)
+        fd = _take(process, handle.fd, inode)
+        if fd is None:
+            return False
         try:
             known[inode] = _seen(inode, fd)
         finally:
@@ -239,6 +292,7 @@ def _look_at_socket(inode: int, handle: Handle, process: int, known: Known, foun
     found.sockets[inode], found.handles[inode] = known[inode], handle
     if known[inode].family == socket.AF_UNIX and (waiting := _in_flight(handle)):
         found.unseen.append(f"process {handle.pid} has {waiting} descriptors waiting in a unix socket's queue")
+    return True
 
 
 def _seen(inode: int, fd: int) -> Socket:

@@ -23,7 +23,7 @@ from watchdog.kernel.hooks import Placed
 from watchdog.kernel.layers import whose
 from watchdog.kernel.layers.base import Target, raise_together
 from watchdog.kernel.programs import BELOW, COOKIES, COOKIES_MAP, CgroupProgram, Hook
-from watchdog.kernel.sockets import Handle, Scan, Socket
+from watchdog.kernel.sockets import Exchanged, Handle, Scan, Socket
 
 PACKET_HOOKS = (Hook.INGRESS, Hook.EGRESS)
 POINT_HOOKS = (*PACKET_HOOKS, BELOW.hook)
@@ -110,10 +110,12 @@ def _uncovered(target: Target, origins: Origins) -> Scan:
 
 def _is_own(target: Target, each: Socket, found: Scan, origins: Origins) -> bool:
     """By sock_diag, where no program of ours can tell. One that was closed meanwhile is nobody's."""
-    with suppress(OSError), sockets.opened(found.handles[each.inode]) as fd:
-        owner = origins.of(fd, each.inode, each.cookie).cgroup_id
-        return any(owner == below.inode for cgroup in target.cgroups for below in cgroups.tree(cgroup))
-    return True
+    try:
+        with sockets.opened(found.handles[each.inode]) as fd:
+            owner = origins.of(fd, each.inode, each.cookie).cgroup_id
+    except OSError as error:
+        return not isinstance(error, Exchanged)
+    return any(owner == below.inode for cgroup in target.cgroups for below in cgroups.tree(cgroup))
 
 
 def _by_owner(target: Target, found: Scan, origins: Origins) -> tuple[dict[Cgroup, ByInode], ByInode]:
@@ -122,8 +124,15 @@ def _by_owner(target: Target, found: Scan, origins: Origins) -> tuple[dict[Cgrou
     unknown: ByInode = {}
     owner_of = cache(lambda cgroup_id: cgroups.by_id(cgroup_id, target.root) if cgroup_id else None)
     for each in found.sockets.values():
-        with suppress(OSError), sockets.opened(found.handles[each.inode]) as fd:  # closed meanwhile: all is well
-            origin = origins.of(fd, each.inode, each.cookie)
+        handle = found.handles[each.inode]
+        try:
+            with sockets.opened(handle) as fd:
+                origin = origins.of(fd, each.inode, each.cookie)
+        except Exchanged as error:
+            found.unseen.append(f"a socket of process {handle.pid} cannot be looked at: {error.strerror}")
+        except OSError:
+            continue  # closed meanwhile: all is well
+        else:
             owner = owner_of(origin.cgroup_id)
             (unknown if owner is None else known.setdefault(owner, {}))[each.inode] = origin
     return known, unknown

@@ -17,7 +17,7 @@ from watchdog.kernel.elsewhere import Entry
 from watchdog.kernel.layers import whose
 from watchdog.kernel.layers.base import Target
 from watchdog.kernel.programs import COOKIES_MAP
-from watchdog.kernel.sockets import Handle
+from watchdog.kernel.sockets import Exchanged, Handle
 
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
 """<linux/if_packet.h>"""
@@ -42,7 +42,7 @@ class Descriptors:
     def attach(self, target: Target) -> None:
         """Turn it off where it is on."""
         refused: list[str] = []
-        for handle, fd in _bypassing(target):
+        for handle, fd in _bypassing(target, refused):
             try:
                 _note(target, fd)
                 sockets.set_option(fd, SOL_PACKET, PACKET_QDISC_BYPASS, 0)
@@ -53,10 +53,11 @@ class Descriptors:
 
     def gaps(self, target: Target) -> list[str]:
         """The packet sockets that have it on, and those that can have it on again at any time."""
-        found = whose.look(target)
+        found, lost = whose.look(target), list[str]()
         lent = [found.handles[each.inode] for each in found.of_family(socket.AF_PACKET) if not each.own]
         return [
-            *(f"{_named(handle)} sends past the queueing layer" for handle, _ in _bypassing(target)),
+            *(f"{_named(handle)} sends past the queueing layer" for handle, _ in _bypassing(target, lost)),
+            *lost,
             *(
                 f"{_named(handle)} was made elsewhere: the refusal of its options does not apply to it"
                 for handle in lent
@@ -71,26 +72,31 @@ class Descriptors:
         noted = {e.cookie for e in elsewhere.entries(map_id) if (e.isolation, e.point) == (_id(target), NOWHERE)}
         if not noted:
             return
-        for _, fd in _packet_sockets(target):
+        for _, fd in _packet_sockets(target, []):
             if _cookie(fd) in noted:
                 with suppress(OSError):  # one from elsewhere, under another isolation's refusals
                     sockets.set_option(fd, SOL_PACKET, PACKET_QDISC_BYPASS, 1)
         elsewhere.remove(map_id, noted)
 
 
-def _bypassing(target: Target) -> Iterator[tuple[Handle, int]]:
-    for handle, fd in _packet_sockets(target):
+def _bypassing(target: Target, lost: list[str]) -> Iterator[tuple[Handle, int]]:
+    for handle, fd in _packet_sockets(target, lost):
         if any(sockets.option(fd, SOL_PACKET, PACKET_QDISC_BYPASS) or b""):
             yield handle, fd
 
 
-def _packet_sockets(target: Target) -> Iterator[tuple[Handle, int]]:
-    """Those that are there still, each with a descriptor of ours while it is looked at."""
+def _packet_sockets(target: Target, lost: list[str]) -> Iterator[tuple[Handle, int]]:
+    """Those that are there still, each with a descriptor of ours while it is looked at; `lost` is told of those that
+    may be, and could not be had."""
     found = whose.look(target)
     for each in found.of_family(socket.AF_PACKET):
         handle = found.handles[each.inode]
-        with suppress(OSError), sockets.opened(handle) as fd:
-            yield handle, fd
+        try:
+            with sockets.opened(handle) as fd:
+                yield handle, fd
+        except OSError as error:
+            if isinstance(error, Exchanged):
+                lost.append(f"{_named(handle)} cannot be looked at: {error.strerror}")
 
 
 def _note(target: Target, fd: int) -> None:
