@@ -52,7 +52,9 @@ def _open_files(pid: int) -> Iterator[File]:
             folder = f"/proc/{pid}/task/{thread}/fd"
             for name in os.listdir(folder):  # noqa: PTH208
                 with suppress(OSError):
-                    yield unsynced.look(f"{folder}/{name}")
+                    path = f"{folder}/{name}"
+                    if os.readlink(path).startswith("/"):  # noqa: PTH115 -- no file otherwise, and there may be thousands
+                        yield unsynced.look(path)
 
 
 def refused(map_id: int) -> frozenset[int]:
