@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import stat
 import struct
 import subprocess
@@ -17,8 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 
 NAME = "file"
-SIZE_BYTES = 1 << 16
+SIZE_BYTES = 1 << 24
 READ_BYTES = 1 << 18
+ASKED_TIMEOUT_S = 8.0
 MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2
 ROOT_NODE, FILE_NODE = 1, 2
 
@@ -32,6 +34,8 @@ ENTRY_OUT = struct.Struct("=QQQQII")
 ATTR_OUT = struct.Struct("=QII")
 ATTR = struct.Struct("=QQQQQQIIIIIIIIII")
 OPEN_OUT = struct.Struct("=QII")
+FOPEN_KEEP_CACHE = 2
+"""Otherwise who opens the file waits for what is being read of it."""
 
 OPS = {
     1: "LOOKUP",
@@ -74,6 +78,12 @@ class Mount:
         """The only one."""
         return self.folder / NAME
 
+    def await_asked(self) -> None:
+        """Until somebody waits for what is not answered."""
+        assert self._server.stdout is not None
+        assert select.select([self._server.stdout], [], [], ASKED_TIMEOUT_S)[0], "nobody asks"
+        os.read(self._server.stdout.fileno(), 1)
+
     def close(self) -> None:
         """End whoever waits. A server that is gone ends its connection, too."""
         with suppress(OSError):
@@ -106,7 +116,10 @@ def answer(fd: int, asked: bytes, silent: list[str]) -> None:
     """One question."""
     _, opcode, unique, node, *_ = HEADER_IN.unpack_from(asked)
     op = OPS.get(opcode, "")
-    if op in UNANSWERED or op in silent:
+    if op in silent:
+        os.write(1, b".")
+        return
+    if op in UNANSWERED:
         return
     error, body = answer_to(op, node, asked[HEADER_IN.size :])
     os.write(fd, HEADER_OUT.pack(HEADER_OUT.size + len(body), -error, unique) + body)
@@ -124,7 +137,7 @@ def answer_to(op: str, node: int, body: bytes) -> tuple[int, bytes]:
     if op == "GETATTR":
         return 0, ATTR_OUT.pack(0, 0, 0) + attributes(node)
     if op == "OPEN":
-        return 0, OPEN_OUT.pack(0, 0, 0)
+        return 0, OPEN_OUT.pack(0, FOPEN_KEEP_CACHE, 0)
     return (0, b"") if op in {"RELEASE", "FLUSH"} else (errno.ENOSYS, b"")
 
 

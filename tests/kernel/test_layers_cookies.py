@@ -18,7 +18,7 @@ from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
 from tests.kernel.inside import Inside
 from tests.kernel.netns import Netns, VethPair
 from watchdog.errors import KernelRefused
-from watchdog.kernel import elsewhere, flows, hooks, sockets
+from watchdog.kernel import elsewhere, flows, hooks, scanning, sockets
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.common import Common
 from watchdog.kernel.flows import Flows
@@ -488,7 +488,7 @@ def test_own_sockets_are_known_where_the_other_question_is_asked_further_up(bed:
     target = target_of(bed.home)
     COOKIES_LAYER.attach(target)
     assert bed.points() == {"top": 3}
-    seen = sockets.scan(target.cgroups).sockets.values()
+    seen = scanning.scan(target.cgroups).sockets.values()
     own = sorted((each.family, each.type) for each in seen if each.own)
     assert own == sorted(
         [
@@ -570,11 +570,13 @@ exchanging = threading.Thread(target=exchange); exchanging.start()
     seen = set()
     for _ in range(300):
         known: sockets.Known = {}
-        handles = sockets.scan(target.cgroups, known).handles
+        handles = scanning.scan(target.cgroups, known).handles
         seen |= {(inode, each.family) for inode, each in known.items()}
         for each in handles.values():
-            with suppress(sockets.Exchanged), sockets.opened(each) as fd:
+            with suppress(sockets.Exchanged):
+                fd = sockets.taken(each)
                 assert os.fstat(fd).st_ino == each.inode
+                os.close(fd)
     bed.agent.run("stop.set(); exchanging.join()")
     assert seen == set(zip(inodes, (socket.AF_INET, socket.AF_UNIX), strict=True))
 

@@ -20,7 +20,7 @@ from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
 from tests.kernel.inside import Inside
 from tests.kernel.netns import Netns
 from watchdog.errors import KernelRefused
-from watchdog.kernel import elsewhere, freezer, hooks, sockets
+from watchdog.kernel import elsewhere, freezer, hooks, scanning, sockets
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.common import Common
 from watchdog.kernel.layers import freeze, sequence
@@ -382,7 +382,7 @@ def test_sockets_that_were_closed_are_forgotten(
     known: sockets.Known = {}
     for _ in range(3):
         inside.run("kept = [socket.socket() for _ in range(50)]")
-        assert len(sockets.scan(target.cgroups, known).sockets) == 50
+        assert len(scanning.scan(target.cgroups, known).sockets) == 50
         assert len(known) == 50
     inside.run("kept.clear()")
-    assert sockets.scan(target.cgroups, known).sockets == known == {}
+    assert scanning.scan(target.cgroups, known).sockets == known == {}

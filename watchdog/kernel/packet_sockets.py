@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchdog.errors import KernelRefused
-from watchdog.kernel import credentials, netns, sockets
+from watchdog.kernel import aside, credentials, netns, sockets
+from watchdog.kernel.aside import NoAnswer
 from watchdog.kernel.netns import Netns, NetnsGone
 from watchdog.kernel.sockets import Handle
 
@@ -34,8 +34,9 @@ class PacketSocket:
 
     place: Netns
     """The namespace it sends into, wherever its process is."""
-    cookie: int
-    """0 where it could not be asked, and where it is known to have been made in the cgroup of an isolated agent."""
+    cookie: int | None
+    """0 where it is known to have been made in the cgroup of an isolated agent, and where it is gone; None where it
+    did not answer."""
 
 
 def may_be_opened(pids: Iterable[int]) -> bool:
@@ -51,7 +52,8 @@ def open_ones(pids: Iterable[int], places: Iterable[Netns]) -> list[PacketSocket
     held: dict[int, Handle] = {}
     for inode, handle in _held(pids, where):
         held.setdefault(inode, handle)
-    return [PacketSocket(where[inode], _cookie(handle)) for inode, handle in sorted(held.items())]
+    cookies = _cookies(held) if held else {}
+    return [PacketSocket(where[inode], cookies.get(inode)) for inode in sorted(held)]
 
 
 def parse_listed(text: str) -> set[int]:
@@ -77,8 +79,17 @@ def _held(pids: Iterable[int], wanted: Iterable[int]) -> Iterator[tuple[int, Han
                         yield inode, Handle(pid, int(thread), int(name), inode)
 
 
+def _cookies(held: Mapping[int, Handle]) -> dict[int, int]:
+    about = ("packet", *sorted(held))
+    try:
+        return aside.answer(about, lambda: {inode: _cookie(handle) for inode, handle in held.items()})
+    except NoAnswer:
+        return {}
+
+
 def _cookie(handle: Handle) -> int:
-    with suppress(OSError, KernelRefused), sockets.opened(handle) as fd:
+    with suppress(OSError):
+        fd = sockets.taken(handle)
         if not sockets.is_answered(fd, sockets.WHOSE):
             cookie = sockets.option(fd, socket.SOL_SOCKET, sockets.SO_COOKIE, _COOKIE_BYTES)
             return int.from_bytes(cookie or b"", sys.byteorder)

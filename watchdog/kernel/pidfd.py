@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import cache
 
 _PIDFD_GETFD = 438
@@ -27,17 +27,14 @@ def _syscall() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-@contextmanager
-def opened(pid: int, thread: int) -> Iterator[int]:
-    """A pidfd of a process, or of one of its threads where that has descriptors of its own.
+@cache
+def kept(pid: int, thread: int) -> int:
+    """A pidfd of a process, or of one of its threads where that has descriptors of its own; for a child of ours that
+    ends soon (watchdog.kernel.aside): it stays open.
 
     ProcessLookupError where it is gone; OSError with EINVAL where this kernel has no pidfds of threads.
     """
-    fd = os.pidfd_open(pid) if thread == pid else os.pidfd_open(thread, _PIDFD_THREAD)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    return os.pidfd_open(pid) if thread == pid else os.pidfd_open(thread, _PIDFD_THREAD)
 
 
 def take(pidfd: int, fd: int) -> int:
@@ -48,6 +45,18 @@ def take(pidfd: int, fd: int) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return taken
+
+
+def tables(pid: int, unseen: list[str]) -> Iterator[int]:
+    """The process, and those of its threads that have descriptors of their own; `unseen` is told of those that may."""
+    yield pid
+    with suppress(OSError):
+        for thread in map(int, os.listdir(f"/proc/{pid}/task")):  # noqa: PTH208 -- every descriptor of every process
+            shares = thread == pid or shares_descriptors(pid, thread)
+            if shares is None:
+                unseen.append(f"thread {thread} of process {pid} may have descriptors of its own")
+            elif not shares:
+                yield thread
 
 
 def shares_descriptors(pid: int, thread: int) -> bool | None:

@@ -15,8 +15,7 @@ from watchdog.errors import WatchdogError
 from watchdog.kernel import cgroups, credentials, diag, moves, netlink, netns, sockets, splicing, tracing
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.credentials import Credentials
-from watchdog.kernel.netns import Netns
-from watchdog.kernel.sockets import AF_XDP, Handle, Scan
+from watchdog.kernel.sockets import AF_XDP, Scan
 from watchdog.paths.words import Facts, Holding, Need, needs_met
 
 VSOCK_DEVICE = Path("/dev/vsock")
@@ -61,7 +60,7 @@ def look(targets: Collection[Cgroup], found: Scan, journal: Collection[Path] = J
     pids = {pid for cgroup in targets for pid in cgroups.processes(cgroup)}
     visible = pids - {cgroups.OTHER_NAMESPACE}
     threads = [each for pid in visible for each in credentials.of_threads(pid)]
-    listed, held = _unix_listed(found), _held(found)
+    listed, held = _unix_listed(found, visible), _held(found)
     peers, addresses = _unix_peers(found, listed, _files(journal)), _unix_addresses(found, listed)
     rings = {*found.rings, *found.mapped_rings}
     unbound: dict[Holding, Collection[object]] = {
@@ -130,8 +129,8 @@ def _reaches_netlink(found: Scan, pids: Collection[int], may: frozenset[Need] | 
     """Whether a netlink socket takes messages of it, where it is; None where that is not known. Its own one for
     messages between processes counts: others may send to it, or have it, too."""
     spaces = netns.of_processes(pids)
-    held = [found.handles[each.inode] for each in found.of_family(socket.AF_NETLINK)]
-    if may is None or Need.SYS_ADMIN in may or not {*map(_netns_of, held)} <= spaces.keys():
+    held = {each.netns for each in found.of_family(socket.AF_NETLINK)}
+    if may is None or Need.SYS_ADMIN in may or not held <= spaces.keys():
         return True
     with suppress(OSError, WatchdogError):
         listed = [each for place in spaces.values() for each in netlink.listed_in(place)]
@@ -147,8 +146,8 @@ def _has_splicing() -> bool | None:
     return None
 
 
-def _held(found: Scan) -> dict[Holding, list[Handle]]:
-    """Where it has what is in a network namespace open."""
+def _held(found: Scan) -> dict[Holding, list[int]]:
+    """What it has open that is in a network namespace, each by that."""
     listed = found.sockets.values()
     raw = [each for each in listed if each.family in sockets.INTERNET and each.type == socket.SOCK_RAW]
     by_kind = {
@@ -158,37 +157,31 @@ def _held(found: Scan) -> dict[Holding, list[Handle]]:
         Holding.VSOCK: found.of_family(socket.AF_VSOCK),
         Holding.ELSEWHERE: found.elsewhere(),
     }
-    held = {holding: [found.handles[each.inode] for each in kind] for holding, kind in by_kind.items()}
-    return {**held, Holding.TUN: found.tuns}
+    held = {holding: [each.netns for each in kind] for holding, kind in by_kind.items()}
+    return {**held, Holding.TUN: [*found.tuns.values()]}
 
 
 def _open_ones(held: Mapping[Holding, Collection[object]]) -> frozenset[Holding]:
     return frozenset(holding for holding, each in held.items() if each)
 
 
-def _abroad(held: Mapping[Holding, Sequence[Handle]], own: Collection[int]) -> frozenset[Holding]:
-    return frozenset(holding for holding, handles in held.items() if not {*map(_netns_of, handles)} <= {*own})
+def _abroad(held: Mapping[Holding, Sequence[int]], own: Collection[int]) -> frozenset[Holding]:
+    return frozenset(holding for holding, spaces in held.items() if not {*spaces} <= {*own})
 
 
-def _netns_of(handle: Handle) -> int | None:
-    """The network namespace of a socket or a TUN descriptor; None where it is not known."""
-    with suppress(OSError), sockets.opened(handle) as fd:
-        namespace = fcntl.ioctl(fd, sockets.SIOCGSKNS)
-        try:
-            return os.fstat(namespace).st_ino
-        finally:
-            os.close(namespace)
-    return None
-
-
-def _unix_listed(found: Scan) -> dict[int, diag.UnixSocket]:
-    """Its unix sockets and those around them, by inode. One that is not listed is one of which nothing is known."""
+def _unix_listed(found: Scan, pids: Collection[int]) -> dict[int, diag.UnixSocket]:
+    """Its unix sockets and those around them, by inode. One that is not listed is one of which nothing is known: where
+    nobody lives in its network namespace any more, too."""
     listed: dict[int, diag.UnixSocket] = {}
-    asked: set[int] = set()
-    for each in found.of_family(socket.AF_UNIX):
-        if each.inode not in listed:
-            with suppress(OSError, WatchdogError), sockets.opened(found.handles[each.inode]) as fd:
-                listed |= _unix_sockets_around(fd, asked)
+    wanted = {each.netns for each in found.of_family(socket.AF_UNIX)}
+    ways_in = netns.hosts_own() if wanted else {}
+    if not wanted <= ways_in.keys():
+        ways_in |= netns.of_processes(pids)
+    if not wanted <= ways_in.keys():
+        ways_in |= netns.all_visible()
+    for place in (ways_in[each] for each in wanted & ways_in.keys()):
+        with suppress(OSError, WatchdogError):
+            listed |= diag.unix_sockets(place)
     return listed
 
 
@@ -213,19 +206,6 @@ def _unix_addresses(found: Scan, listed: Mapping[int, diag.UnixSocket]) -> set[s
     """Where others can reach a unix socket of its own."""
     held = [listed.get(each.inode) for each in found.of_family(socket.AF_UNIX)]
     return {"" if each is None else each.name for each in held if each is None or each.is_reachable}
-
-
-def _unix_sockets_around(fd: int, asked: set[int]) -> dict[int, diag.UnixSocket]:
-    """All unix sockets of the network namespace that a socket is in, each namespace once."""
-    namespace = fcntl.ioctl(fd, sockets.SIOCGSKNS)
-    try:
-        inode = os.fstat(namespace).st_ino
-        if inode in asked:
-            return {}
-        asked.add(inode)
-        return diag.unix_sockets(Netns(inode, Path(f"/proc/self/fd/{namespace}")))
-    finally:
-        os.close(namespace)
 
 
 def _has_own(spaces: Iterable[int], pids: Collection[int]) -> bool:

@@ -15,7 +15,8 @@ from dataclasses import replace
 from functools import cache, partial
 
 from watchdog.errors import KernelRefused, WatchdogError
-from watchdog.kernel import cgroups, elsewhere, hooks, sockets
+from watchdog.kernel import aside, cgroups, elsewhere, hooks, scanning, sockets
+from watchdog.kernel.aside import NoAnswer
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.common import Common
 from watchdog.kernel.elsewhere import Entry, Origin, Origins
@@ -30,6 +31,9 @@ POINT_HOOKS = (*PACKET_HOOKS, BELOW.hook)
 POINT_NAMES = (*COOKIES.names, BELOW.name)
 
 ByInode = dict[int, Origin]
+
+ORIGINS_DEADLINE_S = 10.0
+"""Every internet socket of a network namespace is listed for it: 0.4 s for 100,000 of them."""
 
 NAMES_AT_MOST = 3
 """How many sockets a gap names."""
@@ -51,16 +55,15 @@ class Cookies:
     def attach(self, target: Target) -> None:
         """Find such sockets and drop their packets. Cheap where there are none, or none that are new."""
         refused = whose.ask(target)
-        origins = Origins()
-        found = _uncovered(target, origins)
+        found, origins = _uncovered(target)
         if found.sockets and (reason := self.missing(target.common)):
             raise KernelRefused(reason)
         if found.sockets:
             with suppress(KernelRefused):  # no room to count it is no reason to let it pass
                 elsewhere.begin(target.common.maps, target.isolation_id)
-        known, unknown = _by_owner(target, found, origins)
+        known, unknown = _by_owner(target, origins)
         work = [partial(_cover_made_in, target, *each) for each in known.items()]
-        work += [partial(_cover_made_somewhere, target, found.handles[i], origin) for i, origin in unknown.items()]
+        work += [partial(_cover_made_somewhere, target, found, unknown)] if unknown else []
         for each in work:
             try:
                 each()
@@ -70,8 +73,7 @@ class Cookies:
 
     def gaps(self, target: Target) -> list[str]:
         """Such sockets that are not dropped, and processes that could not be looked at."""
-        origins = Origins()
-        found = _uncovered(target, origins)
+        found, origins = _uncovered(target)
         return [*_described(target, found, origins), *sorted(set(found.unseen))]
 
     def detach(self, target: Target) -> None:
@@ -95,70 +97,102 @@ def sweep(top: Cgroup) -> list[Cgroup]:
     return sorted(unneeded, key=lambda cgroup: cgroup.path)
 
 
-def _uncovered(target: Target, origins: Origins) -> Scan:
-    """What is open, with only those sockets left in it that ought to be dropped and are not."""
+def _uncovered(target: Target) -> tuple[Scan, ByInode]:
+    """What is open, with only those sockets left in it that ought to be dropped and are not; where these were made."""
     found = whose.look(target)
     foreign = found.elsewhere()
     if foreign:
         points = {entry.cookie: entry.point for _, entry in _entries(target)}
         seeing = {point.inode for point in _alive(set(points.values()), target) if _sees(point)}
         foreign = [each for each in foreign if points.get(each.cookie) not in seeing]
-    if not whose.is_told(target):
-        foreign = [each for each in foreign if not _is_own(target, each, found, origins)]
-    return replace(found, sockets={each.inode: each for each in foreign})
+    origins, lost = _origins(target, found, foreign) if foreign else ({}, [])
+    if origins and not whose.is_told(target):
+        own = {below.inode for cgroup in target.cgroups for below in cgroups.tree(cgroup)}
+        origins = {inode: origin for inode, origin in origins.items() if origin.cgroup_id not in own}
+    left = {each.inode: each for each in foreign if each.inode in origins}
+    return replace(found, sockets=left, unseen=[*found.unseen, *lost]), origins
 
 
-def _is_own(target: Target, each: Socket, found: Scan, origins: Origins) -> bool:
-    """By sock_diag, where no program of ours can tell. One that was closed meanwhile is nobody's."""
+def _origins(target: Target, found: Scan, foreign: Sequence[Socket]) -> tuple[ByInode, list[str]]:
+    """By sock_diag, of those that are not closed meanwhile; and what could not be looked at, a sentence each."""
     try:
-        with sockets.opened(found.handles[each.inode]) as fd:
-            owner = origins.of(fd, each.inode, each.cookie).cgroup_id
-    except OSError as error:
-        return not isinstance(error, Exchanged)
-    return any(owner == below.inode for cgroup in target.cgroups for below in cgroups.tree(cgroup))
+        return aside.answer(scanning.about(target.cgroups), lambda: _origins_of(found, foreign), ORIGINS_DEADLINE_S)
+    except NoAnswer as error:
+        return {}, [f"where its sockets were made could not be looked at: {error.message}"]
 
 
-def _by_owner(target: Target, found: Scan, origins: Origins) -> tuple[dict[Cgroup, ByInode], ByInode]:
+def _origins_of(found: Scan, foreign: Sequence[Socket]) -> tuple[ByInode, list[str]]:
+    seen: ByInode = {}
+    lost: list[str] = []
+    origins = Origins()
+    for each in foreign:
+        handle = found.handles[each.inode]
+        try:
+            seen[each.inode] = origins.of(sockets.taken(handle), each.inode, each.cookie)
+        except Exchanged as error:
+            lost.append(f"a socket of process {handle.pid} cannot be looked at: {error.strerror}")
+        except OSError:
+            continue  # closed meanwhile: all is well
+    return seen, lost
+
+
+def _by_owner(target: Target, origins: ByInode) -> tuple[dict[Cgroup, ByInode], ByInode]:
     """Sockets by the cgroup they were made in; and those of which that is not known, or is gone."""
     known: dict[Cgroup, ByInode] = {}
     unknown: ByInode = {}
     owner_of = cache(lambda cgroup_id: cgroups.by_id(cgroup_id, target.root) if cgroup_id else None)
-    for each in found.sockets.values():
-        handle = found.handles[each.inode]
-        try:
-            with sockets.opened(handle) as fd:
-                origin = origins.of(fd, each.inode, each.cookie)
-        except Exchanged as error:
-            found.unseen.append(f"a socket of process {handle.pid} cannot be looked at: {error.strerror}")
-        except OSError:
-            continue  # closed meanwhile: all is well
-        else:
-            owner = owner_of(origin.cgroup_id)
-            (unknown if owner is None else known.setdefault(owner, {}))[each.inode] = origin
+    for inode, origin in origins.items():
+        owner = owner_of(origin.cgroup_id)
+        (unknown if owner is None else known.setdefault(owner, {}))[inode] = origin
     return known, unknown
 
 
 def _cover_made_in(target: Target, owner: Cgroup, made: ByInode) -> None:
     """Drop sockets where they were made. The entries come first: a dead process's programs are found by them."""
     if not owner.is_root:
-        _add(target, {cookie for origin in made.values() for cookie in origin.cookies}, owner)
+        _add(target, _cookies(made), owner)
         with suppress(CgroupGone):
             _attach_point(target.common, owner)
 
 
-def _cover_made_somewhere(target: Target, handle: Handle, origin: Origin) -> None:
-    """Drop a socket where it is seen, which is tried out."""
-    with suppress(OSError), sockets.opened(handle) as fd:
+def _cover_made_somewhere(target: Target, found: Scan, unknown: ByInode) -> None:
+    """Drop sockets where they are seen, which is tried out."""
+    left, undone = dict(unknown), dict(unknown)
+    try:
         for point in _likely(target):
-            _add(target, origin.cookies, point)
+            _add(target, _cookies(left), point)
             was_there = bool(hooks.ours_at(point, POINT_HOOKS, POINT_NAMES))
-            with suppress(CgroupGone):
-                _attach_point(target.common, point)
-                if sockets.is_answered(fd, sockets.BELOW):
-                    return
-            if not was_there:
-                hooks.detach_ours(point, POINT_HOOKS, POINT_NAMES)
-    elsewhere.remove(target.common.maps[COOKIES_MAP], origin.cookies)
+            seen: dict[int, bool] = dict.fromkeys(left, False)
+            try:
+                with suppress(CgroupGone):
+                    _attach_point(target.common, point)
+                    seen = _seen_there(target, [found.handles[inode] for inode in left])
+            finally:
+                if not was_there and not any(seen.values()):
+                    hooks.detach_ours(point, POINT_HOOKS, POINT_NAMES)
+            undone = {inode: origin for inode, origin in undone.items() if not seen.get(inode)}
+            left = {inode: origin for inode, origin in left.items() if seen.get(inode) is False}
+            if not left:
+                return
+    finally:
+        elsewhere.remove(target.common.maps[COOKIES_MAP], _cookies(undone))
+
+
+def _seen_there(target: Target, handles: Sequence[Handle]) -> dict[int, bool]:
+    """Whether the programs see each where they are attached now, by inode; without those that are gone."""
+
+    def ask() -> dict[int, bool]:
+        seen = {}
+        for handle in handles:
+            with suppress(OSError):
+                seen[handle.inode] = sockets.is_answered(sockets.taken(handle), sockets.BELOW)
+        return seen
+
+    return aside.answer(scanning.about(target.cgroups), ask)
+
+
+def _cookies(made: ByInode) -> set[int]:
+    return {cookie for origin in made.values() for cookie in origin.cookies}
 
 
 def _likely(target: Target) -> Iterator[Cgroup]:
@@ -208,9 +242,9 @@ def _programs(target: Target) -> set[int]:
     )
 
 
-def _described(target: Target, found: Scan, origins: Origins) -> Iterator[str]:
+def _described(target: Target, found: Scan, origins: ByInode) -> Iterator[str]:
     """The sockets that are not dropped, by the reason."""
-    known, unknown = _by_owner(target, found, origins)
+    known, unknown = _by_owner(target, origins)
     by_reason: dict[str, list[int]] = {}
     for owner, made in known.items():
         by_reason.setdefault(_why_not(owner), []).extend(made)

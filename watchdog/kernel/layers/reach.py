@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from watchdog.kernel import cgroups, netns, packet_sockets, taps
+from watchdog.kernel import aside, cgroups, netns, packet_sockets, taps
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers.once import once
 from watchdog.kernel.netns import Netns
@@ -24,8 +24,8 @@ class Reach:
     sends_frames: bool
     """Whether a process has a packet socket or may open one, or has a tap: opened in the cgroup, it sends frames
     that the filters know."""
-    unseen: bool
-    """Whether there are processes in a PID namespace that cannot be seen from here."""
+    unseen: tuple[str, ...]
+    """What could not be looked at, a sentence each."""
 
     @property
     def own_spaces(self) -> dict[int, Netns]:
@@ -44,10 +44,13 @@ def _reach_of(targets: Collection[Cgroup]) -> Reach:
     pids = listed - {cgroups.OTHER_NAMESPACE}
     spaces = netns.of_processes(pids)
     open_ones = packet_sockets.open_ones(pids, (spaces | netns.hosts_own()).values()) if pids else []
+    unseen = ["it has a process in a PID namespace that cannot be seen from here"] if pids != listed else []
+    if any(each.cookie is None for each in open_ones):
+        unseen.append(f"its packet sockets could not be looked at: {aside.HANGS}")
     return Reach(
         pids=pids,
         spaces=spaces | {each.place.inode: each.place for each in open_ones},
         cookies=frozenset(each.cookie for each in open_ones if each.cookie),
         sends_frames=pids != listed or bool(open_ones) or packet_sockets.may_be_opened(pids) or taps.are_held(pids),
-        unseen=pids != listed,
+        unseen=tuple(unseen),
     )

@@ -51,7 +51,7 @@ class Tc:
             found += tc_links.gaps(place, [_wanted(target.common)], right, covered=seen)
         if len(_allowed(target, reach)) < len(reach.spaces):
             found.append(NOT_ALLOWED)
-        return found + (["it has a process in a PID namespace that cannot be seen from here"] if reach.unseen else [])
+        return [*found, *reach.unseen]
 
     def detach(self, target: Target) -> None:
         """Let the frames pass at once, then take the filters from where no other isolation needs them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from watchdog.errors import WatchdogError
-from watchdog.kernel import hooks, sockets
+from watchdog.kernel import hooks, scanning
 from watchdog.kernel.cgroups import CgroupGone
 from watchdog.kernel.hooks import Placed
 from watchdog.kernel.layers.base import Target
@@ -41,5 +41,5 @@ def is_told(target: Target) -> bool:
 def look(target: Target) -> Scan:
     """Everything the target has open; every socket counts as from elsewhere where nothing tells."""
     return once(
-        ("whose", target.cgroups), lambda: sockets.scan(target.cgroups, target.known if is_told(target) else None)
+        ("whose", target.cgroups), lambda: scanning.scan(target.cgroups, target.known if is_told(target) else None)
     )
