@@ -65,7 +65,7 @@ def verb(config_path: Path | None, as_json: bool, all_paths: bool, from_inside: 
     whole = "holds in part" if result.is_partial else "holds"
     whole = "holds nothing now" if result.holds_nothing else whole
     verdict = whole if result.holds else "DOES NOT HOLD"
-    level = f", level {FROZEN}," if intent.why.level == FROZEN else ""
+    level = f", level {FROZEN}," if intent.why.level == FROZEN and not result.holds_nothing else ""
     output.words(f"The isolation of {intent.name}{level} {verdict}: {report.place_of(result)}")
     output.words(*(f"  {line}" for line in report.ending_in_words(intent.why, at)))
     output.words(*(f"  {line}" for line in report.moved_in_words(result)))
