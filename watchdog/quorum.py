@@ -168,6 +168,8 @@ class Doubt:
     clean_ticks: int = 0
     settled_ticks: int = 0
     """Ticks in a row in which it was not clean, and others agree that no watcher is the reason."""
+    contradicted: bool = False
+    """Since it began most of the others heard whom it did not: what it calls a storm is one for it alone."""
     deaf: bool = False
     """It began with peers that went silent: as long as nobody at all answers, no tick is clean."""
 
@@ -199,7 +201,8 @@ def judge_round(doubt: Doubt, seen: Round) -> Doubt:
     reasons = reasons_to_doubt(seen)
     if reasons:
         deaf = too_many(seen.newly_gone, seen.peers) or bool(seen.alone_against)
-        return Doubt("; ".join(reasons), deaf=doubt.deaf or deaf)
+        is_alone = doubt.contradicted or bool(seen.contradicted)
+        return Doubt("; ".join(reasons), deaf=doubt.deaf or deaf, contradicted=is_alone)
     if not doubt.doubting:
         return doubt
     nobody_answered = 0 < seen.peers == seen.gone + seen.unheard

@@ -519,9 +519,13 @@ class Watcher:
                 watched.suspected = False
 
     def _tell_storm(self, tick: Tick, at: Moment) -> None:
-        """Every watcher in a storm says so every round, and it is over when the last one has stopped."""
-        reason = ""
-        if self.storm.doubting:
+        """Every watcher in a storm says so every round, and it is over when the last one has stopped.
+
+        One that most of the others contradict says nothing of it: people would be told that nobody is isolated, and it
+        binds nobody.
+        """
+        reason, is_seen = "", self.storm.doubting and not self.doubt.contradicted
+        if is_seen:
             missed = {name for name, peer in self.peers.items() if peer.standing.missed_count}
             gone = ", ".join(sorted(missed - tick.silenced))
             reason = f"{self.storm.reason}: {gone}; nobody is isolated"
@@ -530,7 +534,7 @@ class Watcher:
                 self._coordinator.suspect(self.name, peer, 0, at)  # what it said before the storm is no vote any more
         elif self._storm_is_said:
             self._coordinator.trust(self.name, STORM)
-        self._storm_is_said = self.storm.doubting
+        self._storm_is_said = is_seen
         self._tell_own(STORM, "storm", reason, Severity.CRITICAL, at)
 
     def _is_unasked(self, watched: Watched) -> bool:

@@ -875,6 +875,8 @@ def test_a_storm_that_one_watcher_sees_keeps_all_others_from_isolating_unless_th
     assert not [each for each in mesh.told if "it should be isolated, and is not" in each.reason]
     rounds(2, SILENT, scout_misses=("scholar", "sidecar"))
     assert actions(mesh.begun)[1:] == ["isolate shield"], "who doubts itself binds nobody"
+    told = [(each.peer_name, each.state.value) for each in mesh.told if each.peer_name in ("*", "scout (watcher)")]
+    assert told == [("*", "FIRING"), ("scout (watcher)", "FIRING"), ("*", "RESOLVED")], "and says so before that"
     assert mesh.watchers["scout"].doubt.reason == "2 of the peers that it does not hear are heard by most of the others"
     rounds(20, SILENT, scout_misses=("scholar", "sidecar"))
     assert len(mesh.begun) == 2, "and restarts nobody"
