@@ -56,7 +56,7 @@ class Looked:
 
 
 def look(targets: Collection[Cgroup], found: Scan, journal: Collection[Path] = JOURNAL) -> Looked:
-    """Look at the processes in the cgroups and below; `found` is what they have open (sockets.scan)."""
+    """Look at the processes in the cgroups and below; `found` is what they have open (scanning.scan)."""
     pids = {pid for cgroup in targets for pid in cgroups.processes(cgroup)}
     visible = pids - {cgroups.OTHER_NAMESPACE}
     threads = [each for pid in visible for each in credentials.of_threads(pid)]
