@@ -306,11 +306,15 @@ def watcher_stopped_with_an_order_in_its_hand(seen: Seen) -> None:
 def watcher_stopped_past_its_lease(seen: Seen) -> None:
     """While it restarts an agent; systemd brings that to its end without it."""
     mission = seen.mission
-    with drop_in(mission, unit("shield"), "ExecStop=/bin/sleep 1"):
+    go = f"{MISSION}/go"
+    wait = f"ExecStop=/bin/sh -c 'until [ -e {go} ]; do sleep 0.05; done'"
+    with drop_in(mission, unit("shield"), wait, "TimeoutStopSec=20"):
         signal_main(mission, "STOP", unit("shield"))
         order = holder_of(seen, "restart")
         with stopped(mission, order["watcher"]):
+            mission.bed.run(["touch", go])
             seen.until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > order["expires_s"], "time stood still")
+    mission.bed.run(["rm", go])
     seen.until(lambda: not seen.orders()["shield", "restart", "begun"], "the watcher does not wake up")
 
 

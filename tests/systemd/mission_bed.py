@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -184,8 +186,13 @@ class Mission:
         return int(json.loads(self.file("heard.json") or "{}").get(name, 0))
 
     def hooks(self) -> list[dict[str, Any]]:
-        """What the architect was told, in order."""
-        return [json.loads(line) for line in self.file("hooks.jsonl").splitlines()]
+        """What the architect was told, in order.
+
+        A watcher that is killed between the answer and its own commit leaves the event to be posted again, right after
+        itself: an architect remembers the id, as docs/notifications.md asks.
+        """
+        posts = [json.loads(line) for line in self.file("hooks.jsonl").splitlines()]
+        return [next(same) for _, same in groupby(posts, key=itemgetter("id"))]
 
     def told(self, peer: str) -> list[tuple[str, str, str]]:
         """State, action and severity of everything the architect was told of one peer."""
