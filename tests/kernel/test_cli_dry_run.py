@@ -21,7 +21,8 @@ def cgroup(scratch_cgroup: MakeCgroup) -> Cgroup:
 
 
 def test_the_plan_is_what_isolate_does_then(host: Host, cgroup: Cgroup, run_in_cgroup: RunInside) -> None:
-    agent(run_in_cgroup, cgroup, USER)
+    inside = agent(run_in_cgroup, cgroup, USER)
+    inside.run("own = [listening(), listening(INET6), listening(INET, DGRAM)]; own += [dial(INET, port(own[0]))]")
     words = ("isolate", "--cgroup", cgroup.path, "--reason", "drill", "--allow", "192.0.2.1/32")
     before = host.snapshot()
     said = host.mesh(*words, "--dry-run", "--json")

@@ -15,7 +15,7 @@ from watchdog.host import processes, unit_filters
 from watchdog.intents import Intent, Where, With
 from watchdog.kernel import bpffs, cgroups, common, elsewhere, gate, hold, hooks, slots, tc_maps, visitor_traffic
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
-from watchdog.kernel.layers import sequence, whose
+from watchdog.kernel.layers import cookies, sequence
 from watchdog.kernel.layers.once import one_look
 from watchdog.kernel.layers.sequence import Standing
 from watchdog.kernel.programs import EGRESS, GUARD_IN, GUARD_OUT, INGRESS, WHOSE, Hook
@@ -99,7 +99,7 @@ def judge(intent: Intent, place: Place, sight: Sight, trouble: str = "") -> Resu
     target = targets.target_of(intent, slot, place, stopped, build=False)
     with one_look():
         beyond = sequence.standings(target, BEYOND_PACKETS) if stopped else []
-        looked = facts.look(stopped, whose.look(target)) if stopped else None
+        looked = facts.look(stopped, cookies.look(target)) if stopped else None
     standings = [Standing(sequence.PACKETS.name, gaps=tuple(at_hooks)), *beyond] if stopped else []
     later = next_start(intent, place, sight)
     ended = whereabouts.has_ended(intent.where, place.root)

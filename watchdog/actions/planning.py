@@ -14,7 +14,7 @@ from watchdog.intents import State, Where, Why
 from watchdog.kernel import bpffs, cgroups, common, gate
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.common import Common
-from watchdog.kernel.layers import sequence, whose
+from watchdog.kernel.layers import cookies, sequence
 from watchdog.kernel.layers.base import NETWORK, Target
 from watchdog.kernel.layers.base import Layer as Measure
 from watchdog.kernel.layers.sequence import Standing
@@ -100,7 +100,7 @@ def _planned(where: Where, why: Why, place: Place, target: Target, *, ready: boo
     steps = tuple(sequence.standings(target))
     if where.moved is not None and not target.cgroups:
         return _planned_move(where, why, target, place, ready=ready)
-    looked = facts.look(target.cgroups, whose.look(target))
+    looked = facts.look(target.cgroups, cookies.look(target))
     will_hold = {Layer(each.layer) for each in steps if not each.not_applicable and not each.missing}
     drop_in = unit_filters.drop_in(where.unit, place.drop_ins) if where.unit else None
     return Plan(

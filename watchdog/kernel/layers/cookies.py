@@ -23,6 +23,7 @@ from watchdog.kernel.elsewhere import Entry, Origin, Origins
 from watchdog.kernel.hooks import Placed
 from watchdog.kernel.layers import whose
 from watchdog.kernel.layers.base import Target, raise_together
+from watchdog.kernel.layers.once import once
 from watchdog.kernel.programs import BELOW, COOKIES, COOKIES_MAP, CgroupProgram, Hook
 from watchdog.kernel.sockets import Exchanged, Handle, Scan, Socket
 
@@ -97,18 +98,30 @@ def sweep(top: Cgroup) -> list[Cgroup]:
     return sorted(unneeded, key=lambda cgroup: cgroup.path)
 
 
+def look(target: Target) -> Scan:
+    """Everything the target has open; sock_diag tells which internet sockets are its own while no program of ours does.
+
+    What neither tells of counts as from elsewhere.
+    """
+    found = whose.look(target)
+    foreign = [] if whose.is_told(target) else found.elsewhere()
+    if not foreign:
+        return found
+    own = {below.inode for cgroup in target.cgroups for below in cgroups.tree(cgroup)}
+    origins, lost = once(("origins", target.cgroups), lambda: _origins(target, found, foreign))
+    its_own = {inode: replace(found.sockets[inode], own=True) for inode, of in origins.items() if of.cgroup_id in own}
+    return replace(found, sockets={**found.sockets, **its_own}, unseen=[*found.unseen, *lost])
+
+
 def _uncovered(target: Target) -> tuple[Scan, ByInode]:
     """What is open, with only those sockets left in it that ought to be dropped and are not; where these were made."""
-    found = whose.look(target)
+    found = look(target)
     foreign = found.elsewhere()
     if foreign:
         points = {entry.cookie: entry.point for _, entry in _entries(target)}
         seeing = {point.inode for point in _alive(set(points.values()), target) if _sees(point)}
         foreign = [each for each in foreign if points.get(each.cookie) not in seeing]
     origins, lost = _origins(target, found, foreign) if foreign else ({}, [])
-    if origins and not whose.is_told(target):
-        own = {below.inode for cgroup in target.cgroups for below in cgroups.tree(cgroup)}
-        origins = {inode: origin for inode, origin in origins.items() if origin.cgroup_id not in own}
     left = {each.inode: each for each in foreign if each.inode in origins}
     return replace(found, sockets=left, unseen=[*found.unseen, *lost]), origins
 
