@@ -39,7 +39,7 @@ def problems(config: Config) -> list[str]:
     return [f"{place}: {why}" for place, read in places.items() if (why := _why_not(read))] + [
         *_shared_addresses(config),
         *_shared_agents(config),
-        *_unknown_units(config),
+        *unknown_units(config),
     ]
 
 
@@ -110,8 +110,11 @@ def _shared_agents(config: Config) -> list[str]:
     return problems
 
 
-def _unknown_units(config: Config) -> list[str]:
-    """A systemd that does not run, or does not answer, leaves it open: a configuration is read elsewhere, too."""
+def unknown_units(config: Config) -> list[str]:
+    """The peers whose unit systemd does not know, a sentence each.
+
+    One that does not run, or does not answer, leaves it open: a configuration is read elsewhere, too.
+    """
     units = {peer.name: normalise(peer.unit) for peer in config.peers if peer.unit}
     unknown = set()
     if units and systemd.SYSTEMD_RUNTIME.is_dir():

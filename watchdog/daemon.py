@@ -113,6 +113,7 @@ class Daemon:
         """Bring the kernel back to what is meant, then watch; where the journal does not answer, first watch."""
         for problem in config_files.restarts_in_vain(self.settings):
             log.warning("%s", problem)  # it is watched all the same, and the program may come
+        threading.Thread(target=self._warn_of_unknown_units, name="units", daemon=True).start()
         if self._trouble:
             self._announce(self._own_key("journal"), self._trouble)
         try:
@@ -124,6 +125,11 @@ class Daemon:
         self.keeper.start()
         self.inspector.start()
         self.monitor.start()
+
+    def _warn_of_unknown_units(self) -> None:
+        """Aside, as systemd may hang. They are watched all the same, and the unit may come."""
+        for problem in config_files.unknown_units(self.settings):
+            log.warning("%s", problem)
 
     def stop(self) -> None:
         """Stop watching. What is isolated stays isolated."""

@@ -170,13 +170,12 @@ def cut_warm(here: Place, sender: Sender, into: Measured) -> None:
         begun_ns = time.monotonic_ns()
         located = locate.locate(Named(unit=UNIT), Config(), here)
         rails = partial(locate.check_rails, located, Config(), here, force=False)
-        now = clock.utc_now()
-        result = isolation.isolate(located.where, Why("benchmark"), here, now, note, rails, stands=stands, at_once=True)
+        result = isolation.isolate(located.where, Why("benchmark"), here, note, rails, stands=stands, at_once=True)
     into.warm.dropped.append((sender.seen().dropped_ns - begun_ns) / NS_PER_MS)
     into.warm.done.append(_in_place(steps))
     for step, at_ms in steps:
         into.steps.setdefault(step, []).append(at_ms)
-    isolation.release(result.intent, here, clock.utc_now())
+    isolation.release(result.intent, here)
     coordinator.finish(order.token, clock.moment(), failed=False, outcome="")
     sender.await_release()
 

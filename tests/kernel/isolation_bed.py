@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,8 @@ class Host:
         if self._journal is None:
             self._journal = Journal.open(self.state)
         outbox = Outbox(self._journal, [], host="soc-1")
-        return Place(
-            self._journal, self.pins, self.run_dir, self.drop_ins, news=lambda *what: news.of_change(outbox, *what)
-        )
+        told = partial(news.of_change, outbox)
+        return Place(self._journal, self.pins, self.run_dir, self.drop_ins, news=told, now=lambda: NOW)
 
     def close(self) -> None:
         """Let go of the journal; it is opened again when it is needed."""
@@ -118,7 +118,7 @@ class Host:
         return [row["key"] for row in self.place.journal.read("SELECT key FROM event ORDER BY seq")]
 
     def isolate(self, cgroup: Cgroup, step: Step = no_step, why: Why = WHY) -> Result:
-        return isolation.isolate(where(cgroup), why, self.place, NOW, step)
+        return isolation.isolate(where(cgroup), why, self.place, step)
 
     def intents(self) -> list[Intent]:
         """All there ever were, oldest first."""

@@ -57,11 +57,11 @@ class Bed:
 
     def adopt(self, step: Step = no_step, level: str = "") -> Intent:
         where = self.where()
-        return isolation.isolate(where, replace(WHY, level=level), self.host.place, NOW, step).intent
+        return isolation.isolate(where, replace(WHY, level=level), self.host.place, step).intent
 
     def release(self, step: Step = no_step) -> tuple[str, ...]:
         (intent,) = self.host.place.intents.in_force()
-        return isolation.release(intent, self.host.place, NOW, step).gaps
+        return isolation.release(intent, self.host.place, step).gaps
 
     def new(self) -> list[Path]:
         """The cgroups that were made."""
@@ -443,7 +443,7 @@ def test_another_boot(bed: Bed) -> None:
         reconcile(bed.host.place, moment())
         assert bed.host.place.intents.get(again).state is (State.FAILED if over else State.ISOLATED)
         assert place_of(bed.agent.pid, bed) == bed.old.path
-        isolation.release(again, bed.host.place, NOW)
+        isolation.release(again, bed.host.place)
     assert nothing_left(bed)
 
 
@@ -452,7 +452,7 @@ def test_another_process_with_its_number_stays(bed: Bed) -> None:
     moved = Moved(str(bed.old.path), bed.old.inode, moment().boot, (started,))
     where = Where(str(bed.old.path / f"{moving.PREFIX}1-1"), 0, moved=moved)
     with pytest.raises(KernelRefused, match="ended"):
-        isolation.isolate(where, WHY, bed.host.place, NOW)
+        isolation.isolate(where, WHY, bed.host.place)
     assert place_of(bed.agent.pid, bed) == bed.old.path
     assert nothing_left(bed)
 

@@ -43,7 +43,7 @@ def names_at(cgroup: Cgroup) -> list[str]:
 
 
 def begin(host: Host, cgroup: Cgroup) -> None:
-    shadows.begin(where(cgroup), WHY, host.place, NOW)
+    shadows.begin(where(cgroup), WHY, host.place)
 
 
 def test_from_begin_to_end(host: Host, cgroup: Cgroup, agent: Inside) -> None:
@@ -229,7 +229,7 @@ def test_an_end_that_was_cut_short_is_finished(host: Host, cgroup: Cgroup) -> No
 def test_it_ends_when_its_time_is_over(host: Host, cgroup: Cgroup) -> None:
     at = moment()
     until = Until(at.utc, at.s, at.boot)
-    shadows.begin(where(cgroup), replace(WHY, until=until), host.place, NOW)
+    shadows.begin(where(cgroup), replace(WHY, until=until), host.place)
     assert reconcile(host.place, Moment(at.s - 1, at.utc, at.boot)) == []
     (repair,) = reconcile(host.place, at)
     assert repair.done == "ended: its time is over"

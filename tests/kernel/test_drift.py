@@ -286,7 +286,7 @@ def test_a_release_ends_the_episode(bed: Bed) -> None:
     told: list[Repair] = []
     keepers = [Keeper(bed.host.place, told.append) for _ in range(2)]
     keepers[0].sweep()
-    isolation.release(bed.host.place.intents.in_force()[0], bed.host.place, clock.utc_now())
+    isolation.release(bed.host.place.intents.in_force()[0], bed.host.place)
     for keeper in keepers:
         keeper.sweep()
     assert [repair.over for repair in told] == [False, True]

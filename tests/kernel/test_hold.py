@@ -153,7 +153,7 @@ def test_an_agent_of_the_configuration_is_held_before_the_rails_and_free_when_th
         raise Refused("no")
 
     with pytest.raises(Refused):
-        isolation.isolate(where(agent), WHY, host.place, NOW, rails=refuse, at_once=True)
+        isolation.isolate(where(agent), WHY, host.place, rails=refuse, at_once=True)
     assert programs_at(agent) == []
     assert host.intents() == []
 
@@ -169,7 +169,7 @@ def test_nobody_is_held_for_an_order_that_was_overtaken(host: Host, agent: Cgrou
         raise AssertionError
 
     with pytest.raises(WatchdogError, match="too late"):
-        isolation.isolate(where(agent), WHY, host.place, NOW, rails=never, stands=overtaken, at_once=True)
+        isolation.isolate(where(agent), WHY, host.place, rails=never, stands=overtaken, at_once=True)
     assert seen == [[]]
     assert programs_at(agent) == []
 
@@ -191,7 +191,7 @@ def test_an_order_that_is_overtaken_while_the_rails_are_asked_cuts_off_nobody(
         return []
 
     with pytest.raises(WatchdogError, match="too late"):
-        isolation.isolate(where(agent), WHY, host.place, NOW, rails=rails, stands=stands, at_once=at_once)
+        isolation.isolate(where(agent), WHY, host.place, rails=rails, stands=stands, at_once=at_once)
     assert asked == ["stands", "rails"]
     assert programs_at(agent) == []
     assert host.intents() == []
@@ -204,7 +204,7 @@ def test_who_may_share_its_cgroup_is_not_held_before_the_rails(host: Host, agent
         seen.append(programs_at(agent))
         return []
 
-    isolation.isolate(where(agent), WHY, host.place, NOW, rails=rails)
+    isolation.isolate(where(agent), WHY, host.place, rails=rails)
     assert seen == [[]]
 
 
@@ -213,9 +213,7 @@ def test_an_allow_list_is_never_held_over(host: Host, agent: Cgroup, at_once: bo
     seen: list[list[str]] = []
     why = replace(WHY, allow=(Allowed("192.0.2.1/32"),))
     for each in (why, replace(why, allow=()), replace(why, allow=None)):
-        isolation.isolate(
-            where(agent), each, host.place, NOW, lambda _: seen.append(programs_at(agent)), at_once=at_once
-        )
+        isolation.isolate(where(agent), each, host.place, lambda _: seen.append(programs_at(agent)), at_once=at_once)
     assert seen
     assert not [each for each in seen if "wd_hold" in each]
 
@@ -230,7 +228,7 @@ def test_where_there_is_no_hold_an_isolation_begins_with_its_journal(
     def note(_: str) -> None:
         seen.extend(programs_at(agent))
 
-    assert isolation.isolate(where(agent), WHY, host.place, NOW, note, at_once=True).holds
+    assert isolation.isolate(where(agent), WHY, host.place, note, at_once=True).holds
     assert seen
     assert "wd_hold" not in seen
 
@@ -257,7 +255,7 @@ def test_what_is_held_early_is_free_while_the_lock_is_long_in_coming(host: Host,
     with Hold() as early:
         assert early.stop(str(agent.path))
         threading.Timer(busy_s, free.set).start()
-        isolation.isolate(where(agent), WHY, host.place, NOW, rails=rails, held=early)
+        isolation.isolate(where(agent), WHY, host.place, rails=rails, held=early)
     busy.join()
     assert seen["rails"] == (HELD if busy_s < locks.PATIENCE_S else [])
 
@@ -359,7 +357,7 @@ def test_what_it_holds_becomes_the_isolation(host: Host, agent: Cgroup, start: S
         assert programs_at(agent) == HELD
         assert command.go_on() == 0
     assert sorted(programs_at(agent)) == sorted(each.name for each in GATE)
-    isolation.release(host.place.intents.in_force()[0], host.place, NOW)
+    isolation.release(host.place.intents.in_force()[0], host.place)
     assert programs_at(agent) == []
 
 
@@ -387,7 +385,7 @@ def test_an_isolation_that_is_changed_goes_on_meanwhile(host: Host, agent: Cgrou
     before = host.isolate(agent, why=replace(WHY, allow=(Allowed("192.0.2.1/32"),)))
     with start("isolate", "shield", *REASON):
         assert "wd_hold" not in programs_at(agent)
-    isolation.release(before.intent, host.place, NOW)
+    isolation.release(before.intent, host.place)
 
 
 def test_reconcile_notes_the_agents_too(host: Host, agent: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 import pytest
 
 from tests.kernel.conftest import MakeCgroup, RunInside, remove_cgroup
-from tests.kernel.isolation_bed import NOW, WHY, Host, moment, ours_at
+from tests.kernel.isolation_bed import WHY, Host, moment, ours_at
 from tests.kernel.netns import Netns, VethPair
 from watchdog import clock
 from watchdog.actions import flow_facts, holding, inside, isolation, programs
@@ -167,12 +167,12 @@ def test_what_stays_open_is_frozen_and_told_once(host: Host, agent: Cgroup, run_
     assert repair is None
     assert again.inside is not None
     assert (again.inside.passed, again.inside.why_not) == (None, "its cgroup is frozen: nothing in it runs")
-    isolation.release(again, host.place, NOW)
+    isolation.release(again, host.place)
     assert process.run("1 + 1") == 2
 
 
 def test_after_a_release_everything_passes(host: Host, agent: Cgroup) -> None:
-    intent = isolation.release(host.isolate(agent).intent, host.place, NOW).intent
+    intent = isolation.release(host.isolate(agent).intent, host.place).intent
     found = inside.look_freed(intent, host.place, moment())
     assert (found.passed, found.stopped) == (True, 0)
     assert ours_at(agent) == []
@@ -182,7 +182,7 @@ def test_what_is_stopped_after_a_release_is_named(host: Host, scratch_cgroup: Ma
     above = scratch_cgroup("above")
     below = scratch_cgroup("below", above)
     host.isolate(above)
-    intent = isolation.release(host.isolate(below).intent, host.place, NOW).intent
+    intent = isolation.release(host.isolate(below).intent, host.place).intent
     found = inside.look_freed(intent, host.place, moment())
     assert found.passed is False
     assert TCP_V4 in found.wrong

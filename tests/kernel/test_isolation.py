@@ -61,7 +61,7 @@ def test_isolation_drops_and_counts_everything_and_release_gives_it_back(host: H
         assert seen.dropped.ingress.packets >= 2
         refused = tried.read(result.intent.held_by.common.values(), {agent.inode})
         assert {each.protocol for each in refused} == {socket.IPPROTO_TCP, socket.IPPROTO_UDP}
-        released = isolation.release(result.intent, host.place, NOW)
+        released = isolation.release(result.intent, host.place)
         assert (released.changed, released.holds) == (True, True)
         assert released.dropped == seen.dropped
         after = traffic.round(PATIENCE_S)
@@ -88,9 +88,9 @@ def test_a_second_isolation_changes_nothing(host: Host, agent: Cgroup) -> None:
 
 def test_release_twice_changes_nothing_more(host: Host, agent: Cgroup) -> None:
     intent = host.isolate(agent).intent
-    assert isolation.release(intent, host.place, NOW).changed
+    assert isolation.release(intent, host.place).changed
     before = host.snapshot()
-    assert not isolation.release(intent, host.place, NOW).changed
+    assert not isolation.release(intent, host.place).changed
     assert host.snapshot() == before
 
 
@@ -102,7 +102,7 @@ def test_each_isolation_counts_for_itself_from_zero(host: Host, scratch_cgroup: 
     assert holding.verify(host.isolate(other).intent, host.place).dropped == slots.Counters(
         slots.Traffic(0, 0), slots.Traffic(0, 0)
     )
-    isolation.release(first, host.place, NOW)
+    isolation.release(first, host.place)
     again = host.isolate(one)
     assert again.dropped == slots.Counters(slots.Traffic(0, 0), slots.Traffic(0, 0))
 
@@ -111,7 +111,7 @@ def test_a_release_tells_of_an_isolation_above(host: Host, scratch_cgroup: MakeC
     above = scratch_cgroup("above")
     below = scratch_cgroup("below", above)
     host.isolate(above)
-    result = isolation.release(host.isolate(below).intent, host.place, NOW)
+    result = isolation.release(host.isolate(below).intent, host.place)
     assert result.gaps == (f"{below.path} is still cut off by the isolation of {above.path}, above it",)
     assert len(ours_at(above)) == len(GATE)
 
@@ -162,15 +162,15 @@ def test_an_isolation_whose_time_is_over_is_released(host: Host, agent: Cgroup) 
 
 def test_a_peer_that_is_found_elsewhere_is_not_called_isolated(host: Host, scratch_cgroup: MakeCgroup) -> None:
     here, there = scratch_cgroup("here"), scratch_cgroup("there")
-    isolation.isolate(replace(where(here), peer="shield"), WHY, host.place, NOW)
+    isolation.isolate(replace(where(here), peer="shield"), WHY, host.place)
     with pytest.raises(WatchdogError, match=f"shield is isolated as {here.path}, and is found elsewhere now"):
-        isolation.isolate(replace(where(there), peer="shield"), WHY, host.place, NOW)
+        isolation.isolate(replace(where(there), peer="shield"), WHY, host.place)
     assert ours_at(there) == []
 
 
 def test_a_cgroup_that_turns_out_to_be_a_peers_is_isolated_as_that_peer(host: Host, agent: Cgroup) -> None:
     host.isolate(agent)
-    result = isolation.isolate(replace(where(agent), peer="shield"), WHY, host.place, NOW)
+    result = isolation.isolate(replace(where(agent), peer="shield"), WHY, host.place)
     assert (result.changed, result.intent.where.peer, host.states()) == (True, "shield", [State.ISOLATED])
     (row,) = host.place.journal.read("SELECT peer FROM isolation")
     assert row["peer"] == "shield"
@@ -182,12 +182,12 @@ def test_what_the_rails_refuse_leaves_no_trace(host: Host, agent: Cgroup) -> Non
 
     before = host.snapshot()
     with pytest.raises(Refused):
-        isolation.isolate(where(agent), WHY, host.place, NOW, rails=rails)
+        isolation.isolate(where(agent), WHY, host.place, rails=rails)
     assert host.snapshot() == before
 
 
 def test_what_was_overruled_is_kept(host: Host, agent: Cgroup) -> None:
-    result = isolation.isolate(where(agent), WHY, host.place, NOW, rails=lambda: ["it holds sshd"])
+    result = isolation.isolate(where(agent), WHY, host.place, rails=lambda: ["it holds sshd"])
     assert result.intent.why.overruled == ("it holds sshd",)
     assert host.place.journal.trail(newest=1)[0]["overruled"] == ["it holds sshd"]
 
@@ -218,7 +218,7 @@ def test_shared_programs_of_others_stay_as_they_were(
     during = foreign.snapshot(agent.path)
     assert [row for row in during if not row[2].name.startswith("wd_")] == before
     assert len([row for row in during if row[0] in gate.HOOKS]) == len(before) + len(GATE)
-    isolation.release(intent, host.place, NOW)
+    isolation.release(intent, host.place)
     assert foreign.snapshot(agent.path) == before
 
 
@@ -260,7 +260,7 @@ def test_ids_of_another_boot_are_nobodys(host: Host, agent: Cgroup, foreign_prog
     intent = host.place.intents.begin(where(agent), WHY, stale, NOW, State.ISOLATED)
     assert not holding.verify(intent, host.place).holds
     assert found(reconcile(host.place, moment())) == [(f"{agent.path} is not filtered", "isolated again")]
-    isolation.release(intent, host.place, NOW)
+    isolation.release(intent, host.place)
     assert foreign.snapshot(agent.path) == before
 
 
@@ -302,7 +302,7 @@ def test_what_does_not_run_waits_for_its_cgroup(host: Host, agent: Cgroup) -> No
 def test_the_release_of_a_cgroup_that_is_gone(host: Host, agent: Cgroup) -> None:
     intent = host.isolate(agent).intent
     agent.path.rmdir()
-    assert isolation.release(intent, host.place, NOW).changed
+    assert isolation.release(intent, host.place).changed
     assert host.states() == [State.RELEASED]
 
 
@@ -342,7 +342,7 @@ def test_removed_pins_are_reported_and_put_back(host: Host, agent: Cgroup, what:
     assert found(reconcile(host.place, moment())) == [("; ".join(seen.gaps), "isolated again")]
     assert set(host.pinned()) <= set(before)
     assert programs.held_by(slots.slot_at(slot), host.place) == intent.held_by
-    assert isolation.release(intent, host.place, NOW).changed
+    assert isolation.release(intent, host.place).changed
 
 
 def test_pins_that_are_not_ours_any_more_are_put_right(host: Host, agent: Cgroup) -> None:
@@ -403,7 +403,7 @@ def test_a_lost_journal_is_adopted_from_the_kernel(host: Host, agent: Cgroup) ->
     (adopted,) = host.intents()
     assert (adopted.where, adopted.state, adopted.held_by) == (before.where, State.ISOLATED, before.held_by)
     assert reconcile(host.place, moment()) == []
-    isolation.release(adopted, host.place, NOW)
+    isolation.release(adopted, host.place)
     assert ours_at(agent) == []
 
 
@@ -435,7 +435,7 @@ def test_a_new_journal_gives_no_program_to_two(host: Host, scratch_cgroup: MakeC
     shutil.rmtree(host.state)
     intent = host.isolate(new).intent
     assert intent.held_by.slot != before.held_by.slot
-    isolation.release(intent, host.place, NOW)
+    isolation.release(intent, host.place)
     assert len(ours_at(lost)) == len(GATE)
 
 

@@ -53,7 +53,7 @@ def isolate(host: Host, cgroup: Cgroup, step: Step = no_step) -> object:
 
 def release(host: Host, cgroup: Cgroup, step: Step = no_step) -> object:
     intent = isolation.find(host.place, where(cgroup))
-    return isolation.release(intent, host.place, NOW, step) if intent else None
+    return isolation.release(intent, host.place, step) if intent else None
 
 
 @pytest.fixture
@@ -268,4 +268,4 @@ def test_a_lock_of_a_dead_process_is_free(host: Host, agent: Cgroup) -> None:
 
     host.close()
     assert not survived(die_with_the_lock)
-    assert isolation.isolate(where(agent), WHY, host.place, NOW).holds
+    assert isolation.isolate(where(agent), WHY, host.place).holds

@@ -13,6 +13,7 @@ import pytest
 
 from tests.kernel.conftest import MakeCgroup
 from tests.kernel.isolation_bed import Host
+from watchdog import clock
 
 pytestmark = pytest.mark.kernel
 
@@ -52,6 +53,7 @@ def test_behind_an_isolate_that_was_stopped_a_command_says_so_and_goes_on_after_
     ):
         assert waits.stderr is not None
         said = waits.stderr.readline()
+        not_before = clock.utc_now()
         stopped.send_signal(signal.SIGCONT)
         assert waits.wait(WAIT_S) == OK
     pid = stopped.pid
@@ -59,4 +61,6 @@ def test_behind_an_isolate_that_was_stopped_a_command_says_so_and_goes_on_after_
         f"watchdog-mesh: waiting for process {pid} (watchdog-mesh isolate shield), which is stopped; let it go on: "
         f"kill -CONT {pid}; or end it: kill -KILL {pid}, then watchdog-mesh reconcile\n"
     )
-    assert [each.where.cgroup for each in host.place.intents.in_force()] == [str(agent.path)]
+    (isolated,) = host.place.intents.in_force()
+    assert isolated.where.cgroup == str(agent.path)
+    assert not_before < isolated.since < isolated.changed, "not when it was asked for"

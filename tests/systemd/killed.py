@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.kernel.dying import Count, survived
@@ -17,7 +16,6 @@ from watchdog.intents import State, Where, Why
 from watchdog.journal import Journal
 from watchdog.kernel import gate
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PINS, RUN, STATE = "/sys/fs/bpf/watchdog-mesh", "/run/watchdog-mesh", "/var/lib/watchdog-mesh"
 MOST_STEPS = 20
 
@@ -27,14 +25,14 @@ def place() -> Place:
 
 
 def isolate(unit: str, step: Step = no_step) -> None:
-    isolation.isolate(Where("", 0, unit=unit), Why("a test"), place(), NOW, step)
+    isolation.isolate(Where("", 0, unit=unit), Why("a test"), place(), step)
 
 
 def release(unit: str, step: Step = no_step) -> None:
     here = place()
     intent = isolation.find(here, Where("", 0, unit=unit))
     if intent is not None:
-        isolation.release(intent, here, NOW, step)
+        isolation.release(intent, here, step)
 
 
 def as_meant(unit: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,25 @@ def test_a_unit_that_does_not_exist(host: Mission) -> None:
         "watchdog-mesh: there is no unit 'nemo.service' on this host; see which there are: systemctl list-units --all\n"
     )
     assert host.in_force() == []
+
+
+def test_a_watcher_of_a_unit_that_does_not_exist_says_so_and_watches(host: Mission) -> None:
+    own = {"WATCHDOG_MESH_STATE_DIR": f"{MISSION}/state", "WATCHDOG_MESH_RUN_DIR": f"{MISSION}/run"}
+    own_agent = '[[peer]]\nname = "immune"\nendpoint = "http://127.0.0.1:9101/"\n'
+    host.bed.write(f"{MISSION}/nemo.toml", PEER.replace(UNIT, "nemo.service") + own_agent)
+    run = [*host.bed.python, "-m", "watchdog", "run", "--self", "immune", "--config", f"{MISSION}/nemo.toml"]
+    watcher = host.bed.popen(["timeout", "20", *run], env=own, stderr=subprocess.PIPE)
+    try:
+        assert watcher.stderr is not None
+        said = {watcher.stderr.readline().rstrip() for _ in range(2)}
+    finally:
+        host.bed.kill(watcher)
+        watcher.communicate()
+    assert said == {
+        "INFO immune watches 1 peer",
+        "WARNING peer 'shield'.unit: there is no unit 'nemo.service' on this host; "
+        "see which there are: systemctl list-units --all",
+    }
 
 
 def test_every_name_of_a_unit_means_it(host: Mission) -> None:

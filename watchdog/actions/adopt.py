@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection
-from datetime import datetime
 from pathlib import Path
 
 from watchdog import clock
@@ -29,7 +28,7 @@ UNPINNED = "adopted"
 """The key below which pins are put of programs that had none."""
 
 
-def adopt(place: Place, now: datetime, named: Collection[Cgroup] = ()) -> list[Intent]:
+def adopt(place: Place, named: Collection[Cgroup] = ()) -> list[Intent]:
     """Make intents of what is cut off and in none; the new ones. With the lock held."""
     slot_of, units = _slots_by_id(place), _units_by_slot(place)
     adopted = []
@@ -38,11 +37,11 @@ def adopt(place: Place, now: datetime, named: Collection[Cgroup] = ()) -> list[I
         if held is not None or cgroup in named:
             held = held or _unpinned(found)
             unit = units.get(held.slot, "") or unit_at(cgroup)
-            adopted.append(_begin(Where(str(cgroup.path), cgroup.inode, unit), held, place, now))
+            adopted.append(_begin(Where(str(cgroup.path), cgroup.inode, unit), held, place))
     known = {intent.where.unit for intent in place.intents.in_force()}
     whole = {held.slot: held for held in slot_of.values()}
     return adopted + [
-        _begin(Where("", 0, unit), whole.get(slot, With(slot)), place, now)
+        _begin(Where("", 0, unit), whole.get(slot, With(slot)), place)
         for slot, unit in units.items()
         if unit not in known
     ]
@@ -91,13 +90,13 @@ def _unpinned(found: Collection[int]) -> With:
     return With(f"{UNPINNED}/slot-{min(found)}", ids, clock.boot_id())
 
 
-def _begin(where: Where, held: With, place: Place, now: datetime) -> Intent:
+def _begin(where: Where, held: With, place: Place) -> Intent:
     peer = place.peers.get(where.unit, "") or place.peers.get(where.cgroup, "")
     origin = moves.origin_of(_cgroup(where, place)) if where.cgroup else None
     moved = Moved(str(origin.path), origin.inode, clock.boot_id()) if origin else None
     where = Where(where.cgroup, where.cgroup_id, where.unit, peer, moved)
     level = FROZEN if where.cgroup and freeze.mark_of(_cgroup(where, place)) == FROZEN else NETWORK
-    return place.intents.begin(where, Why(REASON, level=level), held, now, State.ISOLATED)
+    return place.intents.begin(where, Why(REASON, level=level), held, place.now(), State.ISOLATED)
 
 
 def unit_at(cgroup: Cgroup) -> str:

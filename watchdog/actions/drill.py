@@ -63,7 +63,7 @@ def drill(place: Place) -> list[Step]:
             interrupts.settle()
             if (intent := _intent_of(cgroup, place)) is not None:
                 with suppress(WatchdogError):  # reconcile does, and whoever interrupted is told so
-                    isolation.release(intent, place, clock.utc_now(), reason=REASON)
+                    isolation.release(intent, place, reason=REASON)
             raise
 
 
@@ -91,7 +91,7 @@ def _isolating(where: Where, place: Place) -> Iterator[tuple[str, Callable[[], O
     results: list[Result] = []
 
     def isolate() -> Outcome:
-        results.append(isolation.isolate(where, _why(), place, clock.utc_now()))
+        results.append(isolation.isolate(where, _why(), place))
         return _isolated(results[0])
 
     yield "isolate", isolate
@@ -101,7 +101,7 @@ def _isolating(where: Where, place: Place) -> Iterator[tuple[str, Callable[[], O
 
 
 def _releasing(intent: Intent, cgroup: Cgroup, place: Place) -> Iterator[tuple[str, Callable[[], Outcome]]]:
-    yield "release", lambda: _released(isolation.release(intent, place, clock.utc_now(), reason=REASON), cgroup)
+    yield "release", lambda: _released(isolation.release(intent, place, reason=REASON), cgroup)
     yield "free again", lambda: _told(inside.look_freed(intent, place, clock.moment()))
 
 

@@ -191,13 +191,13 @@ def verify(
     found = look(intent, place, at, here)
     if not found.wrong:
         return place.intents.note_inside(intent, found), None
-    current, trouble = _put_back(intent, place, at)
+    current, trouble = _put_back(intent, place)
     if current.state is not State.ISOLATED:
         return current, None  # released meanwhile
     after = look(current, place, at)
     done = "isolated again, and it is stopped now"
     if after.wrong:
-        current, after, done = _freeze(current, place, at, after)
+        current, after, done = _freeze(current, place, after)
     elif after.why_not:
         done = f"isolated again; whether that stops it could not be tried: {after.why_not}"
     current = place.intents.note_inside(current, after)
@@ -208,7 +208,7 @@ def verify(
         intent.name, f"from inside it got through: {', '.join(found.wrong)}", done, failed=bool(after.wrong)
     )
     place.journal.record(
-        at.utc,
+        place.now(),
         "open from inside",
         target=repair.target,
         found=repair.found,
@@ -219,19 +219,19 @@ def verify(
     return current, repair
 
 
-def _put_back(intent: Intent, place: Place, at: Moment) -> tuple[Intent, str]:
+def _put_back(intent: Intent, place: Place) -> tuple[Intent, str]:
     """Every layer again; why not, where that is not possible."""
     with place.alone():
         current = place.intents.get(intent)
         if current.state is not State.ISOLATED:
             return current, ""
         try:
-            return isolation.cut(current, place, at.utc).intent, ""
+            return isolation.cut(current, place).intent, ""
         except WatchdogError as error:
             return current, error.one_line()
 
 
-def _freeze(intent: Intent, place: Place, at: Moment, found: Inside) -> tuple[Intent, Inside, str]:
+def _freeze(intent: Intent, place: Place, found: Inside) -> tuple[Intent, Inside, str]:
     """The next layer: nothing of it runs any more. What is open then, and what was done."""
     with place.alone():
         current = place.intents.get(intent)
@@ -239,9 +239,9 @@ def _freeze(intent: Intent, place: Place, at: Moment, found: Inside) -> tuple[In
             return current, replace(found, wrong=()), "released meanwhile"
         facts = {"escalated_from": current.why.level, "open": list(found.wrong)}
         why = replace(current.why, level=FROZEN)
-        current = place.intents.change(current, State.ISOLATED, at.utc, why=why, facts=facts)
+        current = place.intents.change(current, State.ISOLATED, place.now(), why=why, facts=facts)
         with suppress(WatchdogError):
-            current = isolation.cut(current, place, at.utc).intent
+            current = isolation.cut(current, place).intent
         if all(map(_is_frozen, glance(current.where, place.root))):
             closed = replace(found, wrong=(), why_not=FROZEN_NOW)
             return current, closed, "all layers were put in force again, and it was open still; it is frozen now"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
 
 from watchdog import clock
 from watchdog.actions import adopt, allowing, changing, flow_facts, holding, moving, noted, programs, renamed, targets
@@ -53,7 +52,6 @@ def isolate(
     where: Where,
     why: Why,
     place: Place,
-    now: datetime,
     step: Step = no_step,
     rails: Rails = no_rails,
     default_allow: allowing.Default = allowing.nothing,
@@ -79,7 +77,7 @@ def isolate(
             step("held")
         intent = find(place, where)
         if not place.intents.last(1):
-            adopt.adopt(place, now)  # a journal that knows nothing may be a lost one: no program is to serve two
+            adopt.adopt(place)  # a journal that knows nothing may be a lost one: no program is to serve two
             intent = find(place, where)
         if intent is not None and intent.state is State.ISOLATED:
             hold.lift()  # what is allowed to it goes on
@@ -91,11 +89,11 @@ def isolate(
             same = asked == intent
             if same and before.holds and not before.gaps:
                 if not_taken:
-                    place.intents.change(intent, State.ISOLATED, now, facts=facts)
+                    place.intents.change(intent, State.ISOLATED, place.now(), facts=facts)
                 return replace(before, not_taken=not_taken)
-            intent = place.intents.change(asked, State.ISOLATED, now, facts=facts)
+            intent = place.intents.change(asked, State.ISOLATED, place.now(), facts=facts)
             step("intended")
-            after = _cut_or_undo(intent, place, now, step)
+            after = _cut_or_undo(intent, place, step)
             changed = not same or after.gaps != before.gaps
             return replace(after, changed=changed, changes=changes, not_taken=not_taken)
         if allow:
@@ -104,9 +102,9 @@ def isolate(
         if not allow and where.moved is None:
             for cgroup in glance(where, place.root):
                 hold.stop(str(cgroup.path))
-        intent, slot = _begin(intent, where, why, place, now, stands)
+        intent, slot = _begin(intent, where, why, place, stands)
         step("intended")
-        return _cut_or_undo(intent, place, now, _lifting(hold, step), slot)
+        return _cut_or_undo(intent, place, _lifting(hold, step), slot)
 
 
 def _carries_ours(cgroup: str) -> bool:
@@ -128,7 +126,7 @@ def _lifting(hold: Hold, step: Step) -> Step:
 
 
 def _begin(
-    unfinished: Intent | None, where: Where, why: Why, place: Place, now: datetime, stands: Callable[[], None]
+    unfinished: Intent | None, where: Where, why: Why, place: Place, stands: Callable[[], None]
 ) -> tuple[Intent, Slot | None]:
     """A new intent with its programs, or one that a dead process left half way: it is this one's now.
 
@@ -138,34 +136,37 @@ def _begin(
         where = changing.joined(unfinished.where, where)
         with place.journal.transaction():
             stands()
+            now = place.now()
             return place.intents.change(unfinished, State.ISOLATING, now, where=where, why=why, trouble=""), None
     slot = programs.take(place)
     with place.journal.transaction(flushed=False):
         stands()
-        return place.intents.begin(where, why, programs.held_by(slot, place), now), slot
+        return place.intents.begin(where, why, programs.held_by(slot, place), place.now()), slot
 
 
-def _cut_or_undo(intent: Intent, place: Place, now: datetime, step: Step, slot: Slot | None = None) -> Result:
+def _cut_or_undo(intent: Intent, place: Place, step: Step, slot: Slot | None = None) -> Result:
     try:
-        return cut(intent, place, now, step, slot)
+        return cut(intent, place, step, slot)
     except WatchdogError as error:
         if intent.state is not State.ISOLATED:  # one that held in part stays: never open because something failed
-            begun = place.intents.change(place.intents.get(intent), State.UNDOING, now, trouble=error.one_line())
-            finish_undo(begun, place, now)
+            begun = place.intents.change(
+                place.intents.get(intent), State.UNDOING, place.now(), trouble=error.one_line()
+            )
+            finish_undo(begun, place)
         else:
             error.hint = "; ".join(filter(None, [error.hint, NOTED]))
         raise
 
 
-def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot: Slot | None = None) -> Result:
+def cut(intent: Intent, place: Place, step: Step = no_step, slot: Slot | None = None) -> Result:
     """Bring the kernel and systemd to what the intent says, and the intent to `isolated`. With the lock held.
 
     `slot` is for who has just taken it; without it the intent's programs are found again.
     """
     if slot is None:
-        intent, slot = _with_programs(renamed.follow(intent, place, now), place, now)
+        intent, slot = _with_programs(renamed.follow(intent, place), place)
     not_allowed = allowing.put_in_force(intent, slot, place)  # first of all: what it lets pass never stops
-    intent = moving.move_in(intent, slot, place, now, step)
+    intent = moving.move_in(intent, slot, place, step)
     seen = glance(intent.where, place.root)
     if moved := noted.moved_out(intent, place, seen):
         seen = seen or noted.made_again(intent, place)
@@ -192,7 +193,9 @@ def cut(intent: Intent, place: Place, now: datetime, step: Step = no_step, slot:
     begins = intent.state is State.ISOLATING and not intent.by_a_watcher
     told = result.told(f"{intent.why.reason} (by hand, {in_words(intent.why.by)})")
     also = place.news(replace(intent, state=State.ISOLATED), told) if begins else lambda: None
-    intent = place.intents.change(intent, State.ISOLATED, now, where=where, trouble="; ".join(result.gaps), also=also)
+    intent = place.intents.change(
+        intent, State.ISOLATED, place.now(), where=where, trouble="; ".join(result.gaps), also=also
+    )
     noted.note(intent, place, sight.cgroups, sight.unit)
     step("isolated")
     return replace(result, intent=intent, changed=True)
@@ -223,20 +226,20 @@ def rescan(intent: Intent, place: Place) -> list[str]:
     return sequence.rescan(targets.target_of(intent, slot, place, cgroups, build=False))
 
 
-def release(intent: Intent, place: Place, now: datetime, step: Step = no_step, *, reason: str = "released") -> Result:
+def release(intent: Intent, place: Place, step: Step = no_step, *, reason: str = "released") -> Result:
     """Let the target back and see that nothing of ours is left on it; people are told the reason."""
     with place.alone():
         current = place.intents.get(intent)
         if current.state not in IN_FORCE:
             return Result(current, changed=False, holds=True)
-        return finish_release(current, place, now, step, reason=reason)
+        return finish_release(current, place, step, reason=reason)
 
 
-def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_step, *, reason: str) -> Result:
+def finish_release(intent: Intent, place: Place, step: Step = no_step, *, reason: str) -> Result:
     """The release itself, with the lock held; also what a killed one left to do."""
     dropped = holding.dropped_of(intent, place)
     flows = flow_facts.of(intent, place, dropped, clock.moment())
-    intent = place.intents.change(intent, State.RELEASING, now)
+    intent = place.intents.change(intent, State.RELEASING, place.now())
     step("intended")
     stays = _free(intent, place, step)
     flow_facts.forget(intent)
@@ -246,17 +249,19 @@ def finish_release(intent: Intent, place: Place, now: datetime, step: Step = no_
         facts["dropped_frames"] = dropped.frames_in.packets + dropped.frames_out.packets
     above = holding.cut_off_above(intent, place)
     also = place.news(replace(intent, state=State.RELEASED), reason)
-    intent = place.intents.change(intent, State.RELEASED, now, trouble="", facts=facts, also=also)
+    intent = place.intents.change(intent, State.RELEASED, place.now(), trouble="", facts=facts, also=also)
     noted.forget(intent, place)
     step("released")
     return Result(intent, changed=True, holds=True, gaps=(*stays, *above), dropped=dropped, flows=flows)
 
 
-def finish_undo(intent: Intent, place: Place, now: datetime) -> None:
+def finish_undo(intent: Intent, place: Place) -> None:
     """Take back what an isolation that failed had begun; also what a killed one left to do. With the lock held."""
     stays = _free(intent, place)
     flow_facts.forget(intent)
-    place.intents.change(intent, State.FAILED, now, trouble="; ".join([*filter(None, [intent.trouble]), *stays]))
+    place.intents.change(
+        intent, State.FAILED, place.now(), trouble="; ".join([*filter(None, [intent.trouble]), *stays])
+    )
     noted.forget(intent, place)
 
 
@@ -321,7 +326,7 @@ def find(place: Place, where: Where) -> Intent | None:
 # What holds it
 
 
-def _with_programs(intent: Intent, place: Place, now: datetime) -> tuple[Intent, Slot]:
+def _with_programs(intent: Intent, place: Place) -> tuple[Intent, Slot]:
     """The intent with programs that are there: its own, pins put back where they were removed, or new ones."""
     if (slot := programs.restored(intent.held_by, place)) is not None:
         return intent, slot
@@ -330,7 +335,7 @@ def _with_programs(intent: Intent, place: Place, now: datetime) -> tuple[Intent,
         sequence.free(gone, layers=sequence.LAYERS[1:])
     slot = programs.take(place)
     why = replace(intent.why, allow=allowing.on_this_boot(intent.why.allow or (), clock.moment()))
-    return place.intents.change(intent, intent.state, now, why=why, held_by=programs.held_by(slot, place)), slot
+    return place.intents.change(intent, intent.state, place.now(), why=why, held_by=programs.held_by(slot, place)), slot
 
 
 def _hold(intent: Intent, slot: Slot, place: Place, found: Iterable[Cgroup], step: Step = no_step) -> None:

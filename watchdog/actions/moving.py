@@ -17,7 +17,6 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from watchdog import clock
@@ -76,7 +75,7 @@ def apart(where: Where, agent: frozenset[int] | None, place: Place) -> Where:
     return Where(str(path), 0, "", where.peer, moved)
 
 
-def move_in(intent: Intent, slot: Slot, place: Place, now: datetime, step: Step) -> Intent:
+def move_in(intent: Intent, slot: Slot, place: Place, step: Step) -> Intent:
     """Make the cgroup, put all layers on it while nobody is inside, and move its processes there. With the lock held;
     a dead process's work is taken up where it ended."""
     moved = intent.where.moved
@@ -89,11 +88,13 @@ def move_in(intent: Intent, slot: Slot, place: Place, now: datetime, step: Step)
         step("made")
         moves.note_origin(new, old)
     if intent.where.cgroup_id != new.inode:
-        intent = place.intents.change(intent, intent.state, now, where=replace(intent.where, cgroup_id=new.inode))
+        intent = place.intents.change(
+            intent, intent.state, place.now(), where=replace(intent.where, cgroup_id=new.inode)
+        )
         step("noted")
     try:
         sequence.cut(replace(targets.target_of(intent, slot, place, [new]), level=FROZEN), step)
-        intent = _gather(intent, new, place, now, step)
+        intent = _gather(intent, new, place, step)
     except WatchdogError:
         if intent.why.level != FROZEN:
             freeze.let_run(new)
@@ -103,7 +104,7 @@ def move_in(intent: Intent, slot: Slot, place: Place, now: datetime, step: Step)
     return intent
 
 
-def _gather(intent: Intent, new: Cgroup, place: Place, now: datetime, step: Step) -> Intent:
+def _gather(intent: Intent, new: Cgroup, place: Place, step: Step) -> Intent:
     """Move until nobody is left outside, and note who came meanwhile and may be the agent's."""
     moved = _moved(intent)
     old = Cgroup(Path(moved.cgroup), moved.cgroup_id, place.root)
@@ -114,7 +115,7 @@ def _gather(intent: Intent, new: Cgroup, place: Place, now: datetime, step: Step
         unclear = tuple(whereabouts.found(whereabouts.orphans(old, before, agent), place.root))
         if outside or unclear != moved.unclear:
             moved = replace(moved, processes=_joined(moved.processes, outside), unclear=unclear)
-            intent = place.intents.change(intent, intent.state, now, where=replace(intent.where, moved=moved))
+            intent = place.intents.change(intent, intent.state, place.now(), where=replace(intent.where, moved=moved))
         if not outside:
             return intent
         for each in outside:

@@ -64,14 +64,13 @@ class HostActions:
                 found.where,
                 why,
                 self.place,
-                clock.utc_now(),
                 rails=partial(locate.check_rails, found, self.settings, self.place, force=False),
                 default_allow=allow,
                 default_level=self.settings.isolation.level,
                 stands=partial(self._must_stand, order),
                 at_once=found.agent is None,
             )
-            shadow.end_at(found.where, self.place, clock.utc_now())
+            shadow.end_at(found.where, self.place)
         except Overtaken as error:
             return Outcome(failed=True, detail=error.one_line(), begun=False)
         except WatchdogError as error:

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
-from watchdog import early
+from watchdog import clock, early
 from watchdog.actions import waiting
 from watchdog.actions.waiting import Holders
 from watchdog.config import Config, Peer
@@ -63,6 +64,8 @@ class Place:
     selectors: Mapping[str, AgentSelector] = field(default_factory=dict)
     """By configured peer that is found by its processes: where it runs now may be another cgroup than before."""
     news: News = field(default=no_news, compare=False, repr=False)
+    now: Callable[[], datetime] = field(default=clock.utc_now, compare=False, repr=False)
+    """When something becomes so: asked when it is written down, as the lock may have been waited for."""
     waiting: Callable[[Holders], None] = field(default=waiting.no_word, compare=False, repr=False)
     """Told once for whom it is waited, where that takes longer than TOLD_AFTER_S."""
     known: dict[tuple[int, frozenset[int]], Known] = field(default_factory=dict, compare=False, repr=False)

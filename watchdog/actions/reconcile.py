@@ -101,7 +101,7 @@ def reconcile(place: Place, at: Moment, *, patient: bool = False) -> list[Repair
         repairs = [repair for intent in place.intents.shadows() if (repair := _settle_shadow(intent, place, at))]
         repairs += [
             Repair(intent.name, adopt.REASON, "adopted as an isolation; a release ends it")
-            for intent in adopt.adopt(place, at.utc)
+            for intent in adopt.adopt(place)
         ]
         repairs += [
             repair
@@ -113,7 +113,7 @@ def reconcile(place: Place, at: Moment, *, patient: bool = False) -> list[Repair
     for repair in repairs:
         facts = {"cause": repair.cause, "kinds": repair.kinds} if repair.kinds else {}
         kind = "drift over" if repair.over and not repair.released else "repair"
-        place.journal.record(at.utc, kind, target=repair.target, found=repair.found, done=repair.done, **facts)
+        place.journal.record(place.now(), kind, target=repair.target, found=repair.found, done=repair.done, **facts)
     return repairs
 
 
@@ -161,7 +161,7 @@ def _settle(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *,
         current, trouble = place.intents.get(intent), error.one_line()
         if patient and current.trouble == trouble:
             return None
-        place.intents.change(current, current.state, at.utc, trouble=trouble)
+        place.intents.change(current, current.state, place.now(), trouble=trouble)
         kinds = (Kind.OTHER,) if intent.state is State.ISOLATED else ()
         return Repair(intent.name, f"it should be {_meant(intent)}", f"failed: {trouble}", failed=True, kinds=kinds)
 
@@ -180,35 +180,35 @@ def _meant(intent: Intent) -> str:
 
 def _carry_on(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *, patient: bool) -> Repair | None:
     if stand_ins.is_gone(intent, place.root):
-        return _drill_ended(intent, place, at)
+        return _drill_ended(intent, place)
     if intent.state is State.RELEASING:
-        return _released(intent, place, at, "its release was cut short", "released")
+        return _released(intent, place, "its release was cut short", "released")
     if intent.state is State.UNDOING:
-        isolation.finish_undo(intent, place, at.utc)
+        isolation.finish_undo(intent, place)
         return Repair(intent.name, f"it could not be isolated ({intent.trouble})", "what was begun is undone")
     if not intent.where.cgroup and not intent.where.unit:
         return None  # left to the handlers of an embedded monitor: nothing of ours in the kernel
     if intent.why.until is not None and intent.why.until.is_over(at):
         until = rfc3339(intent.why.until.utc)
-        return _released(intent, place, at, f"isolated until {until}", "released: its time is over")
+        return _released(intent, place, f"isolated until {until}", "released: its time is over")
     if intent.state is State.ISOLATING and whereabouts.has_ended(intent.where, place.root):
-        isolation.finish_undo(intent, place, at.utc)
+        isolation.finish_undo(intent, place)
         return Repair(
             intent.name, "its isolation was cut short, and its processes have ended", "what was begun is undone"
         )
     return _restore(intent, place, at, stopped, patient=patient)
 
 
-def _released(intent: Intent, place: Place, at: Moment, found: str, done: str) -> Repair:
+def _released(intent: Intent, place: Place, found: str, done: str) -> Repair:
     repair = Repair(intent.name, found, done, over=True, released=intent)
-    isolation.finish_release(intent, place, at.utc, reason=repair.words)
+    isolation.finish_release(intent, place, reason=repair.words)
     return repair
 
 
-def _drill_ended(intent: Intent, place: Place, at: Moment) -> Repair:
+def _drill_ended(intent: Intent, place: Place) -> Repair:
     """Nobody was told of the drill, and nobody is of its end."""
     repair = Repair(intent.name, "its drill was cut short, and the stand-in is gone", "released", expected=True)
-    isolation.finish_release(intent, replace(place, news=no_news), at.utc, reason=repair.words)
+    isolation.finish_release(intent, replace(place, news=no_news), reason=repair.words)
     return repair
 
 
@@ -227,7 +227,7 @@ def _restore(intent: Intent, place: Place, at: Moment, stopped: Sequence[str], *
         return None
     gaps = drift.together(stopped, before.gaps)
     suspicion = drift.suspect(gaps, suspects.with_the_agent(seen, intent, place))
-    after = isolation.cut(intent, place, at.utc)
+    after = isolation.cut(intent, place)
     if patient and after.gaps == before.gaps and not stopped and intent.trouble == "; ".join(after.gaps):
         return None  # as it was: told before
     if not gaps or intent.state is not State.ISOLATED:

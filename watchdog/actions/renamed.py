@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from watchdog.actions import noted
@@ -32,7 +31,7 @@ def name_now(intent: Intent, place: Place, sight: Sight) -> str:
     return names[0] if len(names) == 1 else ""
 
 
-def follow(intent: Intent, place: Place, now: datetime) -> Intent:
+def follow(intent: Intent, place: Place) -> Intent:
     """The intent under the unit's name of now, and no drop-in left for the old one: nothing would remove it. With the
     lock held."""
     old = intent.where.unit
@@ -43,4 +42,4 @@ def follow(intent: Intent, place: Place, now: datetime) -> Intent:
         return intent
     unit_filters.remove_filters(old, base=place.drop_ins)
     where = replace(intent.where, unit=name)
-    return place.intents.change(intent, intent.state, now, where=where, facts={"renamed_from": old})
+    return place.intents.change(intent, intent.state, place.now(), where=where, facts={"renamed_from": old})

@@ -99,9 +99,9 @@ def verb(
         }
         if dry_run:
             return _tell(output, planning.plan(located.where, why, place, **otherwise), all_paths=all_paths)
-        result = isolation.isolate(located.where, why, place, clock.utc_now(), held=held, **otherwise)
+        result = isolation.isolate(located.where, why, place, held=held, **otherwise)
         if result.holds:
-            shadow.end_at(located.where, place, clock.utc_now())
+            shadow.end_at(located.where, place)
         _say(output, result)
         notices: list[str] = []
         if result.changed:
@@ -162,7 +162,7 @@ def _tell(output: Output, plan: planning.Plan, *, all_paths: bool) -> int:
 
 
 def _watch(output: Output, where: Where, why: Why, place: Place) -> int:
-    result = shadow.begin(where, why, place, clock.utc_now())
+    result = shadow.begin(where, why, place)
     output.document("isolate", 1, report.shadow_facts_of(result))
     name = result.intent.name
     output.words(

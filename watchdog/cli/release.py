@@ -49,7 +49,7 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
             return Exit.OK
         _note(intent, place, reason)
         steps: list[str] = []
-        result = isolation.release(intent, place, clock.utc_now(), steps.append, reason=by_hand(reason))
+        result = isolation.release(intent, place, steps.append, reason=by_hand(reason))
         moved = report.moved_back_in_words(result, any_moved=moving.RETURNED in steps)
         output.words(f"{intent.name} is released: {report.place_of(result)}", f"  {report.dropped_in_words(result)}")
         output.words(*(f"  {line}" for line in [*moved, *report.flows_in_words(result)]))
@@ -65,7 +65,7 @@ def verb(config_path: Path | None, as_json: bool, reason: str, **target: Any) ->
 
 def _end_shadow(output: Output, intent: Intent, place: Place, reason: str) -> int:
     _note(intent, place, reason)
-    result = shadow.end(intent, place, clock.utc_now())
+    result = shadow.end(intent, place)
     output.document("release", 1, report.shadow_facts_of(result) | {"reason": reason, "watched": False})
     output.words(f"The shadow of {intent.name} is gone: {report.place_of(result)}")
     output.words(*(f"  {line}" for line in report.shadow_in_words(result, clock.moment())))
@@ -116,5 +116,5 @@ def _adopted(wanted: Named, settings: Config, place: Place) -> Intent | None:
     """Ask the kernel, too: what our programs cut off is let back, whatever became of the journal."""
     where = locate.locate(wanted, settings, place).where
     with place.alone():
-        adopt.adopt(place, clock.utc_now(), named=look(where, place.root).cgroups)
+        adopt.adopt(place, named=look(where, place.root).cgroups)
     return isolation.find(place, where)
