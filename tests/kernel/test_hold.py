@@ -36,7 +36,7 @@ from watchdog.kernel.programs import GATE, Hook
 
 pytestmark = pytest.mark.kernel
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 COMMENT = b"# what follows is yet to come\n"
 HELD = ["wd_hold", "wd_hold"]
 """Inward and outward, and nothing else is attached."""
