@@ -30,11 +30,9 @@ def _run() -> int:
             import site
 
             site.main()
-        import signal
-
         from watchdog import interrupts
 
-        interrupts.listen(signal.SIGINT)
+        interrupts.listen()
         from watchdog.cli.app import run
         from watchdog.cli.output import steady
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from watchdog import clock, config_files, journal, news, webhook
+from watchdog import clock, config_files, interrupts, journal, news, webhook
 from watchdog.actions import reconcile
 from watchdog.actions.orders import HostActions
 from watchdog.actions.ownership import Ownerships
@@ -307,14 +307,15 @@ class Daemon:
 
 
 def run(settings: Config, own: Peer | None, note_agents: Callable[[], None]) -> None:
-    """Watch until SIGTERM or SIGINT. `settings` is as for_watcher() gives it; `own` is its agent's own entry.
+    """Watch until SIGTERM, SIGINT or SIGHUP. `settings` is as for_watcher() gives it; `own` is its agent's own entry.
 
     `note_agents` is called as soon as the run directory is there.
     """
     assert settings.self_name is not None
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    for number in interrupts.NUMBERS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
         stack.enter_context(published.only_one(settings.paths.run, settings.self_name))
         note_agents()

@@ -1,4 +1,7 @@
-"""What an interrupt (Ctrl-C) does to a command: KeyboardInterrupt where it stands, until nothing is left to stop."""
+"""What an interrupt does to a command: KeyboardInterrupt where it stands, until nothing is left to stop.
+
+Interrupts are Ctrl-C, and to be told to end: by kill, a service manager, a deadline, a terminal that was closed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from types import FrameType
 
 from watchdog.errors import Interrupted
 
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 TARGETS = ("--unit", "--pid", "--cgroup")
 CONFIG = "--config"
 VALUES = (CONFIG, "--reason", "--incident", "--ttl", "--allow", "--level")
@@ -17,15 +22,18 @@ CARRIED_ON = "what was begun a watcher, or watchdog-mesh reconcile, carries to i
 _settled = False
 
 
-def listen(*numbers: signal.Signals) -> None:
-    """Have these signals interrupt; one that whoever started us has ignored (nohup, a shell's &) stays ignored."""
-    for number in numbers:
+def listen() -> None:
+    """Have them interrupt; one that whoever started us has ignored (nohup, a shell's &) stays ignored."""
+    for number in NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 
 def settle() -> None:
-    """From here on they change nothing: what was done is being said, or taken back."""
+    """From here on they change nothing: what was done is being said, or taken back.
+
+    But for a second SIGTERM, or SIGHUP: who reads what is said may not read on.
+    """
     global _settled
     _settled = True
 
@@ -39,9 +47,11 @@ def end() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def _interrupt(number: int, _frame: FrameType | None) -> None:
     if not _settled:
         raise KeyboardInterrupt
+    if number != signal.SIGINT:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def error_of(words: Sequence[str]) -> Interrupted:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.kernel.conftest import MakeCgroup
 from tests.kernel.isolation_bed import WHY, Host, moment
+from watchdog import interrupts
 from watchdog.actions import stand_ins
 from watchdog.actions.reconcile import reconcile
 from watchdog.clock import utc_now
@@ -89,7 +90,7 @@ def test_what_a_killed_drill_leaves_is_cleared_by_the_next(host: Host) -> None:
 
 
 @pytest.mark.parametrize("state", [State.ISOLATING, State.ISOLATED])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", interrupts.NUMBERS)
 def test_a_drill_that_is_interrupted_leaves_nothing(host: Host, number: signal.Signals, state: State) -> None:
     with drilling(host, state, State.ISOLATED) as drill:
         drill.send_signal(number)

@@ -23,7 +23,7 @@ from tests.kernel import foreign
 from tests.kernel.conftest import MakeCgroup
 from tests.kernel.ends import DROP_S, PASS_S, Ends, udp_both_ways
 from tests.kernel.isolation_bed import NOW, REPOSITORY, WHY, Host, ours_at, where
-from watchdog import early
+from watchdog import early, interrupts
 from watchdog.actions import isolation
 from watchdog.actions.place import note_agents
 from watchdog.config import Config, parse
@@ -339,10 +339,13 @@ def test_the_command_holds_before_it_has_read_its_configuration_and_killed_leave
     assert host.intents() == []
 
 
-def test_an_interrupt_lets_go_and_says_what_may_be_the_case(host: Host, agent: Cgroup, start: Start) -> None:
+@pytest.mark.parametrize("number", interrupts.NUMBERS)
+def test_an_interrupt_lets_go_and_says_what_may_be_the_case(
+    host: Host, agent: Cgroup, start: Start, number: signal.Signals
+) -> None:
     with start("isolate", "shield", *REASON) as command:
         assert programs_at(agent) == HELD
-        command.process.send_signal(signal.SIGINT)
+        command.process.send_signal(number)
         out, err = command.process.communicate(timeout=WAIT_S)
     assert programs_at(agent) == []
     assert (command.process.returncode, out) == (130, "")

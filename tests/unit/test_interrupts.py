@@ -42,6 +42,16 @@ sys.stdout = Interrupting()
 from watchdog.__main__ import main
 main()
 """
+NOBODY_READS = """
+import signal, sys
+from watchdog import interrupts
+interrupts.listen()
+interrupts.settle()
+print("settled", flush=True)
+signal.pause()
+print("goes on", flush=True)
+sys.stdin.read()
+"""
 AT_EXIT = """
 import atexit, ctypes, os, signal
 from watchdog.__main__ import main
@@ -139,12 +149,26 @@ def test_what_has_said_its_document_ends_with_its_own_status(script: str, words:
     json.loads(out)
 
 
+def test_the_second_request_to_end_ends_what_nobody_reads() -> None:
+    """The first came while it was said what was done."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", NOBODY_READS], stdin=pipe, stdout=pipe, text=True) as blocked:
+        assert blocked.stdout is not None
+        assert blocked.stdout.readline() == "settled\n"
+        blocked.send_signal(signal.SIGTERM)
+        assert blocked.stdout.readline() == "goes on\n"
+        blocked.send_signal(signal.SIGTERM)
+        assert blocked.wait(10.0) == -signal.SIGTERM
+
+
 def test_one_who_was_started_without_interrupts_has_none() -> None:
     """As by nohup, or a shell's & in a script."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in interrupts.NUMBERS}
     try:
-        interrupts.listen(signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        interrupts.listen()
+        for number in interrupts.NUMBERS:
+            os.kill(os.getpid(), number)
+            assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

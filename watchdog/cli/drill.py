@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from watchdog import interrupts
 from watchdog.actions import drill
 from watchdog.actions.place import no_news
 from watchdog.cli.app import common, need_root, place_of, usable
@@ -24,12 +22,11 @@ def verb(config_path: Path | None, as_json: bool) -> int:
 
     The stand-in is a sleeping process in a cgroup of its own: no agent is touched, and no receiver is told. Journal,
     kernel and verdicts are those of a real isolation; while it lasts, about two seconds, it counts for max_isolated.
-    Interrupted, or told to end (SIGTERM, SIGHUP), it releases the stand-in first.
+    Interrupted, it releases the stand-in first.
     Where a step fails it ends as a command that fails like that: 5 where this host cannot isolate.
     """
     output = Output(as_json=as_json)
     need_root()
-    interrupts.listen(signal.SIGTERM, signal.SIGHUP)
     with place_of(usable(config_path)[0], to_change=True) as place:
         steps = drill.drill(replace(place, news=no_news))
     failed = next((step for step in steps if not step.ok), None)

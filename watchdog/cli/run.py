@@ -23,7 +23,7 @@ from watchdog.status.server import parse_listen
 @click.option("--self", "own", metavar="NAME", help="Whose watcher this is, when the configuration does not say.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Serve the status here, whatever the configuration says.")
 def verb(config_path: Path | None, as_json: bool, own: str | None, listen: str | None) -> int:  # noqa: ARG001
-    """Watch the peers for one agent, until SIGTERM or SIGINT. What is isolated stays isolated."""
+    """Watch the peers for one agent, until SIGTERM, SIGINT or SIGHUP. What is isolated stays isolated."""
     need_root()
     path = find(config_path)
     if not path.exists():
