@@ -34,8 +34,10 @@ ENTRY_OUT = struct.Struct("=QQQQII")
 ATTR_OUT = struct.Struct("=QII")
 ATTR = struct.Struct("=QQQQQQIIIIIIIIII")
 OPEN_OUT = struct.Struct("=QII")
-FOPEN_KEEP_CACHE = 2
-"""Otherwise who opens the file waits for what is being read of it."""
+FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE = 1, 2
+"""Without the second who opens the file waits for what is being read of it."""
+READ_IN = struct.Struct("=QQI")
+"""The first of struct fuse_read_in: file handle, offset, size."""
 
 OPS = {
     1: "LOOKUP",
@@ -43,6 +45,7 @@ OPS = {
     3: "GETATTR",
     14: "OPEN",
     15: "READ",
+    16: "WRITE",
     18: "RELEASE",
     25: "FLUSH",
     26: "INIT",
@@ -61,7 +64,7 @@ class Mount:
     """A server in a process of its own, and what it serves."""
 
     def __init__(self, folder: Path, *silent: str) -> None:
-        """`silent` names what is never answered: "READ", "GETATTR", "FLUSH"."""
+        """`silent` names what is never answered: "READ", "WRITE", "GETATTR", "FLUSH"."""
         self.folder, self._device = folder / "mounted", folder / "fuse"
         self.folder.mkdir()
         os.mknod(self._device, stat.S_IFCHR | 0o600, os.makedev(10, 229))
@@ -137,7 +140,10 @@ def answer_to(op: str, node: int, body: bytes) -> tuple[int, bytes]:
     if op == "GETATTR":
         return 0, ATTR_OUT.pack(0, 0, 0) + attributes(node)
     if op == "OPEN":
-        return 0, OPEN_OUT.pack(0, FOPEN_KEEP_CACHE, 0)
+        past_the_cache = FOPEN_DIRECT_IO if int.from_bytes(body[:4], sys.byteorder) & os.O_APPEND else 0
+        return 0, OPEN_OUT.pack(0, FOPEN_KEEP_CACHE | past_the_cache, 0)
+    if op == "READ":
+        return 0, bytes(READ_IN.unpack_from(body)[2])
     return (0, b"") if op in {"RELEASE", "FLUSH"} else (errno.ENOSYS, b"")
 
 

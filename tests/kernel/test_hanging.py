@@ -17,7 +17,11 @@ from tests.kernel.conftest import MakeCgroup, RunInside, TargetOf
 from tests.kernel.fuse import CannotMount, Mount
 from tests.kernel.inside import Inside
 from tests.kernel.isolation_bed import Host
-from watchdog.kernel import aside, scanning, sockets, taps
+from watchdog import aside
+from watchdog.errors import WatchdogError
+from watchdog.host import processes
+from watchdog.host.agents import AgentSelector, NotRunning, find
+from watchdog.kernel import scanning, sockets, taps
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers import descriptors, whose
 from watchdog.kernel.layers.sequence import DESCRIPTORS
@@ -93,6 +97,45 @@ threading.Thread(target=send, daemon=True).start()
 """
     )
     mount.await_asked()
+
+
+def hang_its_memory(inside: Inside, mount: Mount) -> None:
+    """A thread of it waits in mmap for a page to be written, with the lock of its memory: that of a mapping past the
+    cache, for what another mapping has in the cache."""
+    inside.run(
+        f"""
+import mmap, threading
+dirty = mmap.mmap(os.open({str(mount.file)!r}, os.O_RDWR), 4096)
+dirty[0] = 1
+past_the_cache = os.open({str(mount.file)!r}, os.O_RDWR | os.O_APPEND)
+later = lambda: (time.sleep(0.2), mmap.mmap(past_the_cache, 4096, flags=mmap.MAP_PRIVATE))
+import time; threading.Thread(target=later, daemon=True).start()
+"""
+    )
+    mount.await_asked()
+
+
+def test_a_process_whose_memory_hangs_is_named_and_is_perhaps_the_agent(
+    host: Host, cgroup: Cgroup, run_in_cgroup: RunInside, hanging: Hanging
+) -> None:
+    """As of one that maps a file on a dead NFS server: ps hangs at it, too."""
+    inside = agent(run_in_cgroup, cgroup)
+    hang_its_memory(inside, hanging("WRITE"))
+    assert promptly(lambda: processes.describe(inside.pid)).startswith(f"pid {inside.pid} [python")
+    refused = promptly(lambda: error_of(lambda: find(AgentSelector(command_line="wd-is-nowhere"))))
+    assert f"it may be pid {inside.pid} " in str(refused)
+    assert not isinstance(refused, NotRunning), "that would be evidence"
+    said = promptly(lambda: host.mesh("isolate", "--pid", str(inside.pid), "--reason", "drill"))
+    assert (said.status, said.err) == (PARTIAL, ""), said.out
+    assert promptly(lambda: host.mesh("release", "--pid", str(inside.pid), "--reason", "drill")).status == OK
+
+
+def error_of(work: Callable[[], object]) -> WatchdogError | None:
+    try:
+        work()
+    except WatchdogError as error:
+        return error
+    return None
 
 
 def ours_waiting() -> int:

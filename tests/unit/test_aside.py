@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from watchdog import aside
+from watchdog.aside import NoAnswer
 from watchdog.errors import KernelRefused, UsageError
-from watchdog.kernel import aside
-from watchdog.kernel.aside import NoAnswer
 from watchdog.kernel.libbpf import BpfRefused
 
 

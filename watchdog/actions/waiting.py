@@ -43,7 +43,7 @@ def _listed(pids: list[int]) -> str:
 
 
 def _described(pid: int, *, is_stopped: bool) -> str:
-    words = processes.command_line(pid)
+    words = processes.words(pid)
     ours = next((at for at, word in enumerate(words) if PurePath(word).name == COMMAND), None)
     said = processes.shown(pid, words if ours is None else [COMMAND, *words[ours + 1 :]])  # not where Python is
     return f"process {pid} ({said}){', which is stopped' if is_stopped else ''}"

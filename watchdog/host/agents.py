@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from watchdog import clock
+from watchdog.aside import NoAnswer
 from watchdog.errors import UsageError
 from watchdog.host import listeners, ports, processes, systemd
 from watchdog.host.processes import Process, describe
@@ -106,11 +107,19 @@ def _matching(how: AgentSelector) -> list[Process]:
 def _where(matches: Callable[[int], bool]) -> list[Process]:
     """All processes that match, except ourselves and who called us: our own command line names the agent too."""
     own = {os.getpid(), *(parent.pid for parent in processes.ancestors(os.getpid()) if parent.pid != 1)}
-    found = []
+    found, unseen = [], []
     for pid in processes.pids():
         process = processes.of_pid(pid)
-        if process and pid not in own and matches(pid) and processes.still_same(process):
-            found.append(process)
+        try:
+            if process and pid not in own and matches(pid) and processes.still_same(process):
+                found.append(process)
+        except NoAnswer:
+            unseen.append(pid)
+    if unseen and not found:
+        raise UsageError(
+            f"no process was found; it may be {describe(unseen[0])}: its command line cannot be read, its memory hangs",
+            hint=f"see what it waits for: cat /proc/{unseen[0]}/task/*/wchan; or name its unit or cgroup",
+        )
     return found
 
 

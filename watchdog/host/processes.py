@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from watchdog import aside
+from watchdog.aside import NoAnswer
 
 PROC = Path("/proc")
 PPID, FLAGS, STARTED = 1, 6, 19
@@ -20,6 +24,8 @@ STOPPED = "T"
 DEAD = ("Z", "X")
 """States of a process that has ended: it runs nothing and waits to be reaped."""
 COMMAND_SHOWN = 60
+COMMAND_LINE_S = 0.5
+"""For reading one, which takes microseconds."""
 GONE = (FileNotFoundError, ProcessLookupError)
 
 
@@ -200,12 +206,27 @@ def name_of(pid: int) -> str:
 
 
 def command_line(pid: int) -> list[str]:
-    """Its words, as it presents them: it can write anything there. Empty for kernel threads and the gone."""
+    """Its words, as it presents them: it can write anything there. Empty for kernel threads and the gone.
+
+    NoAnswer where they cannot be had: they are in its memory, which nobody may look at while it maps a file into it,
+    and that takes as long as a dead NFS or FUSE server likes.
+    """
+    raw: list[bytes] = []
+
+    def read() -> None:
+        with suppress(*GONE):
+            raw.append((PROC / str(pid) / "cmdline").read_bytes())
+
+    aside.in_thread(("command line", pid), read, COMMAND_LINE_S)
+    return [word.decode(errors="replace") for word in raw[0].rstrip(b"\0").split(b"\0")] if raw and raw[0] else []
+
+
+def words(pid: int) -> list[str]:
+    """The same for people; empty where they cannot be had, too."""
     try:
-        raw = (PROC / str(pid) / "cmdline").read_bytes()
-    except GONE:
+        return command_line(pid)
+    except NoAnswer:
         return []
-    return [word.decode(errors="replace") for word in raw.rstrip(b"\0").split(b"\0")] if raw else []
 
 
 def describe(pid: int) -> str:
@@ -213,7 +234,7 @@ def describe(pid: int) -> str:
     cgroup = cgroup_of(pid)
     if cgroup is None:
         return f"pid {pid} (gone)"
-    return f"pid {pid} {shown(pid, command_line(pid))} (cgroup {printable(cgroup)})"
+    return f"pid {pid} {shown(pid, words(pid))} (cgroup {printable(cgroup)})"
 
 
 def shown(pid: int, words: Iterable[str]) -> str:

@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchdog.kernel import aside, credentials, netns, sockets
-from watchdog.kernel.aside import NoAnswer
+from watchdog import aside
+from watchdog.aside import NoAnswer
+from watchdog.kernel import credentials, netns, sockets
 from watchdog.kernel.netns import Netns, NetnsGone
 from watchdog.kernel.sockets import Handle
 

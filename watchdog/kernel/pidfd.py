@@ -30,7 +30,7 @@ def _syscall() -> ctypes.CDLL:
 @cache
 def kept(pid: int, thread: int) -> int:
     """A pidfd of a process, or of one of its threads where that has descriptors of its own; for a child of ours that
-    ends soon (watchdog.kernel.aside): it stays open.
+    ends soon (watchdog.aside): it stays open.
 
     ProcessLookupError where it is gone; OSError with EINVAL where this kernel has no pidfds of threads.
     """

@@ -12,8 +12,9 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from watchdog.kernel import aside, cgroups, pidfd, sockets, taps, unsynced
-from watchdog.kernel.aside import NoAnswer, Say
+from watchdog import aside
+from watchdog.aside import NoAnswer, Say
+from watchdog.kernel import cgroups, pidfd, sockets, taps, unsynced
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.sockets import LINK, OWNED, Handle, Known, Scan, Socket
 

@@ -113,7 +113,7 @@ def taken(handle: Handle) -> int:
     """The very socket that was seen there, wherever its process has it now. OSError where it is gone, or not for us to
     look at; Exchanged where it could not be had.
 
-    For a child of ours that looks at it (watchdog.kernel.aside), and closes it by its end alone: then no SO_LINGER is
+    For a child of ours that looks at it (watchdog.aside), and closes it by its end alone: then no SO_LINGER is
     waited for, nor a file's server, where something else was taken by mistake.
     """
     for _ in range(TRIES):

@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 
+from watchdog import aside
+from watchdog.aside import NoAnswer
 from watchdog.errors import KernelRefused, WatchdogError
-from watchdog.kernel import aside, cgroups, elsewhere, hooks, scanning, sockets
-from watchdog.kernel.aside import NoAnswer
+from watchdog.kernel import cgroups, elsewhere, hooks, scanning, sockets
 from watchdog.kernel.cgroups import Cgroup, CgroupGone
 from watchdog.kernel.common import Common
 from watchdog.kernel.elsewhere import Entry, Origin, Origins

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+from watchdog import aside
+from watchdog.aside import NoAnswer
 from watchdog.errors import KernelRefused
-from watchdog.kernel import aside, elsewhere, scanning, sockets
-from watchdog.kernel.aside import NoAnswer
+from watchdog.kernel import elsewhere, scanning, sockets
 from watchdog.kernel.common import Common
 from watchdog.kernel.elsewhere import Entry
 from watchdog.kernel.layers import whose

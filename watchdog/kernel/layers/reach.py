@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from watchdog.kernel import aside, cgroups, netns, packet_sockets, taps
+from watchdog import aside
+from watchdog.kernel import cgroups, netns, packet_sockets, taps
 from watchdog.kernel.cgroups import Cgroup
 from watchdog.kernel.layers.once import once
 from watchdog.kernel.netns import Netns

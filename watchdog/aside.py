@@ -115,7 +115,7 @@ def hangs(child: int) -> bool:
         return child in _left
 
 
-def in_thread(about: Hashable, work: Callable[[], None]) -> None:
+def in_thread(about: Hashable, work: Callable[[], None], deadline_s: float = DEADLINE_S) -> None:
     """Do what changes our memory, and can be left in the middle; NoAnswer where it was. Not begun while one hangs."""
     with _lock:
         before = _stuck.get(about)
@@ -133,7 +133,7 @@ def in_thread(about: Hashable, work: Callable[[], None]) -> None:
     with _lock:
         _stuck[about] = thread
     thread.start()
-    thread.join(DEADLINE_S)
+    thread.join(deadline_s)
     if thread.is_alive():
         raise NoAnswer(HANGS)
     with _lock:
