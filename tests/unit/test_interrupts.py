@@ -43,12 +43,13 @@ from watchdog.__main__ import main
 main()
 """
 NOBODY_READS = """
-import signal, sys
+import signal, sys, time
 from watchdog import interrupts
 interrupts.listen()
 interrupts.settle()
 print("settled", flush=True)
-signal.pause()
+while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    time.sleep(0.01)
 print("goes on", flush=True)
 sys.stdin.read()
 """
