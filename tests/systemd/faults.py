@@ -186,9 +186,9 @@ def port_squatted(seen: Seen) -> None:
         bed.run(["touch", go])
         rounds(seen, ROUNDS_TO_ACT)
     finally:
+        seen.mission.let_speak("shield")  # before: it has the port back at once, and nobody misses it once more
         bed.systemctl("stop", "squatter.service", check=False)
         bed.run(["rm", "-f", go])
-        seen.mission.let_speak("shield")
 
 
 def all_agents_killed(seen: Seen) -> None:
